@@ -1,0 +1,321 @@
+"""One tree of validated, immutable settings: YAML in, YAML out.
+
+A preset is a YAML file in ``config/models`` that names what differs from the defaults below. Every setting
+has a dotted name (``clustering.min_heat``) that is the same in YAML, in ``overrides``, on the command line
+(``--set``) and as a ROS parameter; ranges and descriptions are those of the fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from stemseg_ros.resources import resource_path
+
+Variant = Literal["reference", "corrected"]
+"""``reference`` follows the authors' released code, ``corrected`` the paper (``docs/parity.md``)."""
+Switch = Literal["variant", "reference", "corrected"]
+"""One deviation of the released code; ``variant`` follows the section's ``variant``."""
+Mixing = Literal["xy", "ff", "xyt", "xyf", "xytf", "xyff", "xytff", "xyfff"]
+
+LIVE = {"live": True}
+"""Marks a setting that a running node accepts; all others need a restart."""
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, out of range, or its file cannot be read; the message names it and the remedy."""
+
+
+class Section(BaseModel):
+    """Base of every node of the tree: immutable, and no unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class InputConfig(Section):
+    """How an image becomes the network's input."""
+
+    min_dim: int = Field(736, ge=32, le=4096)
+    """Length in pixels to which the shorter side is scaled."""
+    max_dim: int = Field(1948, ge=32, le=8192)
+    """Upper bound in pixels of the longer side; lowers the scale where it would be passed."""
+    mean_bgr: tuple[float, float, float] = (102.9801, 115.9465, 122.7717)
+    """Subtracted from the channels, range 0..255."""
+    std_bgr: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Divides the channels after the mean is subtracted."""
+
+
+class NetworkConfig(Section):
+    """Architecture (Sec. 3.2, 3.5, 3.6). A checkpoint fits exactly one."""
+
+    backbone: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet101"
+    """Image encoder. The ResNets have the Caffe layout of the released checkpoints."""
+    fpn_channels: int = Field(256, ge=8, le=1024)
+    """Channels of every FPN output."""
+    decoder_channels: tuple[int, int, int, int] = (256, 256, 128, 128)
+    """Channels of a temporal squeeze-expand decoder at strides 32, 16, 8, 4."""
+    semantic_channels: tuple[int, int, int, int] | None = None
+    """The same for the semantic decoder; none: as decoder_channels."""
+    norm_groups: int = Field(32, ge=1, le=64)
+    """Groups of every GroupNorm."""
+    mixing: Mixing = "xyt"
+    """Mixing function phi: x, y, t are coordinate dimensions, f a free one (Sec. 3.2)."""
+    coordinates: Literal["image", "pixels"] = "image"
+    """Unit of the coordinate grid: image, normalised by the padded size (released checkpoints); pixels,
+    256 px to one unit, so that crops and full frames agree."""
+    free_sigma: float = Field(0.3, gt=0)
+    """Fixed standard deviation of free dimensions."""
+    heatmap_head: Literal["embedding", "separate"] = "embedding"
+    """Decoder that ends in the heat map: the embedding decoder, or one of its own (DAVIS)."""
+    semantic_head: bool = True
+    """Semantic decoder with background, the classes, and a foreground channel."""
+    classes: tuple[str, ...] = Field(("car", "pedestrian"), min_length=1)
+    """Class names; class ids count from 1."""
+
+    @model_validator(mode="after")
+    def _groups_divide_channels(self) -> NetworkConfig:
+        for channels in (*self.decoder_channels, *(self.semantic_channels or ())):
+            if channels % self.norm_groups:
+                raise ValueError(f"{channels} decoder channels are no multiple of norm_groups {self.norm_groups}")
+        return self
+
+    @property
+    def embedding_dims(self) -> int:
+        """E, dimensions of an embedding."""
+        return len(self.mixing)
+
+    @property
+    def free_dims(self) -> int:
+        """Dimensions without a coordinate, with a fixed sigma."""
+        return self.mixing.count("f")
+
+
+class WindowConfig(Section):
+    """Cutting the stream into windows (Sec. 3.3)."""
+
+    length: Literal[2, 4, 8, 16, 24, 32] = 8
+    """T, frames the network sees at once."""
+    overlap: int = Field(4, ge=0, le=31)
+    """Tc, frames that successive windows share; the online mode always uses T - 1."""
+    mode: Literal["near_online", "online", "offline"] = "near_online"
+    """near_online: T - Tc frames come out per window. online: one frame per window, the newest, no
+    look-ahead. offline: as near_online, but foreground and classes are averaged over all windows of a frame,
+    which delays frames by up to two more windows."""
+    flush_after: float = Field(1.0, ge=0, le=3600)
+    """A pause of so many seconds without frames finishes what is pending; 0 waits for ever."""
+
+    @model_validator(mode="after")
+    def _overlap_below_length(self) -> WindowConfig:
+        if self.overlap >= self.length:
+            raise ValueError(f"overlap {self.overlap} is not below length {self.length}")
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Frames from one window to the next."""
+        return 1 if self.mode == "online" else self.length - self.overlap
+
+
+class ClusteringConfig(Section):
+    """From network output to the instances of a window (Sec. 3.3)."""
+
+    variant: Variant = "corrected"
+    """Sets the four switches below that say "variant"."""
+    distance: Switch = "variant"
+    """Probability of a pixel at Mahalanobis distance d: exp(-d / 2) (reference), exp(-d^2 / 2) (Eq. 2)."""
+    leftovers: Switch = "variant"
+    """A leftover pixel is offered to the farthest (reference) or the nearest cluster."""
+    instance_limit: Switch = "variant"
+    """At most 20 instances a window (reference), or max_instances."""
+    seed_rejection: Switch = "variant"
+    """corrected: a centre is rejected when less than seed_min_free of its pixels are still free."""
+    min_heat: float = Field(0.8, ge=0, le=1, json_schema_extra=LIVE)
+    """Lowest heat map value of an instance centre."""
+    min_probability: float = Field(0.5, gt=0, lt=1, json_schema_extra=LIVE)
+    """A pixel belongs to an instance above this probability (Eq. 3)."""
+    leftover_probability: float = Field(0.3, gt=0, lt=1, json_schema_extra=LIVE)
+    """The same for pixels that no cluster claimed; 0.5 or more leaves them outliers."""
+    foreground_probability: float = Field(0.5, ge=0, le=1, json_schema_extra=LIVE)
+    """A pixel is foreground above this probability of the semantic foreground channel."""
+    foreground_heat: float = Field(0.25, ge=0, le=1, json_schema_extra=LIVE)
+    """The same for the heat map, where there is no semantic head."""
+    seed_min_free: float = Field(0.7, ge=0, le=1, json_schema_extra=LIVE)
+    """See seed_rejection."""
+    max_instances: int = Field(1000, ge=1, le=10000, json_schema_extra=LIVE)
+    """Most instances of a window."""
+
+    def corrected(self, switch: str) -> bool:
+        """Whether the named switch, after ``variant`` is filled in, says "corrected"."""
+        value: str = getattr(self, switch)
+        return (self.variant if value == "variant" else value) == "corrected"
+
+
+class StitchingConfig(Section):
+    """Joining the instances of successive windows to tracks (Sec. 3.3)."""
+
+    variant: Variant = "corrected"
+    """reference: every pair of the assignment is accepted and only the previous window is known.
+    corrected: min_iou, equal classes, and tracks that missed windows are found again."""
+    min_iou: float = Field(0.1, ge=0, le=1, json_schema_extra=LIVE)
+    """Lowest IoU over the shared frames at which a cluster continues a track."""
+    max_gap: int = Field(12, ge=0, le=1000, json_schema_extra=LIVE)
+    """A lost track can be found again within so many frames."""
+    recover_iou: float = Field(0.2, ge=0, le=1, json_schema_extra=LIVE)
+    """Lowest IoU with the lost track's last mask, carried along, at which it is found again."""
+
+
+class OutputConfig(Section):
+    """Which instances are reported."""
+
+    min_score: float = Field(0.0, ge=0, le=1, json_schema_extra=LIVE)
+    """Instances with a lower score are left out."""
+    min_area: int = Field(0, ge=0, json_schema_extra=LIVE)
+    """Masks below so many pixels of the source image are left out."""
+    min_track_frames: int = Field(1, ge=1, le=100, json_schema_extra=LIVE)
+    """A track is reported from its n-th frame on (causal: earlier frames are not revised)."""
+
+
+class RuntimeConfig(Section):
+    """Where and how the network runs."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Autocast type of the network; outputs are float32 in any case."""
+    channels_last: bool = False
+    """Memory format of convolutions."""
+    compile: bool = False
+    """torch.compile both network functions (slow first window)."""
+
+
+class NodeConfig(Section):
+    """What only the ROS node needs."""
+
+    queue_size: int = Field(16, ge=1, le=1000)
+    """Frames that may wait for the worker; further ones push out the oldest and are counted."""
+    qos_image: Literal["auto", "sensor_data", "reliable"] = "auto"
+    """Reliability of the image subscription; auto waits for a publisher and matches it."""
+    image_transport: Literal["raw", "compressed"] = "raw"
+    """Type of the input topic: sensor_msgs/Image or sensor_msgs/CompressedImage."""
+
+
+class TrainingConfig(Section):
+    """Losses and schedule (Sec. 3.4, 4.1, supplement)."""
+
+    targets: Variant = "corrected"
+    """Known mistakes of the released training code kept (reference) or mended."""
+    lovasz_weight: float = Field(1.0, ge=0)
+    smoothness_weight: float = Field(10.0, ge=0)
+    heatmap_weight: float = Field(1.0, ge=0)
+    semantic_weight: float = Field(1.0, ge=0)
+
+
+class Config(Section):
+    """The whole tree."""
+
+    name: str = "custom"
+    """Name of the preset."""
+    input: InputConfig = InputConfig()
+    network: NetworkConfig = NetworkConfig()
+    window: WindowConfig = WindowConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
+    stitching: StitchingConfig = StitchingConfig()
+    output: OutputConfig = OutputConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    node: NodeConfig = NodeConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a preset by name ("lite") or a YAML file by path, then apply overrides by dotted name.
+
+    Raises ConfigError, which names the offender, for a missing file, an unknown name (with the nearest one),
+    or a value out of range.
+    """
+    path = _find(source)
+    tree = _read_yaml(path)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, found {type(tree).__name__}")
+    tree.setdefault("name", path.stem)
+    return _validate(_merge(tree, overrides or {}), str(source))
+
+
+def update_config(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """A copy of the tree with some settings replaced, by dotted name. Raises ConfigError."""
+    return _validate(_merge(config.model_dump(), overrides), config.name)
+
+
+def dump_config(config: Config) -> str:
+    """The whole tree as YAML that load_config reads back to an equal tree."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def walk_settings(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every leaf of the tree as (dotted name, pydantic field), in order of declaration."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from walk_settings(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def preset_names() -> list[str]:
+    """Names of the bundled presets."""
+    return sorted(path.stem for path in resource_path("config/models").glob("*.yaml"))
+
+
+def _find(source: str | Path) -> Path:
+    if str(source) in preset_names():
+        return resource_path(f"config/models/{source}.yaml")
+    path = Path(source)
+    if path.is_file():
+        return path
+    hint = _nearest(str(source), preset_names())
+    raise ConfigError(f"no preset and no file named '{source}'{hint}; presets: {', '.join(preset_names())}")
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+
+
+def _merge(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    for dotted, value in overrides.items():
+        section, _, leaf = dotted.rpartition(".")
+        target = merged.setdefault(section, {}) if section else merged
+        if not isinstance(target, dict):
+            raise ConfigError(_unknown(dotted))
+        target[leaf] = value
+    return merged
+
+
+def _validate(tree: dict[str, Any], origin: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(".".join(str(part) for part in e["loc"]), e["type"], e["msg"], e["input"])
+                 for e in error.errors()]
+        raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+
+
+def _explain(dotted: str, kind: str, message: str, value: Any) -> str:
+    if kind == "extra_forbidden":
+        return _unknown(dotted)
+    return f"{dotted}: {message.removeprefix('Value error, ')}" + (
+        f" (got {value!r})" if not isinstance(value, dict) else "")
+
+
+def _unknown(dotted: str) -> str:
+    return f"unknown setting '{dotted}'" + _nearest(dotted, [name for name, _ in walk_settings()])
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
