@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from stemseg_ros.errors import StemsegError
 from stemseg_ros.resources import resource_path
 
 Variant = Literal["reference", "corrected"]
@@ -28,7 +29,7 @@ LIVE = {"live": True}
 """Marks a setting that a running node accepts; all others need a restart."""
 
 
-class ConfigError(ValueError):
+class ConfigError(StemsegError, ValueError):
     """A setting is unknown, out of range, or its file cannot be read; the message names it and the remedy."""
 
 
