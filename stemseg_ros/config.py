@@ -205,7 +205,7 @@ class NodeConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Losses and schedule (Sec. 3.4, 4.1, supplement)."""
+    """Losses, clips and schedule (Sec. 3.4, 4.1, supplement)."""
 
     targets: Variant = "corrected"
     """Known mistakes of the released training code kept (reference) or mended."""
@@ -213,6 +213,40 @@ class TrainingConfig(Section):
     smoothness_weight: float = Field(10.0, ge=0)
     heatmap_weight: float = Field(1.0, ge=0)
     semantic_weight: float = Field(1.0, ge=0)
+    heatmap_target: Literal["probability", "interior"] = "probability"
+    """interior: lowered towards the rim of an object, so that the heat map peaks (corrected targets only)."""
+    min_instance_cells: int = Field(0, ge=0)
+    """Instances of fewer stride-4 cells a window stay out of the Lovász loss (corrected targets only)."""
+    size_power: float = Field(0.0, ge=0, le=1)
+    """Weight of an instance in the Lovász loss: its cells to this power (corrected targets only)."""
+    mix: dict[str, float] = {"clips": 0.45, "stills_city": 0.15, "stills_kitti": 0.25, "stills_coco": 0.15}
+    """Share of each folder of the training data among the clips drawn."""
+    crop: tuple[int, int] = (256, 384)
+    """Height and width of training clips, multiples of 32 pixels."""
+    scale: tuple[float, float] = (0.75, 2.0)
+    """Range of the random scale before the crop."""
+    copy_paste: float = Field(0.5, ge=0, le=1)
+    """Probability of pasting moving cars from other images into a clip."""
+    steps: int = Field(10000, ge=1)
+    batch_size: int = Field(2, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    backbone_rate: float = Field(1.0, ge=0)
+    """Learning rate of the backbone relative to learning_rate; 0 freezes it."""
+    output_rate: float = Field(1.0, gt=0)
+    """The same for the layers that end in embeddings and variances."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    clip_norm: float = Field(0.0, ge=0)
+    """Gradient norm above which gradients are scaled down; 0: never."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of the running average of the weights that is shipped; 0 ships the weights themselves."""
+    initial_sigma: tuple[float, float] | None = None
+    """Standard deviations that the coordinates (x and y, t) start with, in units of the grid."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Autocast type of forward and backward passes; deep backbone stages stay in float32."""
+    seed: int = Field(0, ge=0)
 
 
 class Config(Section):
