@@ -1,8 +1,8 @@
 """Builds the stemseg messages (msg/*.msg) with CMake into the virtual environment that runs this script.
 
 Usage: .venv/bin/python tools/build_messages.py
-The wheels of requirements/ros.txt have to be installed there; a C/C++ compiler and the headers of Python have to be
-on the machine.
+The wheels of requirements/ros.txt have to be installed there; a C/C++ compiler and the headers of Python have
+to be on the machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = Path(sys.prefix)
 # Where the machine that built the wheels kept Python; their exported CMake targets still name it.
-FOREIGN_PYTHON = re.compile(r"/opt/(?:python/cp|_internal/cpython-)[^/;\"]+/(?:include/python|lib/python)[^;\"]*")
+FOREIGN_PYTHON = re.compile(
+    r"/opt/(?:python/cp|_internal/cpython-)[^/;\"]+/(?:include/python|lib/python)[^;\"]*"
+)
 
 
 class BuildError(Exception):
@@ -27,17 +29,21 @@ class BuildError(Exception):
 
 
 def check_machine() -> None:
-    """Raises BuildError when a tool or a header is missing that CMake would only report in pages of output."""
+    """Raises BuildError for what is missing and CMake would only report in pages of output."""
     if sys.prefix == sys.base_prefix:
         raise BuildError(f"{sys.executable} is not in a virtual environment; run 'make setup'")
     for name, compilers in {"C": ("cc", "gcc", "clang"), "C++": ("c++", "g++", "clang++")}.items():
         wanted = (os.environ.get("CC" if name == "C" else "CXX", ""), *compilers)
         if not any(shutil.which(compiler) for compiler in wanted if compiler):
-            raise BuildError(f"no {name} compiler found ({', '.join(compilers)}); install one: apt install g++")
+            raise BuildError(
+                f"no {name} compiler found ({', '.join(compilers)}); install one: apt install g++"
+            )
     header = python_header()
     if not header.is_file():
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise BuildError(f"the headers of Python {version} are missing ({header}); apt install python{version}-dev")
+        raise BuildError(
+            f"the headers of Python {version} are missing ({header}); apt install python{version}-dev"
+        )
 
 
 def python_header() -> Path:
@@ -63,7 +69,9 @@ def relocate_wheels() -> int:
 
 def build_environment() -> dict[str, str]:
     """The environment for CMake: this venv and no other ROS that a shell may have sourced."""
-    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CMAKE_MODULE_PATH")}
+    env = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CMAKE_MODULE_PATH")
+    }
     env["PATH"] = f"{VENV / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}"
     env["VIRTUAL_ENV"] = env["CMAKE_PREFIX_PATH"] = env["AMENT_PREFIX_PATH"] = str(VENV)
     return env

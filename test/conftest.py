@@ -1,0 +1,69 @@
+"""Settings and fixtures that all tests share."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+
+
+def _claim_ros_domain() -> tuple[int, IO[str]]:
+    """A ROS domain that no other test process on this machine uses; it is ours while the file stays open."""
+    for offset in range(100):
+        domain = 1 + (os.getpid() + offset) % 100  # above 101 the ports meet the ephemeral ones of Linux
+        handle = (Path(tempfile.gettempdir()) / f"stemseg-test-domain-{domain}.lock").open("a")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            continue
+        return domain, handle
+    raise RuntimeError("all ROS domains from 1 to 100 are in use by other test processes")
+
+
+# Set before any test imports rclpy or torch; processes that tests start inherit them.
+_domain, _domain_lock = _claim_ros_domain()
+os.environ["ROS_DOMAIN_ID"] = str(_domain)
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Path]:
+    """golden(name) is the path of a golden file, for example golden("network_davis.npz")."""
+
+    def path(name: str) -> Path:
+        found = GOLDEN / name
+        if not found.is_file():
+            raise FileNotFoundError(f"no golden file {found}")
+        return found
+
+    return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for marker, missing in (("gpu", _gpu_missing), ("ros", _ros_missing)):
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        reason = missing() if marked else ""
+        for item in marked if reason else []:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _gpu_missing() -> str:
+    import torch
+
+    return "" if torch.cuda.is_available() else "no CUDA device"
+
+
+def _ros_missing() -> str:
+    if importlib.util.find_spec("rclpy") is None:
+        return "rclpy is not installed"
+    return "" if importlib.util.find_spec("stemseg") else "the stemseg messages are not built"
