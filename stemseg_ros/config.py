@@ -191,6 +191,8 @@ class RuntimeConfig(Section):
     """Memory format of convolutions."""
     compile: bool = False
     """torch.compile both network functions (slow first window)."""
+    fuse: bool = False
+    """Fold frozen batch norms into their convolutions (faster; the last digits of float32 change)."""
 
 
 class NodeConfig(Section):

@@ -1,0 +1,124 @@
+"""The whole network in one visible expression."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from stemseg_ros.config import Config
+from stemseg_ros.network.backbone import build_body
+from stemseg_ros.network.decoder import EmbeddingHead, MapHead
+from stemseg_ros.network.fpn import Backbone
+from stemseg_ros.network.preprocess import preprocess
+from stemseg_ros.records import Features, NetworkOutput
+
+BANDWIDTH_SCALE = 10.0
+"""Bandwidth = 10 * exp(raw variance): a precision, 1 / sigma^2, although the layer is called variance."""
+
+
+class Maps(NamedTuple):
+    """What the decoders return for a batch of windows, float32."""
+
+    embeddings: Tensor
+    """(N, E, T, h, w), coordinate grid added."""
+    raw_variance: Tensor
+    """(N, V, T, h, w), log of the bandwidth over 10."""
+    heatmap: Tensor
+    """(N, 1, T, h, w) in [0, 1]."""
+    semantic_logits: Tensor | None
+    """(N, C + 1, T, h, w), foreground channel last."""
+
+
+class StemSeg(nn.Module):
+    """Encoder and temporal squeeze-expand decoders; parameter names are those of the released checkpoints.
+
+    It is two plain functions of tensors, ``encode`` (frame to features) and ``decode`` (the features of a
+    window to maps), so that each can be compiled or exported by itself; everything else only calls them.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        net, length = config.network, config.window.length
+        body = build_body(net.backbone)
+        self.backbone = Backbone(body, body.channels, net.fpn_channels)
+        self.embedding_head = EmbeddingHead(net, length)
+        self.seediness_head = (
+            MapHead(net, net.decoder_channels, 1, length) if net.heatmap_head == "separate" else None)
+        self.semseg_head = (
+            MapHead(net, net.semantic_channels or net.decoder_channels, len(net.classes) + 2, length)
+            if net.semantic_head else None)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self.embedding_head.time_scale.device
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Preprocessed images (N, 3, H, W) -> four maps (N, C, H/s, W/s) at strides s = 4, 8, 16, 32."""
+        maps: list[Tensor] = self.backbone(images)
+        return maps
+
+    def decode(self, maps: list[Tensor]) -> Maps:
+        """Stacked features (N, C, T, h_s, w_s) of windows -> Maps."""
+        embeddings, raw_variance, heatmap = self.embedding_head(maps)
+        if self.seediness_head is not None:
+            heatmap = torch.sigmoid(self.seediness_head(maps))
+        semantic = None if self.semseg_head is None else self.semseg_head(maps)
+        return Maps(embeddings, raw_variance, heatmap, semantic)
+
+    def forward(self, clips: Tensor) -> Maps:
+        """Preprocessed clips (N, T, 3, H, W), sides multiples of 32 -> Maps. The path of training."""
+        batch, length = clips.shape[:2]
+        maps = self.encode(clips.flatten(0, 1))
+        return self.decode([m.unflatten(0, (batch, length)).transpose(1, 2) for m in maps])
+
+    @torch.inference_mode()
+    def frame_features(self, image: npt.NDArray[np.uint8]) -> Features:
+        """uint8 (H, W, 3) BGR -> the features of one frame, on the device."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device, non_blocking=True)
+        images = preprocess(pixels.unsqueeze(0), self.config.input)
+        if self.config.runtime.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with self._precision():
+            four, eight, sixteen, thirty_two = self.encode(images)
+        return Features((four, eight, sixteen, thirty_two))
+
+    @torch.inference_mode()
+    def window_output(self, features: tuple[Features, ...]) -> NetworkOutput:
+        """Features of T frames -> float32 NetworkOutput of the window, on the device."""
+        stacked = [torch.stack(levels, dim=2) for levels in zip(*(f.maps for f in features), strict=True)]
+        if self.config.runtime.channels_last:
+            stacked = [m.contiguous(memory_format=torch.channels_last_3d) for m in stacked]
+        with self._precision():
+            maps = self.decode(stacked)
+        semantic = None if maps.semantic_logits is None else maps.semantic_logits[0]
+        return NetworkOutput(
+            maps.embeddings[0], BANDWIDTH_SCALE * torch.exp(maps.raw_variance[0]), maps.heatmap[0], semantic)
+
+    def predict(self, frames: npt.NDArray[np.uint8]) -> NetworkOutput:
+        """One window of images to its maps.
+
+        frames: uint8 (T, H, W, 3), BGR, any size; T as configured.
+        Returns float32 maps at stride 4 of the resized and padded input.
+        """
+        length = self.config.window.length
+        if frames.ndim != 4 or frames.shape[0] != length or frames.shape[3] != 3 or frames.dtype != np.uint8:
+            raise ValueError(
+                f"expected uint8 frames of shape ({length}, H, W, 3), got {frames.dtype} {frames.shape}; "
+                "window.length sets the number of frames")
+        return self.window_output(tuple(self.frame_features(frame) for frame in frames))
+
+    def compile_parts(self) -> None:
+        """Compile encode and decode; the first call of each then takes long."""
+        self.encode = torch.compile(self.encode)  # type: ignore[method-assign]
+        self.decode = torch.compile(self.decode)  # type: ignore[method-assign]
+
+    def _precision(self) -> torch.autocast:
+        name = self.config.runtime.precision
+        dtype = torch.float16 if name == "float16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype, enabled=name != "float32")
