@@ -1,0 +1,1 @@
+"""Frames in and out: videos, image folders, ROS 2 bags, drawings."""
