@@ -1,0 +1,389 @@
+"""ROS 2 bags (mcap, sqlite3) read and written one message at a time, without ROS.
+
+A bag is a folder with metadata.yaml or a bare .mcap or .db3 file. All times are nanoseconds; stamps are those
+of the message headers, log times those at which the recorder received the message.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice, pairwise
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from stemseg_ros.errors import MediaError
+from stemseg_ros.media.messages import bgr_from_message
+from stemseg_ros.resources import resource_path
+
+Storage = Literal["mcap", "sqlite3"]
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
+INSTANCE_ARRAY = "stemseg/msg/InstanceArray"
+
+_STORAGE_OF_SUFFIX: dict[str, Storage] = {".mcap": "mcap", ".db3": "sqlite3"}
+_JPEG_QUALITY = 95
+_PROBED_MESSAGES = 16
+
+
+class BagError(MediaError):
+    """A bag cannot be read or written; the message names it, the reason, and the topics there are."""
+
+
+@cache
+def message_types() -> Typestore:
+    """The message types of ROS 2 Jazzy and those of this package."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for name in ("Instance", "InstanceArray"):
+        text = resource_path(f"msg/{name}.msg").read_text(encoding="utf-8")
+        store.register(get_types_from_msg(text, f"stemseg/msg/{name}"))
+    return store
+
+
+def stamp_ns(message: Any) -> int:
+    """Header stamp of a message in nanoseconds."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def make_header(stamp: int, frame_id: str) -> Any:
+    """A std_msgs/Header for messages that a BagWriter writes."""
+    types = message_types().types
+    seconds, nanoseconds = divmod(stamp, 1_000_000_000)
+    time = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
+    return types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """One topic of a bag."""
+
+    name: str
+    type: str
+    messages: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.type}, {self.messages} messages)"
+
+
+@dataclass(frozen=True, slots=True)
+class BagInfo:
+    """What a bag holds."""
+
+    path: Path
+    storage: Storage
+    start_ns: int
+    """Log time of the first message; 0 for an empty bag."""
+    duration_ns: int
+    """From the first to the last message."""
+    topics: tuple[TopicInfo, ...]
+
+    @property
+    def messages(self) -> int:
+        """Number of messages of all topics."""
+        return sum(topic.messages for topic in self.topics)
+
+
+def bag_info(path: str | Path) -> BagInfo:
+    """Topics, times and storage of a bag. Raises BagError."""
+    path = Path(path)
+    reader, files = _open(path)
+    try:
+        start, end = (reader.start_time, reader.end_time - 1) if reader.message_count else (0, 0)
+        return BagInfo(path, _STORAGE_OF_SUFFIX[files[0].suffix], start, end - start, _topics(reader))
+    finally:
+        reader.close()
+
+
+class BagReader:
+    """The messages of one topic, in the order of recording; holds one message at a time.
+
+    ``types`` are the accepted message types; without ``topic`` there has to be exactly one topic of these.
+    Raises BagError on construction and while iterating.
+    """
+
+    def __init__(self, path: str | Path, types: Collection[str], topic: str | None = None) -> None:
+        self.path = Path(path)
+        self._reader, _ = _open(self.path)
+        try:
+            self._connections = _select(self.path, self._reader, types, topic)
+        except BaseException:
+            self.close()
+            raise
+        self.topic: str = self._connections[0].topic
+        self.type: str = self._connections[0].msgtype
+        self.count: int = sum(connection.msgcount for connection in self._connections)
+
+    def raw(self) -> Iterator[tuple[int, bytes]]:
+        """(log time, serialised message) of each message."""
+        with _reading(self.path):
+            for _, log_ns, data in self._reader.messages(self._connections):
+                yield log_ns, data
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        """(log time, message) of each message."""
+        store = message_types()
+        for log_ns, data in self.raw():
+            with _reading(self.path):
+                message = store.deserialize_cdr(data, self.type)
+            yield log_ns, message
+
+    def close(self) -> None:
+        """Release the file; a second call does nothing."""
+        if self._reader.is_open:
+            self._reader.close()
+
+    def __enter__(self) -> BagReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ImageBagReader:
+    """Images of one topic, raw or compressed: iterates (stamp in ns, uint8 (H, W, 3) BGR).
+
+    Without ``topic`` the bag has to hold exactly one image topic. Raises BagError, which lists the topics.
+    """
+
+    def __init__(self, path: str | Path, topic: str | None = None) -> None:
+        self._bag = BagReader(path, IMAGE_TYPES, topic)
+        self.name = self._bag.path.stem
+        self.topic = self._bag.topic
+        self.frames = self._bag.count
+        try:
+            head = [message for _, message in islice(self._bag, _PROBED_MESSAGES)]
+            self.frame_id: str = head[0].header.frame_id
+            height, width = self._image(0, head[0]).shape[:2]
+        except BaseException:
+            self.close()
+            raise
+        self.size: tuple[int, int] = (height, width)
+        """(H, W) of the first image, pixels."""
+        self.fps = _rate([stamp_ns(message) for message in head])
+        """Frames per second by the first stamps; none where they do not advance."""
+
+    def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        for index, (_, message) in enumerate(self._bag):
+            yield stamp_ns(message), self._image(index, message)
+
+    def _image(self, index: int, message: Any) -> npt.NDArray[np.uint8]:
+        try:
+            return bgr_from_message(message)
+        except MediaError as error:
+            raise BagError(f"{self._bag.path}: message {index} of {self.topic}: {error}") from error
+
+    def close(self) -> None:
+        """Release the file."""
+        self._bag.close()
+
+    def __enter__(self) -> ImageBagReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class BagWriter:
+    """Writes the messages of one topic to a new bag.
+
+    A path that ends in .mcap or .db3 becomes a bare file, any other a folder with metadata.yaml. The bag
+    appears under its name when the ``with`` block ends without an error; else nothing is left.
+    """
+
+    def __init__(self, path: str | Path, topic: str, message_type: str,
+                 storage: Storage | None = None) -> None:
+        self.path = Path(path)
+        self.count = 0
+        self._message_type = message_type
+        chosen = _storage(self.path, storage)
+        if self.path.exists():
+            raise BagError(f"'{self.path}' exists already; remove it or choose another name")
+        self._bare = self.path.suffix in _STORAGE_OF_SUFFIX
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+        except OSError as error:
+            raise BagError(f"cannot write '{self.path}': {error.strerror}") from error
+        self._writer = Writer(self._folder / (self.path.stem if self._bare else self.path.name), version=9,
+                              storage_plugin=StoragePlugin[chosen.upper()])
+        self._writer.open()
+        self._connection = self._writer.add_connection(topic, message_type, typestore=message_types())
+
+    def write(self, log_ns: int, message: Any) -> None:
+        """Append a message of rosbags' type (``message_types().types``)."""
+        self.write_raw(log_ns, bytes(message_types().serialize_cdr(message, self._message_type)))
+
+    def write_raw(self, log_ns: int, data: bytes) -> None:
+        """Append a message that is serialised already (CDR)."""
+        if log_ns < 0:
+            raise BagError(f"{self.path}: a bag cannot hold the negative time {log_ns} ns")
+        try:
+            self._writer.write(self._connection, log_ns, data)
+        except OSError as error:
+            raise BagError(f"cannot write '{self.path}': {error.strerror}") from error
+        self.count += 1
+
+    def _publish(self) -> None:
+        """Finish the files and give them their name."""
+        self._writer.close()
+        written = self._writer.path
+        if self._bare:
+            written = written / f"{written.name}{self.path.suffix}"
+        written.rename(self.path)
+
+    def __enter__(self) -> BagWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._publish()
+            else:
+                self._writer.abort()
+        except OSError as failure:
+            raise BagError(f"cannot write '{self.path}': {failure.strerror}") from failure
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class ImageBagWriter:
+    """Writes images, as sensor_msgs/Image (``bgr8``) or as CompressedImage (``jpeg``)."""
+
+    def __init__(self, path: str | Path, topic: str = "/camera/image_raw", frame_id: str = "camera",
+                 encoding: Literal["bgr8", "jpeg"] = "bgr8", storage: Storage | None = None) -> None:
+        self._bag = BagWriter(path, topic, IMAGE if encoding == "bgr8" else COMPRESSED_IMAGE, storage)
+        self._frame_id = frame_id
+        self._make = _raw_image if encoding == "bgr8" else _jpeg_image
+
+    def write(self, stamp: int, image: npt.NDArray[np.uint8]) -> None:
+        """Append one image, uint8 (H, W, 3) BGR, with its stamp in ns (also its log time)."""
+        self._bag.write(stamp, self._make(make_header(stamp, self._frame_id), image))
+
+    def __enter__(self) -> ImageBagWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._bag.__exit__(kind, error, trace)
+
+
+def write_bag(source: Iterable[tuple[int, npt.NDArray[np.uint8]]], out: str | Path, *,
+              topic: str = "/camera/image_raw", frame_id: str = "camera",
+              encoding: Literal["bgr8", "jpeg"] = "bgr8", storage: Storage | None = None,
+              progress: Callable[[int], None] | None = None) -> int:
+    """Write (stamp in ns, BGR image) pairs to a new bag; returns their number.
+
+    ``progress`` is called with the number of frames written so far. Raises BagError, also for no frames.
+    """
+    count = 0
+    with ImageBagWriter(out, topic, frame_id, encoding, storage) as bag:
+        for count, (stamp, image) in enumerate(source, start=1):
+            bag.write(stamp, image)
+            if progress is not None:
+                progress(count)
+        if count == 0:
+            raise BagError(f"no frames to write to '{out}'")
+    return count
+
+
+def _raw_image(header: Any, image: npt.NDArray[np.uint8]) -> Any:
+    height, width = image.shape[:2]
+    data = np.ascontiguousarray(image).reshape(-1)
+    return message_types().types[IMAGE](header=header, height=height, width=width, encoding="bgr8",
+                                        is_bigendian=0, step=width * 3, data=data)
+
+
+def _jpeg_image(header: Any, image: npt.NDArray[np.uint8]) -> Any:
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    # The format that image_transport's compressed plugin writes.
+    text = "bgr8; jpeg compressed bgr8"
+    return message_types().types[COMPRESSED_IMAGE](header=header, format=text, data=data)
+
+
+def _storage(path: Path, storage: Storage | None) -> Storage:
+    by_suffix = _STORAGE_OF_SUFFIX.get(path.suffix)
+    if storage and by_suffix and storage != by_suffix:
+        raise BagError(f"'{path}' names a {by_suffix} bag, but {storage} is asked for")
+    return by_suffix or storage or "mcap"
+
+
+def _open(path: Path) -> tuple[Reader, list[Path]]:
+    """An opened reader, and the storage files that it reads."""
+    if not path.exists():
+        raise BagError(f"no bag at '{path}'")
+    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [candidate for candidate in candidates if candidate.suffix in _STORAGE_OF_SUFFIX]
+    if not files:
+        raise BagError(f"'{path}' is no ROS 2 bag: expected a .mcap or .db3 file, or a folder with such")
+    # A recorder that was killed leaves the data without the metadata.
+    whole = path / "metadata.yaml"
+    if path.is_dir() and not whole.exists() and len(files) > 1:
+        raise BagError(f"'{path}' has {len(files)} files but no metadata.yaml; name one of the files")
+    with _reading(path):
+        reader = Reader(path if whole.exists() else files[0])
+        reader.open()
+    return reader, files
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BagError:
+        raise
+    except Exception as error:  # damaged files make the parsers below fail in any way
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise BagError(f"'{path}' is not readable as a ROS 2 bag, damaged or cut short: {reason}") from error
+
+
+def _topics(reader: Reader) -> tuple[TopicInfo, ...]:
+    infos: dict[tuple[str, str], int] = {}
+    for connection in reader.connections:
+        key = (connection.topic, connection.msgtype)
+        infos[key] = infos.get(key, 0) + connection.msgcount
+    return tuple(TopicInfo(name, kind, count) for (name, kind), count in sorted(infos.items()))
+
+
+def _select(path: Path, reader: Reader, types: Collection[str], topic: str | None) -> list[Connection]:
+    """The connections of the topic that is meant."""
+    topics = _topics(reader)
+    fitting = [t for t in topics if t.type in types and topic in (None, t.name)]
+    filled = [t for t in fitting if t.messages]
+    wanted = " or ".join(sorted(types))
+    there = "topics there are: " + (", ".join(map(str, topics)) or "none")
+    if not fitting:
+        named = f"named '{topic}' " if topic else ""
+        raise BagError(f"'{path}' has no topic {named}of type {wanted}; {there}")
+    if not filled:
+        raise BagError(f"'{path}' has no message on {fitting[0].name}; {there}")
+    if len(filled) > 1:
+        raise BagError(f"'{path}' has several topics of type {wanted}: choose one; {there}")
+    chosen = filled[0]
+    connections = [c for c in reader.connections if (c.topic, c.msgtype) == (chosen.name, chosen.type)]
+    expected = message_types().hash_rihs01(chosen.type)
+    if any(c.digest and c.digest != expected for c in connections):
+        raise BagError(f"'{path}' was recorded with another definition of {chosen.type}")
+    return connections
+
+
+def _rate(stamps: list[int]) -> float | None:
+    steps = [later - earlier for earlier, later in pairwise(stamps)]
+    typical = median(steps) if steps else 0
+    return 1e9 / typical if typical > 0 else None
