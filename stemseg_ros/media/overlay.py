@@ -188,4 +188,4 @@ class VideoWriter:
         try:
             yield
         except (av.FFmpegError, OSError) as error:
-            raise MediaError(f"cannot write the video {self.path}: {error}") from error
+            raise MediaError(f"cannot write the video {self.path}: {error.strerror or error}") from error

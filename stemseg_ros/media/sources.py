@@ -1,0 +1,229 @@
+"""Where frames come from: a video, a folder of images, or a ROS 2 bag, all read the same way.
+
+    with open_source("drive.mp4") as source:
+        for stamp_ns, image in source:
+            ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, cast
+
+import av
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PillowImage
+from PIL import ImageOps
+
+from stemseg_ros.errors import MediaError
+
+Image = npt.NDArray[np.uint8]
+"""uint8 (H, W, 3), BGR."""
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mts",
+                            ".m2ts", ".wmv", ".flv", ".ogv", ".gif", ".y4m"})
+BAG_SUFFIXES = frozenset({".mcap", ".db3"})
+DEFAULT_FPS = 10.0
+"""Frame rate where none is recorded, as in image folders."""
+
+
+class FrameSource(Protocol):
+    """Frames in order of time; a context manager that closes its file. Reads one frame at a time."""
+
+    @property
+    def name(self) -> str:
+        """File or folder name without suffix."""
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second as recorded; None if unknown."""
+
+    @property
+    def frames(self) -> int | None:
+        """How many frames the file announces; None if unknown."""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) of the first frame; None if unknown."""
+
+    def __enter__(self) -> FrameSource: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None: ...
+
+    def __iter__(self) -> Iterator[tuple[int, Image]]:
+        """Pairs of stamp in nanoseconds and image uint8 (H, W, 3), BGR. Raises MediaError."""
+
+
+def open_source(path: str | Path, topic: str | None = None, fps: float | None = None) -> FrameSource:
+    """Open a video, a folder of images (or a pattern, ``folder/*.jpg``) or a ROS 2 bag by what the path is.
+
+    topic: image topic of a bag; none takes the only one. fps: frame rate of an image folder (default 10) or,
+    for a video, one that replaces the recorded stamps. Raises MediaError for whatever cannot be read.
+    """
+    path = Path(path)
+    if fps is not None and not fps > 0:
+        raise MediaError(f"the frame rate must be above 0, not {fps:g}")
+    pattern = "*"
+    if not path.exists() and "*" in path.name:
+        path, pattern = path.parent, path.name
+    if not path.exists():
+        raise MediaError(f"no such file or folder: {path}")
+    if _is_bag(path):
+        if fps is not None:
+            raise MediaError(f"{path} is a bag, whose frames have stamps already; leave the frame rate out")
+        from stemseg_ros.media.bag import ImageBagReader  # rosbags is loaded for bags alone
+
+        return ImageBagReader(path, topic)
+    if topic is not None:
+        raise MediaError(f"{path} is no ROS 2 bag, so it has no topic '{topic}'")
+    if path.is_dir():
+        return ImageFolder(path, fps or DEFAULT_FPS, pattern)
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return Video(path, fps)
+    raise MediaError(_unknown_type(path))
+
+
+def _is_bag(path: Path) -> bool:
+    if path.is_dir():
+        return (path / "metadata.yaml").is_file() or any(p.suffix in BAG_SUFFIXES for p in path.iterdir())
+    return path.suffix in BAG_SUFFIXES
+
+
+def _unknown_type(path: Path) -> str:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return f"{path} is a single image; give the folder that holds the sequence"
+    kinds = ", ".join(sorted(VIDEO_SUFFIXES))
+    return (f"{path}: unknown type '{path.suffix}'; expected a video ({kinds}), a folder of images, "
+            f"or a ROS 2 bag (its folder, .mcap, .db3)")
+
+
+class Video:
+    """A video file, decoded by FFmpeg; rotation that the file asks for is applied.
+
+    The first frame is decoded at once, so that an unreadable file is reported before any other work.
+    """
+
+    def __init__(self, path: Path, fps: float | None = None) -> None:
+        self.path = path
+        self.name = path.stem
+        self._retimed = fps is not None
+        with self._errors_named(), av.open(str(path)) as container:
+            if not container.streams.video:
+                raise MediaError(f"{path}: the file has no video stream, or is cut off")
+            stream = container.streams.video[0]
+            rate = fps or stream.average_rate or stream.guessed_rate
+            self.fps = float(rate) if rate else None
+            self.frames = stream.frames or None
+        first = next(iter(self), None)
+        if first is None:
+            raise MediaError(f"{path}: the video holds no frames")
+        self.size = (first[1].shape[0], first[1].shape[1])
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        pass  # the file is open only while an iteration lasts
+
+    def __iter__(self) -> Iterator[tuple[int, Image]]:
+        """All frames from the start; stamps are presentation times in nanoseconds."""
+        with self._errors_named(), av.open(str(self.path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for index, frame in enumerate(container.decode(stream)):
+                yield self._stamp_ns(frame, index), _upright(frame)
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            raise MediaError(f"{self.path}: not readable as a video: {error.strerror or error}") from error
+
+    def _stamp_ns(self, frame: av.VideoFrame, index: int) -> int:
+        if self._retimed or frame.pts is None or frame.time_base is None:
+            return round(index * 10**9 / Fraction(self.fps or DEFAULT_FPS))
+        return round(frame.pts * frame.time_base * 10**9)
+
+
+def _upright(frame: av.VideoFrame) -> Image:
+    """The frame as BGR, turned as its display matrix says (phones record lying images)."""
+    image = cast("Image", frame.to_ndarray(format="bgr24"))
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+class ImageFolder:
+    """The images of one folder in natural order of their names (2 before 10), at a constant rate."""
+
+    def __init__(self, path: Path, fps: float = DEFAULT_FPS, pattern: str = "*") -> None:
+        self.paths = sorted((p for p in path.glob(pattern) if _is_image(p)), key=natural_key)
+        if not self.paths:
+            raise MediaError(f"{path}: no images in this folder match '{pattern}' "
+                             f"({', '.join(sorted(IMAGE_SUFFIXES))})")
+        _refuse_twins(self.paths)
+        self.name = path.resolve().name
+        self.fps = fps
+        self.frames = len(self.paths)
+        first = read_image(self.paths[0])
+        self.size = (first.shape[0], first.shape[1])
+
+    def __enter__(self) -> ImageFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[tuple[int, Image]]:
+        """All images; stamps are index / fps in nanoseconds."""
+        rate = Fraction(self.fps or DEFAULT_FPS)
+        for index, path in enumerate(self.paths):
+            yield round(index * 10**9 / rate), read_image(path)
+
+
+def _refuse_twins(paths: list[Path]) -> None:
+    """Labels often lie beside their images under the same number; they are no frames."""
+    for first, second in pairwise(paths):
+        if first.stem == second.stem:
+            raise MediaError(f"{first.parent}: both {first.name} and {second.name}, which are the frames? "
+                             f"Choose by a pattern such as '{first.parent / '*'}{first.suffix}'")
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def natural_key(path: Path) -> tuple[list[str | int], str]:
+    """Sort key under which runs of digits compare as numbers."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)], path.name
+
+
+def read_image(path: str | Path) -> Image:
+    """An image file as uint8 (H, W, 3), BGR; 16-bit gray is scaled to 8 bits, transparency dropped.
+
+    Raises MediaError, naming the file. Pillow and not OpenCV, which fills the rest of a truncated JPEG with
+    gray and says nothing.
+    """
+    try:
+        with PillowImage.open(path) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):
+                gray = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+                return np.repeat(gray[..., None], 3, axis=2)
+            rgb: Image = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+        raise MediaError(f"{path}: not readable as an image: {error}") from error
+    return np.ascontiguousarray(rgb[..., ::-1])
