@@ -62,7 +62,9 @@ def stamp_ns(message: Any) -> int:
 
 
 def make_header(stamp: int, frame_id: str) -> Any:
-    """A std_msgs/Header for messages that a BagWriter writes."""
+    """A std_msgs/Header for messages that a BagWriter writes. Raises BagError for times out of range."""
+    if not 0 <= stamp < 2**31 * 1_000_000_000:
+        raise BagError(f"a message cannot hold the time {stamp} ns (0 up to 2^31 s)")
     types = message_types().types
     seconds, nanoseconds = divmod(stamp, 1_000_000_000)
     time = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
@@ -167,15 +169,16 @@ class ImageBagReader:
         self.topic = self._bag.topic
         self.frames = self._bag.count
         try:
-            head = [message for _, message in islice(self._bag, _PROBED_MESSAGES)]
-            self.frame_id: str = head[0].header.frame_id
-            height, width = self._image(0, head[0]).shape[:2]
+            _, first = next(iter(self._bag))
+            self.frame_id: str = first.header.frame_id
+            height, width = self._image(0, first).shape[:2]
+            stamps = [stamp_ns(message) for _, message in islice(self._bag, _PROBED_MESSAGES)]
         except BaseException:
             self.close()
             raise
         self.size: tuple[int, int] = (height, width)
         """(H, W) of the first image, pixels."""
-        self.fps = _rate([stamp_ns(message) for message in head])
+        self.fps = _rate(stamps)
         """Frames per second by the first stamps; none where they do not advance."""
 
     def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
@@ -231,8 +234,6 @@ class BagWriter:
 
     def write_raw(self, log_ns: int, data: bytes) -> None:
         """Append a message that is serialised already (CDR)."""
-        if log_ns < 0:
-            raise BagError(f"{self.path}: a bag cannot hold the negative time {log_ns} ns")
         try:
             self._writer.write(self._connection, log_ns, data)
         except OSError as error:
