@@ -28,26 +28,22 @@ class BuildError(Exception):
     """Something on this machine keeps the messages from being built; the text names it and the remedy."""
 
 
-def check_machine() -> None:
-    """Raises BuildError for what is missing and CMake would only report in pages of output."""
-    if sys.prefix == sys.base_prefix:
-        raise BuildError(f"{sys.executable} is not in a virtual environment; run 'make setup'")
-    for name, compilers in {"C": ("cc", "gcc", "clang"), "C++": ("c++", "g++", "clang++")}.items():
-        wanted = (os.environ.get("CC" if name == "C" else "CXX", ""), *compilers)
-        if not any(shutil.which(compiler) for compiler in wanted if compiler):
-            raise BuildError(
-                f"no {name} compiler found ({', '.join(compilers)}); install one: apt install g++"
-            )
-    header = python_header()
+def missing_tool() -> str:
+    """What is missing here to compile the messages, with the remedy; empty where all is there."""
+    for language, variable, usual in (
+        ("C", "CC", ("cc", "gcc", "clang")),
+        ("C++", "CXX", ("c++", "g++", "clang++")),
+    ):
+        own = os.environ.get(variable)
+        if not any(shutil.which(name) for name in ([own.split()[0]] if own else usual)):
+            return f"no {language} compiler found ({own or ', '.join(usual)}); install one: apt install g++"
+    header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.is_file():
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise BuildError(
-            f"the headers of Python {version} are missing ({header}); apt install python{version}-dev"
+        return (
+            f"Python {version} has no headers to compile against ({header}); apt install python{version}-dev"
         )
-
-
-def python_header() -> Path:
-    return Path(sysconfig.get_path("include")) / "Python.h"
+    return ""
 
 
 def relocate_wheels() -> int:
@@ -106,7 +102,10 @@ def check_import() -> None:
 
 def main() -> int:
     try:
-        check_machine()
+        if sys.prefix == sys.base_prefix:
+            raise BuildError(f"{sys.executable} is not in a virtual environment; run 'make setup'")
+        if problem := missing_tool():
+            raise BuildError(problem)
         relocate_wheels()
         with tempfile.TemporaryDirectory(prefix="stemseg-messages-") as folder:
             build(Path(folder))

@@ -1,0 +1,36 @@
+# Everything runs in .venv, which 'make setup' creates and keeps up to date. PYTHON=... chooses the interpreter for it.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check clean
+
+BIN := .venv/bin
+
+# A sourced ROS workspace would bring its own rclpy and libraries in front of those of .venv.
+unexport PYTHONPATH
+ifneq ($(AMENT_PREFIX_PATH),)
+unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH LD_LIBRARY_PATH
+endif
+
+help:
+	@echo "make setup   create or update .venv (the other targets do it by themselves)"
+	@echo "make demo    track the cars of the bundled video through the ROS 2 node; results in out/demo"
+	@echo "make test    run the tests (ARGS='-k name' for some of them)"
+	@echo "make check   ruff, mypy and the tests"
+	@echo "make clean   remove .venv and everything that was built; out/ stays"
+
+setup:
+	@tools/setup.sh
+
+demo: setup
+	@$(BIN)/stemseg demo
+
+test: setup
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(ARGS)
+
+clean:
+	rm -rf .venv build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
