@@ -15,9 +15,9 @@ import av.video
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
 
 from stemseg_ros.errors import MediaError
+from stemseg_ros.masks import decode
 from stemseg_ros.records import FrameResult, Instance
 
 Image = npt.NDArray[np.uint8]
@@ -61,7 +61,7 @@ def _draw_mask(canvas: Image, instance: Instance, opacity: float) -> None:
     x, y, width, height = instance.box
     if width == 0 or height == 0:
         return
-    mask = coco_mask.decode(instance.rle)[y:y + height, x:x + width]
+    mask = decode(instance.rle)[y:y + height, x:x + width].astype(np.uint8)
     region = canvas[y:y + height, x:x + width]
     color = np.full_like(region, track_color(instance.track_id))
     tinted = cv2.addWeighted(region, 1 - opacity, color, opacity, 0)
