@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class StemsegError(Exception):
     """A mistake in what was given (settings, files, arguments); the message names it and the remedy."""
@@ -11,5 +14,21 @@ class MediaError(StemsegError):
     """A video, an image, an image folder or a bag cannot be read or written."""
 
 
+class DeviceError(StemsegError):
+    """The device that was asked for does not exist here."""
+
+
 class MissingExtraError(StemsegError):
     """An optional dependency of the package is not installed."""
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Around imports that only an extra of the package brings: says which one to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == __name__.partition(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"{error.name} is not installed; pip install 'stemseg[{extra}]' brings it") from error

@@ -9,7 +9,7 @@ the sequence ends: what is kept until then is the text itself, a few hundred byt
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -83,7 +83,7 @@ class TrackCollector:
 
     def __init__(self) -> None:
         self.frames = 0
-        self.tracks: defaultdict[Hashable, Track] = defaultdict(Track)
+        self.tracks: defaultdict[tuple[int, int], Track] = defaultdict(Track)
         """By (epoch, track_id)."""
 
     def add(self, result: FrameResult) -> None:
@@ -94,7 +94,7 @@ class TrackCollector:
                 self.frames, instance.rle, area, {instance.class_id: area})
         self.frames += 1
 
-    def numbered(self) -> list[tuple[Hashable, Track]]:
+    def numbered(self) -> list[tuple[tuple[int, int], Track]]:
         """Keys and tracks in the order of their numbers n = 1, 2, ...
 
         Sorted by pixels, most first, cut to MAX_TRACKS, then by last - first frame, shortest first.
@@ -122,7 +122,7 @@ def rows_from_labels(labels: npt.NDArray[np.integer], categories: npt.NDArray[np
         masks = {mask.label: mask.rle for mask in full_size_masks(grid, place)}
         for track_id in np.unique(grid[grid > 0]).tolist():
             cells = grid == track_id
-            collector.tracks[track_id].add(
+            collector.tracks[0, track_id].add(
                 frame, masks.get(track_id), int(cells.sum()), Counter(classes[cells].tolist()))
     return collector.rows()
 

@@ -1,0 +1,37 @@
+"""Which device computes: one place that turns a name into a device that exists."""
+
+from __future__ import annotations
+
+import torch
+
+from stemseg_ros.errors import DeviceError
+
+
+def resolve_device(name: str) -> torch.device:
+    """"auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N" as a device.
+
+    Raises DeviceError for other names, and for a CUDA device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device(name)
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or not (number.isdigit() or name == "cuda"):
+        raise DeviceError(f"unknown device '{name}'; expected auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= count:
+        there = f"there {'is' if count == 1 else 'are'} {count}" if count else "there is none"
+        raise DeviceError(f"no CUDA device for '{name}': {there}; use --device cpu")
+    return torch.device("cuda", int(number or 0))
+
+
+def describe_device(device: torch.device) -> str:
+    """The device with the name of its hardware, for reports."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until everything queued on the device is done, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
