@@ -1,0 +1,316 @@
+"""The lifecycle node: images in, tracked instances out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
+from typing import Any
+
+import rclpy
+import torch
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+from std_srvs.srv import Trigger
+
+from stemseg_ros.config import Config, ConfigError
+from stemseg_ros.device import resolve_device
+from stemseg_ros.errors import StemsegError
+from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.records import FrameResult
+from stemseg_ros.ros.bursts import BurstLog
+from stemseg_ros.ros.conversions import ImageMessageError, bgr_image
+from stemseg_ros.ros.diagnostics import Diagnostics
+from stemseg_ros.ros.parameters import changed_config, declare_parameters
+from stemseg_ros.ros.publishers import ResultPublishers
+from stemseg_ros.ros.stream import Source, Stream, StreamingPipeline
+from stemseg_ros.ros.subscription import ImageSubscription
+from stemseg_ros.ros.worker import Worker
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+JOIN_SECONDS = 1.0
+"""How long the end of the process waits for the window in progress."""
+MakePipeline = Callable[[Config, "str | None", str], StreamingPipeline]
+Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
+
+
+def _logged(transition: Transition) -> Transition:
+    """Log what a transition raises: rclpy turns it into an error transition without a word."""
+
+    @wraps(transition)
+    def wrapped(self: StemsegNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(self, state)
+        except Exception as error:
+            self.get_logger().error(f"{transition.__name__}: {error}")
+            raise
+
+    return wrapped
+
+
+class StemsegNode(LifecycleNode):
+    """Segments and tracks the instances on an image topic.
+
+    One thread runs the callbacks, which only convert and queue; a worker owns the device and publishes.
+    Raises ParameterError on construction if a parameter is wrong. ``stopping`` says whether the process is
+    to end.
+    """
+
+    def __init__(self, make_pipeline: MakePipeline = Pipeline, stopping: Callable[[], bool] = lambda: False,
+                 **node_options: Any) -> None:
+        super().__init__("stemseg", **node_options)
+        self.parameters = declare_parameters(self)
+        self._config = self.parameters.config
+        self._make_pipeline = make_pipeline
+        self._stopping = stopping
+        self._publishers: ResultPublishers | None = None
+        self._subscription: ImageSubscription | None = None
+        self._diagnostics: Diagnostics | None = None
+        self._stream = Stream(self._publish, self._on_window)
+        self._worker = Worker(self._config.node.queue_size, self._config.window.flush_after,
+                              on_idle=self._flush_after_pause, on_error=self._on_worker_error)
+        self._bursts = BurstLog(self.get_logger().warning)
+        self.create_timer(1.0, self._bursts.poll, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self.add_post_set_parameters_callback(self._apply_parameters)
+        # Of their own group, because a service that waits for the worker must not hold up the images.
+        group = ReentrantCallbackGroup()
+        self.create_service(Trigger, "~/reset", partial(self._serve, self._reset), callback_group=group)
+        self.create_service(Trigger, "~/flush", partial(self._serve, self._flush), callback_group=group)
+
+    # Lifecycle
+
+    @_logged
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model and warm it up; fails with one log line if that cannot be."""
+        started = time.monotonic()
+        try:
+            device = str(resolve_device(self.parameters.device))
+            make = partial(self._make_pipeline, self._config, self.parameters.checkpoint, device)
+            self._worker.call(partial(self._stream.open, make, self._config.window.length), self._stopping)
+        except Exception as error:  # of any kind: the node stays, and can be configured again
+            self.get_logger().error(f"cannot configure: {error}")
+            return FAILURE
+        self._publishers = ResultPublishers(self, self._config.window)
+        self._diagnostics = Diagnostics(self, device)
+        self.get_logger().info(f"model '{self._config.name}' is ready on {device} "
+                               f"after {time.monotonic() - started:.1f} s")
+        return super().on_configure(state)
+
+    @_logged
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Publish and subscribe."""
+        result = super().on_activate(state)
+        self._subscription = ImageSubscription(self, self._config.node, self._on_image)
+        return result
+
+    @_logged
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe; drop the frames that wait or lie in the window."""
+        self._stop_stream()
+        self._worker.call(self._stream.reset, self._stopping)
+        return super().on_deactivate(state)
+
+    @_logged
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the device."""
+        result = super().on_cleanup(state)
+        self._release()
+        return result
+
+    @_logged
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the device, from any state, for good."""
+        result = super().on_shutdown(state)
+        self._stop_stream()
+        self._release()
+        return result
+
+    @_logged
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured after a transition that raised."""
+        self._stop_stream()
+        self._release()
+        return super().on_error(state)
+
+    def close(self) -> bool:
+        """End the worker; whether it could."""
+        self._stop_stream()
+        return self._worker.close(JOIN_SECONDS)
+
+    def _stop_stream(self) -> None:
+        if self._subscription is not None:
+            self._subscription.close()
+            self._subscription = None
+        self._worker.clear()
+        self._bursts.poll(finish=True)
+
+    def _release(self) -> None:
+        self._worker.call(self._close_stream, self._stopping)
+        if self._publishers is not None:
+            self._publishers.close()
+            self._publishers = None
+        if self._diagnostics is not None:
+            self._diagnostics.close()
+            self._diagnostics = None
+
+    def _close_stream(self) -> None:
+        self._stream.close()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    # Frames: the first method runs on the executor's thread, the others on the worker's
+
+    def _on_image(self, message: Any) -> None:
+        self._count("frames_in")
+        try:
+            image = bgr_image(message)
+        except ImageMessageError as error:
+            self._count("frames_refused")
+            self._bursts.add(f"refused: {error}", f"image refused: {error}", f"images refused ({error})")
+            return
+        keep = self._publishers is not None and self._publishers.overlay_wanted
+        source = Source(message.header, image if keep else None)
+        if not self._worker.offer(partial(self._stream.push, image, source)):
+            self._count("frames_dropped")
+            self._bursts.add("queue", "the device is slower than the images come: the oldest of "
+                             f"{self._config.node.queue_size} waiting frames is dropped (node.queue_size)",
+                             "frames dropped from the full queue")
+
+    def _publish(self, source: Source, result: FrameResult) -> None:
+        if self._publishers is not None:
+            self._publishers.publish(source, result)
+            self._count("messages_out")
+
+    def _on_window(self, stage_ms: Mapping[str, float]) -> None:
+        if self._diagnostics is not None:
+            self._diagnostics.window(stage_ms)
+
+    def _count(self, name: str, number: int = 1) -> None:
+        if self._diagnostics is not None:
+            self._diagnostics.count(name, number)
+
+    def _flush_after_pause(self) -> None:
+        frames = self._stream.flush()
+        if frames:
+            self.get_logger().debug(f"no frames for a while: {frames} pending ones finished")
+
+    def _on_worker_error(self, error: Exception) -> None:
+        lost = self._stream.reset()
+        what = f"{type(error).__name__}: {error}"
+        self._count("frames_failed", lost)
+        self._bursts.add(f"failed: {what}", f"{lost} frames lost and tracking reset, a window failed: {what}",
+                         f"windows failed ({what})")
+
+    # Services
+
+    async def _serve(self, work: Callable[[], str], _: Trigger.Request,
+                     answer: Trigger.Response) -> Trigger.Response:
+        """Do the work after the frames that came before, and answer when it is done."""
+        if self._subscription is None:
+            answer.success, answer.message = False, "the node is not active"
+            return answer
+        done = self._worker.submit(work)
+        while not done.done():
+            # rclpy polls a waiting coroutine without a pause of its own.
+            time.sleep(0.005)
+            await _Later()
+        error = done.exception()
+        answer.success = error is None
+        answer.message = done.result() if error is None else f"failed: {error}"
+        return answer
+
+    def _reset(self) -> str:
+        dropped = self._stream.reset()
+        return f"tracking starts anew; {dropped} pending frames dropped"
+
+    def _flush(self) -> str:
+        frames = self._stream.flush()
+        return f"{frames} pending frames finished"
+
+    # Parameters
+
+    def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        try:
+            changed_config(self._config, parameters)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _apply_parameters(self, parameters: list[Parameter]) -> None:
+        config = changed_config(self._config, parameters)
+        if config != self._config:
+            self._config = config
+            self._worker.submit(partial(self._stream.update, config))
+
+
+class _Later:
+    """Awaited: gives the executor a turn."""
+
+    def __await__(self) -> Any:
+        yield
+
+
+class _StopSignals:
+    """Turns SIGINT and SIGTERM into a flag, so that the node ends where it is safe."""
+
+    def __init__(self) -> None:
+        self._stop = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self._stop = True
+
+    def __call__(self) -> bool:
+        return self._stop
+
+
+def main(arguments: Sequence[str] | None = None, make_pipeline: MakePipeline = Pipeline) -> int:
+    """Run the node until SIGINT or SIGTERM. Returns 0, or 2 for a wrong argument or parameter."""
+    stopping = _StopSignals()
+    arguments = sys.argv if arguments is None else [sys.argv[0], *arguments]
+    parser = argparse.ArgumentParser(
+        prog="stemseg_node", description="Video instance segmentation on an image topic. All is set by ROS "
+        "arguments, for example: stemseg_node --ros-args -r image:=/camera/image_raw -p device:=cpu")
+    parser.parse_args(remove_ros_args(list(arguments))[1:])
+    try:
+        rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
+        node = StemsegNode(make_pipeline, stopping)
+    except (StemsegError, RuntimeError) as error:
+        print(f"stemseg_node: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    return _spin(node, stopping)
+
+
+def _spin(node: StemsegNode, stopping: Callable[[], bool]) -> int:
+    if node.parameters.autostart and node.trigger_configure() == SUCCESS:
+        node.trigger_activate()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not stopping():
+        executor.spin_once(timeout_sec=0.1)
+    ended = node.close()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    if not ended:  # a long window is in progress; the interpreter must not be torn down under it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""ROS parameters, generated from the config tree: same dotted names, types, ranges, and descriptions.
+
+| setting                   | ROS parameter                                                    |
+|---------------------------|------------------------------------------------------------------|
+| bool, int, float, str     | bool, integer, double, string                                    |
+| a choice of some values   | integer or string; the choices stand in additional_constraints   |
+| tuple                     | integer, double, or string array                                 |
+| none                      | declared, but not set                                            |
+| training.*, name          | no parameter                                                     |
+
+Defaults are those of the preset that the parameter ``config`` names. All are read-only but those that the
+tree marks as live.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, Union
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from stemseg_ros.config import Config, ConfigError, load_config, update_config, walk_settings
+from stemseg_ros.errors import StemsegError
+
+_SCALARS = {bool: Parameter.Type.BOOL, int: Parameter.Type.INTEGER, float: Parameter.Type.DOUBLE,
+            str: Parameter.Type.STRING}
+_ARRAYS = {int: Parameter.Type.INTEGER_ARRAY, float: Parameter.Type.DOUBLE_ARRAY,
+           str: Parameter.Type.STRING_ARRAY}
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_INT_LIMIT = 2**63 - 1
+
+
+class ParameterError(StemsegError):
+    """A parameter is unknown, has the wrong type, or is out of range; the message names it and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeParameters:
+    """What the parameters of a node say."""
+
+    config: Config
+    checkpoint: str | None
+    """Path, "random", or none for the weights bundled with the preset."""
+    device: str
+    """auto, cpu, cuda, or cuda:n."""
+    autostart: bool
+
+
+def declare_parameters(node: Node) -> NodeParameters:
+    """Declare all parameters of the node and read them.
+
+    Raises ParameterError for a value that does not fit, and for one that no parameter takes.
+    """
+    try:
+        base = load_config(_declare(node, "config", "lite", "Preset name or path of a YAML file."))
+        checkpoint = _declare(node, "checkpoint", "", "File of the weights; empty: those bundled with the "
+                                                      "preset; random: untrained, for trials.")
+        device = _declare(node, "device", "auto", "auto, cpu, cuda, or cuda:n.")
+        autostart = _declare(node, "autostart", True, "Configure and activate without being asked to.")
+        changed = _declare_settings(node, base)
+        _refuse_unknown(node)
+        config = update_config(base, changed)
+    except ParameterException as error:
+        raise ParameterError(_reason(error)) from error
+    except ConfigError as error:
+        raise ParameterError(str(error)) from error
+    if not _DEVICE.fullmatch(device):
+        raise ParameterError(f"device: expected auto, cpu, cuda, or cuda:n, got '{device}'")
+    return NodeParameters(config, checkpoint or None, device, autostart)
+
+
+def changed_config(config: Config, parameters: Iterable[Parameter]) -> Config:
+    """The config after the parameters are set; those that belong to no setting are passed over.
+
+    Raises ConfigError with the reason why the values cannot be.
+    """
+    known = dict(node_settings())
+    return update_config(config, {p.name: p.value for p in parameters if p.name in known})
+
+
+def node_settings() -> list[tuple[str, FieldInfo]]:
+    """The settings that are parameters of the node."""
+    return [(name, field) for name, field in walk_settings()
+            if name != "name" and not name.startswith("training.")]
+
+
+def parameter_type(annotation: Any) -> Parameter.Type:
+    """The ROS type of a setting's type. Raises TypeError for one that ROS cannot hold."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return _SCALARS[type(arguments[0])]
+    if origin in (Union, types.UnionType):
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return parameter_type(inner)
+    found = _ARRAYS.get(arguments[0]) if origin is tuple else _SCALARS.get(annotation)
+    if found is None:
+        raise TypeError(f"a setting of type {annotation} has no ROS parameter type")
+    return found
+
+
+def descriptor(field: FieldInfo) -> ParameterDescriptor:
+    """Description, range, choices and read-only flag of a setting."""
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    result = ParameterDescriptor(
+        description=" ".join((field.description or "").split()),
+        additional_constraints=_constraints(field),
+        read_only=not extra.get("live", False),
+    )
+    low, high = _bounds(field)
+    if low is None and high is None:
+        return result
+    if field.annotation is int:
+        result.integer_range = [IntegerRange(from_value=-_INT_LIMIT if low is None else int(low),
+                                             to_value=_INT_LIMIT if high is None else int(high))]
+    elif field.annotation is float:
+        limit = sys.float_info.max
+        result.floating_point_range = [FloatingPointRange(from_value=-limit if low is None else float(low),
+                                                          to_value=limit if high is None else float(high))]
+    return result
+
+
+def _declare(node: Node, name: str, default: Any, description: str) -> Any:
+    fixed = ParameterDescriptor(description=description, read_only=True)
+    return node.declare_parameter(name, default, fixed).value
+
+
+def _declare_settings(node: Node, base: Config) -> dict[str, Any]:
+    """Declare a parameter for each setting; those whose value is not that of the preset."""
+    changed = {}
+    for name, field in node_settings():
+        default = _value(base, name)
+        declared = parameter_type(field.annotation) if default is None else default
+        if isinstance(declared, tuple):
+            declared = list(declared)
+        value = node.declare_parameter(name, declared, descriptor(field)).value
+        value = list(value) if hasattr(value, "typecode") else value
+        if value != declared and value is not None:
+            changed[name] = value
+    return changed
+
+
+def _reason(error: ParameterException) -> str:
+    """The useful part of rclpy's message."""
+    message = str(error.args[0])
+    return message.partition("Reason: ")[2] or message
+
+
+def _refuse_unknown(node: Node) -> None:
+    # rclpy has no public access to values that were given at start and never declared.
+    given = [name for name in node._parameter_overrides if not name.startswith("qos_overrides.")]
+    known = list(node.get_parameters_by_prefix(""))
+    for name in given:
+        if not node.has_parameter(name):
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ParameterError(f"unknown parameter '{name}'{hint}")
+
+
+def _value(config: Config, dotted: str) -> Any:
+    value: Any = config
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _bounds(field: FieldInfo) -> tuple[float | None, float | None]:
+    """Lowest and highest value. ROS has no open bounds; pydantic refuses the bound itself."""
+    low = high = None
+    for mark in field.metadata:
+        if isinstance(mark, (Ge, Gt)):
+            low = mark.ge if isinstance(mark, Ge) else mark.gt
+        elif isinstance(mark, (Le, Lt)):
+            high = mark.le if isinstance(mark, Le) else mark.lt
+    return low, high
+
+
+def _constraints(field: FieldInfo) -> str:
+    if typing.get_origin(field.annotation) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in typing.get_args(field.annotation))
+    return ""
