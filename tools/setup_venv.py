@@ -138,6 +138,8 @@ def pip(*arguments: str | Path) -> None:
             output.append(line)
             if large := LARGE_DOWNLOAD.search(line):
                 print(f"      {large[1]} ({large[2]})", flush=True)
+            elif line.startswith("Installing collected packages:"):
+                print(f"      unpacking {line.count(',') + 1} packages", flush=True)
     if process.returncode >= 0:  # else a signal ended it
         INTERRUPTED.unlink()
     if process.returncode:
