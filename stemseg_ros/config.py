@@ -169,6 +169,8 @@ class StitchingConfig(Section):
     """A lost track can be found again within so many frames."""
     recover_iou: float = Field(0.2, ge=0, le=1, json_schema_extra=LIVE)
     """Lowest IoU with the lost track's last mask, carried along, at which it is found again."""
+    recover_distance: float = Field(1.0, ge=0, json_schema_extra=LIVE)
+    """Longest distance between the embedding centres (without t) of a lost track and its continuation."""
 
 
 class OutputConfig(Section):

@@ -33,18 +33,6 @@ class Rle(TypedDict):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """One image of a stream."""
-
-    index: int
-    """Position in the stream since the last reset, from 0."""
-    stamp_ns: int
-    """Time of capture in nanoseconds, copied unchanged to the result."""
-    image: npt.NDArray[np.uint8]
-    """uint8 (H, W, 3), BGR."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Geometry:
     """How a source image lies in the network input: resized, then zero-padded on the right and bottom."""
 
@@ -96,16 +84,19 @@ class NetworkOutput:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowClusters:
-    """The instances of one window, numbered from 1 by order of discovery."""
+    """The instances of one window, numbered from 1 by order of discovery.
 
-    indices: tuple[int, ...]
-    """Stream index of each slot, as in Window."""
-    labels: Tensor
-    """int32 (T, h, w): > 0 cluster, 0 background, -1 outlier."""
-    centers: Tensor
+    This is where data leaves the device, in one copy: everything before is tensors, everything after numpy.
+    """
+
+    labels: npt.NDArray[np.int16]
+    """int16 (T, h, w): > 0 cluster, 0 background, -1 outlier."""
+    centers: npt.NDArray[np.float32]
     """(K, E) cluster centres in embedding space."""
-    scores: Tensor
+    scores: npt.NDArray[np.float32]
     """(K,) in [0, 1], heat of the centre of each cluster."""
+    class_logits: npt.NDArray[np.float32] | None = None
+    """(K, C) class logits averaged over the cluster's pixels (Sec. 3.6); None without a semantic head."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import FrozenBatchNorm2d
 
 from stemseg_ros.config import Config
+from stemseg_ros.device import resolve_device
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.network.build import StemSeg
 from stemseg_ros.resources import resource_path
@@ -53,22 +54,6 @@ def load_network(config: Config, checkpoint: str | Path | None = None, device: s
     if config.runtime.compile:
         network.compile_parts()
     return network
-
-
-def resolve_device(name: str) -> torch.device:
-    """"auto", "cpu", "cuda" or "cuda:N" to a device that exists. Raises CheckpointError naming it if not."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise CheckpointError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise CheckpointError(f"device '{name}' is not there ({found} CUDA devices found); use --device cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise CheckpointError(f"device '{name}' is not supported; use auto, cpu, cuda or cuda:N")
-    return device
 
 
 def bundled_checkpoint(config: Config) -> Path:

@@ -1,0 +1,187 @@
+"""The whole way of a frame, one call per stage (Sec. 3.3): window, network, clustering, stitching, masks."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stemseg_ros.averaging import EvidenceAverage
+from stemseg_ros.clustering import cluster_window, foreground_mask
+from stemseg_ros.config import Config
+from stemseg_ros.masks import FullMask, full_size_masks
+from stemseg_ros.network import StemSeg, load_network
+from stemseg_ros.network.preprocess import geometry
+from stemseg_ros.records import FrameResult, Geometry, Instance, NetworkOutput, Window
+from stemseg_ros.stitching import Stitcher, Track
+from stemseg_ros.window import WindowBuffer
+
+STAGES = ("backbone", "heads", "cluster", "link", "encode")
+
+
+class Pipeline:
+    """Frames in, tracked instances out.
+
+    Every frame that goes in comes out exactly once and in order, with a delay that the window mode sets. Not
+    thread-safe: one thread owns a pipeline.
+    """
+
+    def __init__(self, config: Config, checkpoint: str | Path | None = None, device: str = "cpu", *,
+                 network: StemSeg | None = None, synchronise: bool = False) -> None:
+        """Load the network (see load_network), or share one that is loaded already.
+
+        synchronise: wait for the GPU after each stage, so that stage_ms is exact (benchmarks only).
+        """
+        self.config = config
+        self.network = network or load_network(config, checkpoint, device)
+        self.stage_ms: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        """Milliseconds by stage for the last window, with all frames that were encoded for it."""
+        self.synchronise = synchronise
+        self.epoch = 0
+        """Raised by one whenever tracking starts anew."""
+        self._spent = dict.fromkeys(STAGES, 0.0)
+        self._start()
+
+    def push(self, frame_bgr: npt.NDArray[np.uint8], stamp_ns: int) -> list[FrameResult]:
+        """Add an image, uint8 (H, W, 3) BGR, and its time in ns; the frames that are ready now.
+
+        A stamp before the last one, or another image size, finishes what is pending and starts a new epoch.
+        """
+        _check_image(frame_bgr)
+        results: list[FrameResult] = []
+        size = (frame_bgr.shape[0], frame_bgr.shape[1])
+        if self._newest >= 0 and (stamp_ns < self._stamp_ns or size != self._place.image_size):
+            results += self.flush()
+            self.reset()
+        if self._newest < 0:
+            self._place = geometry(size, self.config.input.min_dim, self.config.input.max_dim)
+        self._newest, self._stamp_ns = self._newest + 1, stamp_ns
+        self._pending.append((self._newest, stamp_ns))
+        with self._timed("backbone"):
+            features = self.network.frame_features(frame_bgr)
+        window = self._windows.push(self._newest, features)
+        return results + (self._process(window) if window else [])
+
+    def flush(self) -> list[FrameResult]:
+        """Finish all pending frames, with a window aligned to the newest; the stream may go on afterwards."""
+        window = self._windows.flush()
+        results = self._process(window) if window else []
+        return results + self._advance(finish=True)
+
+    def reset(self) -> None:
+        """Forget everything, pending frames included, and start a new epoch."""
+        self.epoch += 1
+        self._start()
+
+    def update(self, config: Config) -> None:
+        """Take over changed thresholds; settings of network, input and window need a new pipeline."""
+        for section in ("input", "network", "window", "runtime"):
+            if getattr(config, section) != getattr(self.config, section):
+                raise ValueError(f"'{section}' settings cannot change in a running pipeline")
+        self.config = config
+        self._stitcher.update(config.stitching)
+
+    def _start(self) -> None:
+        self._windows = WindowBuffer(self.config.window)
+        self._evidence = EvidenceAverage()
+        self._stitcher = Stitcher(self.config.stitching, self.config.network.mixing)
+        self._waiting: deque[tuple[Window, NetworkOutput]] = deque()  # windows that are not yet clustered
+        self._pending: deque[tuple[int, int]] = deque()  # (index, stamp) of frames that have not come out
+        self._ages: dict[int, int] = {}  # frames in which a track came up, for output.min_track_frames
+        self._newest = -1  # index of the last frame that came in
+        self._stamp_ns = 0
+        self._final = -1  # index of the last frame whose labels no later window changes
+        self._place = Geometry((0, 0), (0, 0), (0, 0))
+
+    def _process(self, window: Window) -> list[FrameResult]:
+        with self._timed("heads"):
+            output = self.network.window_output(window.features)
+        self._evidence.add(window.indices, output)
+        self._waiting.append((window, output))
+        results = self._advance(finish=self.config.window.mode != "offline")
+        self.stage_ms, self._spent = self._spent, dict.fromkeys(STAGES, 0.0)
+        return results
+
+    def _advance(self, finish: bool) -> list[FrameResult]:
+        """Cluster and link the windows whose evidence is complete; return the frames that are final.
+
+        The next window starts after the newest one, so offline the frames up to that start are complete:
+        windows before it can be clustered, and no later window fills holes of frames before the last linked
+        one. ``finish`` takes everything as complete.
+        """
+        complete = -1 if not self._waiting else self._waiting[-1][0].indices[0]
+        while self._waiting and (finish or self._waiting[0][0].indices[-1] <= complete):
+            window, output = self._waiting.popleft()
+            self._link(window, output)
+            self._final = window.indices[-1] if finish else window.indices[0]
+        results = []
+        while self._pending and self._pending[0][0] <= (self._newest if finish else self._final):
+            results.append(self._result(*self._pending.popleft()))
+        self._forget()
+        return results
+
+    def _link(self, window: Window, output: NetworkOutput) -> None:
+        with self._timed("cluster"):
+            averaged, evidence = self._evidence.apply(window.indices, output)
+            clusters = cluster_window(averaged, foreground_mask(evidence, self.config), self.config)
+        with self._timed("link"):
+            self._stitcher.link(window.indices, clusters)
+
+    def _forget(self) -> None:
+        """Keep only frames that a window may still contain or that have not come out."""
+        oldest = self._newest - self.config.window.length + 1
+        oldest = min([oldest] + [window.indices[0] for window, _ in self._waiting]
+                     + [index for index, _ in self._pending])
+        self._evidence.forget(oldest)
+        self._stitcher.forget(oldest)
+
+    def _result(self, index: int, stamp_ns: int) -> FrameResult:
+        with self._timed("encode"):
+            masks = full_size_masks(self._stitcher.grid(index), self._place)
+            instances = [self._instance(mask) for mask in masks if self._wanted(mask)]
+        height, width = self._place.image_size
+        return FrameResult(index, stamp_ns, height, width, self.epoch, tuple(i for i in instances if i.score
+                           >= self.config.output.min_score))
+
+    def _wanted(self, mask: FullMask) -> bool:
+        age = self._ages.get(mask.label, 0) + 1
+        self._ages[mask.label] = age
+        return age >= self.config.output.min_track_frames and mask.area >= self.config.output.min_area
+
+    def _instance(self, mask: FullMask) -> Instance:
+        track = self._stitcher.tracks[mask.label]
+        index, probability = _best_class(track)
+        return Instance(
+            track_id=mask.label, class_id=index + 1, class_name=self.config.network.classes[index],
+            score=track.heat * probability, rle=mask.rle, box=mask.box)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Add a stage's time. On a GPU work is queued, so only stages that wait for results show their share."""
+        begin = time.perf_counter()
+        yield
+        if self.synchronise and self.network.device.type == "cuda":
+            torch.cuda.synchronize(self.network.device)
+        self._spent[stage] += 1e3 * (time.perf_counter() - begin)
+
+
+def _best_class(track: Track) -> tuple[int, float]:
+    """Index of a track's most probable class and its probability, from the logits averaged so far."""
+    if track.class_logits is None:
+        return 0, 1.0
+    logits = track.class_logits / max(track.pixels_seen, 1)
+    weights = np.exp(logits - logits.max())
+    return int(logits.argmax()), float(weights.max() / weights.sum())
+
+
+def _check_image(image: npt.NDArray[np.uint8]) -> None:
+    shape = getattr(image, "shape", None)
+    if shape is None or image.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        found = type(image).__name__ if shape is None else f"{image.dtype} {shape}"
+        raise ValueError(f"expected a uint8 image (H, W, 3), BGR, got {found}")
