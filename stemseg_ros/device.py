@@ -22,16 +22,10 @@ def resolve_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(number or 0) >= count:
         there = f"there {'is' if count == 1 else 'are'} {count}" if count else "there is none"
-        raise DeviceError(f"no CUDA device for '{name}': {there}; use --device cpu")
+        raise DeviceError(f"no CUDA device for '{name}': {there}; use the device cpu")
     return torch.device("cuda", int(number or 0))
 
 
 def describe_device(device: torch.device) -> str:
     """The device with the name of its hardware, for reports."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until everything queued on the device is done, so that a clock can be read."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -70,12 +70,7 @@ def open_source(path: str | Path, topic: str | None = None, fps: float | None = 
     for a video, one that replaces the recorded stamps. Raises MediaError for whatever cannot be read.
     """
     path = Path(path)
-    if fps is not None and not fps > 0:
-        raise MediaError(f"the frame rate must be above 0, not {fps:g}")
-    pattern = "*"
-    if not path.exists() and "*" in path.name:
-        path, pattern = path.parent, path.name
-    if not path.exists():
+    if not path.exists() and "*" not in path.name:
         raise MediaError(f"no such file or folder: {path}")
     if _is_bag(path):
         if fps is not None:
@@ -85,25 +80,20 @@ def open_source(path: str | Path, topic: str | None = None, fps: float | None = 
         return ImageBagReader(path, topic)
     if topic is not None:
         raise MediaError(f"{path} is no ROS 2 bag, so it has no topic '{topic}'")
-    if path.is_dir():
-        return ImageFolder(path, fps or DEFAULT_FPS, pattern)
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        return Video(path, fps)
-    raise MediaError(_unknown_type(path))
+    if path.is_dir() or "*" in path.name:
+        return ImageFolder(path, DEFAULT_FPS if fps is None else fps)
+    return Video(path, fps)
 
 
 def _is_bag(path: Path) -> bool:
     if path.is_dir():
-        return (path / "metadata.yaml").is_file() or any(p.suffix in BAG_SUFFIXES for p in path.iterdir())
+        return (path / "metadata.yaml").is_file() or any(p.suffix in BAG_SUFFIXES for p in path.glob("*"))
     return path.suffix in BAG_SUFFIXES
 
 
-def _unknown_type(path: Path) -> str:
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return f"{path} is a single image; give the folder that holds the sequence"
-    kinds = ", ".join(sorted(VIDEO_SUFFIXES))
-    return (f"{path}: unknown type '{path.suffix}'; expected a video ({kinds}), a folder of images, "
-            f"or a ROS 2 bag (its folder, .mcap, .db3)")
+def _check_rate(fps: float) -> None:
+    if not 0 < fps < 1e6:
+        raise MediaError(f"the frame rate must be above 0, not {fps:g}")
 
 
 class Video:
@@ -113,6 +103,14 @@ class Video:
     """
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
+        if path.is_dir():
+            raise MediaError(f"{path} is a folder, not a video")
+        if not path.exists():
+            raise MediaError(f"no such file or folder: {path}")
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise MediaError(_unknown_type(path))
+        if fps is not None:
+            _check_rate(fps)
         self.path = path
         self.name = path.stem
         self._retimed = fps is not None
@@ -156,6 +154,14 @@ class Video:
         return round(frame.pts * frame.time_base * 10**9)
 
 
+def _unknown_type(path: Path) -> str:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return f"{path} is a single image; give the folder that holds the sequence"
+    kinds = ", ".join(sorted(VIDEO_SUFFIXES))
+    return (f"{path}: unknown type '{path.suffix}'; expected a video ({kinds}), a folder of images, "
+            f"or a ROS 2 bag (its folder, .mcap, .db3)")
+
+
 def _upright(frame: av.VideoFrame) -> Image:
     """The frame as BGR, turned as its display matrix says (phones record lying images)."""
     image = cast("Image", frame.to_ndarray(format="bgr24"))
@@ -164,15 +170,22 @@ def _upright(frame: av.VideoFrame) -> Image:
 
 
 class ImageFolder:
-    """The images of one folder in natural order of their names (2 before 10), at a constant rate."""
+    """The images of one folder in natural order of their names (2 before 10), at a constant rate.
 
-    def __init__(self, path: Path, fps: float = DEFAULT_FPS, pattern: str = "*") -> None:
-        self.paths = sorted((p for p in path.glob(pattern) if _is_image(p)), key=natural_key)
+    The path may end in a pattern (``folder/*.jpg``) that chooses among them.
+    """
+
+    def __init__(self, path: Path, fps: float = DEFAULT_FPS) -> None:
+        _check_rate(fps)
+        folder, pattern = (path.parent, path.name) if "*" in path.name else (path, "*")
+        if not folder.is_dir():
+            raise MediaError(f"no such folder: {folder}")
+        self.paths = sorted((p for p in folder.glob(pattern) if _is_image(p)), key=natural_key)
         if not self.paths:
-            raise MediaError(f"{path}: no images in this folder match '{pattern}' "
+            raise MediaError(f"{folder}: no images in this folder match '{pattern}' "
                              f"({', '.join(sorted(IMAGE_SUFFIXES))})")
         _refuse_twins(self.paths)
-        self.name = path.resolve().name
+        self.name = folder.resolve().name
         self.fps = fps
         self.frames = len(self.paths)
         first = read_image(self.paths[0])

@@ -1,0 +1,94 @@
+"""What commands print: progress bars with the time that remains, and small tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from stemseg_ros.bench import BenchReport
+    from stemseg_ros.media.bag import BagInfo
+    from stemseg_ros.run import RunSummary
+    from stemseg_ros.training.train import Progress as TrainingProgress
+
+
+def _bar(*columns: TextColumn) -> Progress:
+    """On standard error, so that standard output holds results alone."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *columns,
+                    TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+
+
+@contextmanager
+def frames_progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar over frames; yields a function that takes the number of frames done."""
+    with _bar() as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
+    """A bar over steps with the current losses; yields a function that takes a training Progress."""
+    with _bar(TextColumn("{task.fields[losses]}")) as bar:
+        task = bar.add_task("train", total=None, losses="")
+
+        def report(progress: TrainingProgress) -> None:
+            losses = " ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
+            bar.update(task, completed=progress.step, total=progress.steps, losses=losses)
+
+        yield report
+
+
+def print_run(summary: RunSummary, out: Path) -> None:
+    """Frames, tracks, rates and latency of ``stemseg run``, and where the files are."""
+    table = Table(show_header=False, title=f"{summary.source}, {summary.config} on {summary.device}")
+    table.add_row("frames / tracks", f"{summary.frames} / {summary.tracks}")
+    table.add_row("fps, all / pipeline", f"{summary.fps:.2f} / {summary.pipeline_fps:.2f}")
+    latency = summary.latency_ms
+    table.add_row("latency ms, median / p99", f"{latency['median']:.1f} / {latency['p99']:.1f}")
+    for stage, milliseconds in summary.stage_ms.items():
+        table.add_row(f"{stage}, ms per window", f"{milliseconds:.1f}")
+    console = Console()
+    console.print(table)
+    console.print(f"{out}: instances.txt, overlay.mp4, summary.json", soft_wrap=True)
+
+
+def print_bench(report: BenchReport) -> None:
+    """Milliseconds per frame by stage, rates and memory of ``stemseg bench``."""
+    width, height = report.size
+    table = Table("stage", title=f"{report.config}, {width}x{height}, T {report.length}, "
+                                 f"Tc {report.overlap}, {report.mode}, {report.precision}, {report.device}")
+    table.add_column("median ms / frame", justify="right")
+    table.add_column("p90", justify="right")
+    for stage, times in report.stages.items():
+        table.add_row(stage, f"{times.median_ms:.2f}", f"{times.p90_ms:.2f}")
+    console = Console()
+    console.print(table)
+    cuda = f", CUDA {report.peak_cuda_mb:.0f} MB" if report.peak_cuda_mb is not None else ""
+    console.print(f"{report.fps:.2f} frames/s over {report.frames} frames, "
+                  f"{report.instances_per_frame:g} instances per frame; "
+                  f"peak memory: process {report.peak_process_mb:.0f} MB{cuda}", soft_wrap=True)
+
+
+def print_bag(info: BagInfo) -> None:
+    """Storage, duration and topics of a bag."""
+    table = Table("topic", "type", "messages")
+    for topic in info.topics:
+        table.add_row(topic.name, topic.type, str(topic.messages))
+    console = Console()
+    console.print(f"{info.path}: {info.storage}, {info.messages} messages, {info.duration_ns / 1e9:.2f} s",
+                  soft_wrap=True)
+    console.print(table)
