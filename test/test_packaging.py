@@ -1,0 +1,233 @@
+"""What the package declares against what it imports, runs and installs."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+import stemseg_ros
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "stemseg_ros"
+
+# Import name -> distribution, where they differ.
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
+# Distribution -> rosdep key; None: pip alone brings it, and package.xml says so.
+ROSDEP_KEYS = {
+    "annotated-types": None,
+    "av": None,
+    "numpy": "python3-numpy",
+    "opencv-python-headless": "python3-opencv",
+    "pillow": "python3-pil",
+    "pycocotools": None,
+    "pydantic": "python3-pydantic",
+    "pyyaml": "python3-yaml",
+    "rich": None,
+    "rosbags": "python3-rosbags-pip",
+    "safetensors": None,
+    "scipy": "python3-scipy",
+    "torch": "python3-pytorch-pip",
+    "torchvision": "python3-torchvision-pip",
+    "typer": None,
+}
+# The folders whose imports an extra may bring.
+EXTRAS = {"training": "train", "evaluation": "eval", "export": "export"}
+OWN = {"stemseg", "stemseg_ros"}
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def names(requirements: str | Iterable[str]) -> set[str]:
+    """Normalised distribution names of requirement lines; options and comments are left out."""
+    lines = requirements.splitlines() if isinstance(requirements, str) else requirements
+    found = (re.match(r"[A-Za-z0-9._-]+", line.strip()) for line in lines if not line.startswith(("-", "#")))
+    return {re.sub(r"[-_.]+", "-", match[0]).lower() for match in found if match}
+
+
+def required(extra: str | None = None) -> set[str]:
+    parser = setup_cfg()
+    if extra is None:
+        return names(parser["options"]["install_requires"])
+    return names(parser["options.extras_require"][extra])
+
+
+def pinned(*files: str) -> set[str]:
+    return {name for file in files for name in names((ROOT / "requirements" / f"{file}.txt").read_text())}
+
+
+def package_xml() -> ElementTree.Element:
+    return ElementTree.parse(ROOT / "package.xml").getroot()
+
+
+def ros_dependencies() -> set[str]:
+    return {str(tag.text) for tag in package_xml() if tag.tag in ("depend", "exec_depend")}
+
+
+def third_party_imports(files: Iterable[Path]) -> dict[str, Path]:
+    """Top-level names of other packages that the files import, each with one such file."""
+    found: dict[str, Path] = {}
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [str(node.module)]
+            else:
+                continue
+            found |= {module.partition(".")[0]: path for module in modules}
+    ours_or_python = OWN | sys.stdlib_module_names
+    return {name: path for name, path in found.items() if name not in ours_or_python}
+
+
+def part(path: Path) -> str:
+    """The folder of the package that a file belongs to where it may need ROS or an extra, else "core"."""
+    folder = path.relative_to(PACKAGE).parts[0]
+    return folder if folder in ("ros", *EXTRAS) else "core"
+
+
+def core_modules() -> list[str]:
+    paths = (path.relative_to(ROOT) for path in sorted(PACKAGE.rglob("*.py")) if part(path) == "core")
+    return [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
+
+
+def test_version_is_the_same_everywhere() -> None:
+    changelog = re.search(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert changelog is not None
+    assert package_xml().findtext("version") == stemseg_ros.__version__ == changelog[1]
+    assert setup_cfg()["metadata"]["version"] == "attr: stemseg_ros.__version__"
+
+
+def test_licence_is_the_same_everywhere() -> None:
+    assert package_xml().findtext("license") == setup_cfg()["metadata"]["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_package_xml_is_valid() -> None:
+    catkin_package = pytest.importorskip("catkin_pkg.package")
+    package = catkin_package.parse_package(str(ROOT / "package.xml"))
+    package.validate()
+    assert package.package_format == 3
+    assert "rosidl_interface_packages" in [group.name for group in package.member_of_groups]
+
+
+def test_pyproject_leaves_the_metadata_to_setup_cfg() -> None:
+    tables = re.findall(r"^\[+([^\]]+)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert "build-system" in tables
+    assert not [table for table in tables if table.split(".")[0] == "project"]
+
+
+def test_every_message_is_built() -> None:
+    listed = set(re.findall(r"msg/\w+\.msg", (ROOT / "CMakeLists.txt").read_text()))
+    assert listed == {f"msg/{path.name}" for path in (ROOT / "msg").glob("*.msg")}
+
+
+@pytest.mark.parametrize(
+    ("extra", "files"),
+    [
+        (None, ["base"]),
+        ("train", ["train"]),
+        ("eval", ["eval", "no-deps"]),
+        ("export", ["export"]),
+        ("dev", ["dev"]),
+    ],
+)
+def test_every_requirement_is_pinned(extra: str | None, files: list[str]) -> None:
+    assert pinned(*files) == required(extra)
+
+
+@pytest.mark.parametrize("folder", ["core", "ros", *EXTRAS])
+def test_every_import_is_declared(folder: str) -> None:
+    imported = third_party_imports(path for path in PACKAGE.rglob("*.py") if part(path) == folder)
+    declared = required() | (required(EXTRAS[folder]) if folder in EXTRAS else set())
+    ros = ros_dependencies() if folder == "ros" else set()
+    undeclared = {
+        name: path.name
+        for name, path in imported.items()
+        if not names([DISTRIBUTIONS.get(name, name)]) <= declared and name not in ros
+    }
+    assert not undeclared
+
+
+def test_launch_files_import_what_package_xml_declares() -> None:
+    assert set(third_party_imports((ROOT / "launch").glob("*.py"))) <= ros_dependencies()
+
+
+def test_package_xml_declares_what_pip_requires() -> None:
+    keys = {ROSDEP_KEYS[name] for name in required()}
+    assert keys - {None} == {name for name in ros_dependencies() if name.startswith("python3-")}
+    words = set(re.findall(r"[\w-]+", (ROOT / "package.xml").read_text()))
+    assert {name for name in required() if ROSDEP_KEYS[name] is None} <= words
+
+
+def console_scripts() -> list[tuple[str, str]]:
+    lines = setup_cfg()["options.entry_points"]["console_scripts"].strip().splitlines()
+    return [(name.strip(), target.strip()) for name, _, target in (line.partition("=") for line in lines)]
+
+
+@pytest.mark.parametrize(
+    ("script", "target"),
+    [
+        pytest.param(*entry, marks=[pytest.mark.ros] if ".ros." in entry[1] else [], id=entry[0])
+        for entry in console_scripts()
+    ],
+)
+def test_console_script_resolves(script: str, target: str) -> None:
+    module, _, function = target.partition(":")
+    assert callable(getattr(importlib.import_module(module), function)), script
+
+
+BLOCKED_IMPORT = """
+import importlib
+from importlib.machinery import PathFinder
+
+find_installed = PathFinder.find_spec
+
+def find_spec(cls, name, path=None, target=None):
+    return None if name.partition(".")[0] in {blocked!r} else find_installed(name, path, target)
+
+PathFinder.find_spec = classmethod(find_spec)
+for module in {modules!r}:
+    importlib.import_module(module)
+"""
+
+
+def test_core_imports_without_ros_and_without_extras() -> None:
+    extras = {name for extra in ("train", "eval", "export", "dev") for name in required(extra) - required()}
+    ros = {name for name in ros_dependencies() if not name.startswith("python3-")}
+    blocked = {name.replace("-", "_") for name in extras | ros} | {"stemseg", "cv_bridge", "onnxruntime"}
+    code = BLOCKED_IMPORT.format(blocked=blocked, modules=core_modules())
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_wheel_carries_config_and_launch_files(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("stemseg_ros", "config", "launch"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    command += ["--no-index", "-w", str(tmp_path), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = zipfile.ZipFile(wheel).namelist()
+    shared = [path for path in ROOT.glob("config/**/*") if path.is_file()] + [*ROOT.glob("launch/*.py")]
+    expected = {f"share/stemseg/{path.relative_to(ROOT)}" for path in shared}
+    assert expected <= {name.partition(".data/data/")[2] for name in installed}
+    assert {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")} <= set(installed)
