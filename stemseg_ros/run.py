@@ -67,14 +67,13 @@ class RunSummary:
 class Timings:
     """Clock readings of a run, in seconds unless named otherwise."""
 
+    window: dict[str, float]
+    """stage_ms of the pipeline after its last window; it makes a new one for each."""
     pushed: deque[float] = field(default_factory=deque)
     latency: list[float] = field(default_factory=list)
     inside: float = 0.0
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
     """One value a window."""
-    window: dict[str, float] | None = None
-    """stage_ms of the last window; the pipeline makes a new one for each."""
-
     def results(self, call: Callable[[], list[FrameResult]], pipeline: Pipeline) -> list[FrameResult]:
         """Call push or flush and take the time."""
         start = time.perf_counter()
@@ -106,7 +105,7 @@ def run_source(source: FrameSource, pipeline: Pipeline, out: Path, *, checkpoint
     Images are kept only until their result is there. ``progress`` is called with the number of frames done.
     checkpoint and device: as they shall stand in the summary. Raises MediaError.
     """
-    collector, timings = TrackCollector(), Timings()
+    collector, timings = TrackCollector(), Timings(pipeline.stage_ms)
     pending: deque[Image] = deque()
     start = time.perf_counter()
     epochs: set[int] = set()
