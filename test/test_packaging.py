@@ -43,6 +43,8 @@ ROSDEP_KEYS = {
 }
 # The folders whose imports an extra may bring.
 EXTRAS = {"training": "train", "evaluation": "eval", "export": "export"}
+# The folders that are installed to share/stemseg.
+SHARED = ("config", "launch", "media")
 OWN = {"stemseg", "stemseg_ros"}
 
 
@@ -136,6 +138,13 @@ def test_every_message_is_built() -> None:
     assert listed == {f"msg/{path.name}" for path in (ROOT / "msg").glob("*.msg")}
 
 
+def test_ament_and_pip_install_the_same_folders() -> None:
+    ament = re.search(r"install\(DIRECTORY ([\w ]+) DESTINATION share", (ROOT / "CMakeLists.txt").read_text())
+    pip = re.search(r"setup\(data_files=shared_files\((.*)\)\)", (ROOT / "setup.py").read_text())
+    assert ament is not None and pip is not None
+    assert tuple(ament[1].split()) == tuple(re.findall(r'"(\w+)"', pip[1])) == SHARED
+
+
 @pytest.mark.parametrize(
     ("extra", "files"),
     [
@@ -215,9 +224,9 @@ def test_core_imports_without_ros_and_without_extras() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_wheel_carries_config_and_launch_files(tmp_path: Path) -> None:
+def test_wheel_carries_config_launch_and_media(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for name in ("stemseg_ros", "config", "launch"):
+    for name in ("stemseg_ros", *SHARED):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
@@ -227,7 +236,7 @@ def test_wheel_carries_config_and_launch_files(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     installed = zipfile.ZipFile(wheel).namelist()
-    shared = [path for path in ROOT.glob("config/**/*") if path.is_file()] + [*ROOT.glob("launch/*.py")]
-    expected = {f"share/stemseg/{path.relative_to(ROOT)}" for path in shared}
+    shared = [path for name in SHARED for path in (ROOT / name).rglob("*") if "__pycache__" not in path.parts]
+    expected = {f"share/stemseg/{path.relative_to(ROOT)}" for path in shared if path.is_file()}
     assert expected <= {name.partition(".data/data/")[2] for name in installed}
     assert {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")} <= set(installed)
