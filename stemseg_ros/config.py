@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 from stemseg_ros.errors import StemsegError
@@ -25,7 +26,7 @@ Switch = Literal["variant", "reference", "corrected"]
 """One deviation of the released code; ``variant`` follows the section's ``variant``."""
 Mixing = Literal["xy", "ff", "xyt", "xyf", "xytf", "xyff", "xytff", "xyfff"]
 
-LIVE = {"live": True}
+LIVE: JsonDict = {"live": True}
 """Marks a setting that a running node accepts; all others need a restart."""
 
 
@@ -238,6 +239,8 @@ class TrainingConfig(Section):
     weight_decay: float = Field(1e-4, ge=0)
     backbone_rate: float = Field(1.0, ge=0)
     """Learning rate of the backbone relative to learning_rate; 0 freezes it."""
+    frozen_stages: int = Field(0, ge=0, le=5)
+    """First so many parts of the backbone that keep their pretrained weights (a ResNet's stem is a part)."""
     output_rate: float = Field(1.0, gt=0)
     """The same for the layers that end in embeddings and variances."""
     schedule: Literal["constant", "cosine"] = "constant"

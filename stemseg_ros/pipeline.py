@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,34 @@ from stemseg_ros.stitching import Stitcher, Track
 from stemseg_ros.window import WindowBuffer
 
 STAGES = ("backbone", "heads", "cluster", "link", "encode")
+
+
+@dataclass(slots=True)
+class _Stream:
+    """Everything that belongs to one epoch of one stream."""
+
+    windows: WindowBuffer
+    evidence: EvidenceAverage
+    stitcher: Stitcher
+    waiting: deque[tuple[Window, NetworkOutput]] = field(default_factory=deque)
+    """Windows that are not clustered yet."""
+    pending: deque[tuple[int, int]] = field(default_factory=deque)
+    """(index, stamp in ns) of the frames that have not come out yet."""
+    ages: dict[int, int] = field(default_factory=dict)
+    """Frames in which each track has come up, for output.min_track_frames."""
+    newest: int = -1
+    """Index of the last frame that came in."""
+    stamp_ns: int = 0
+    """Its stamp."""
+    final: int = -1
+    """Index of the last frame whose labels no later window changes."""
+    place: Geometry = Geometry((0, 0), (0, 0), (0, 0))
+    """How the images lie in the network input."""
+
+    @classmethod
+    def start(cls, config: Config) -> _Stream:
+        stitcher = Stitcher(config.stitching, config.network.mixing)
+        return cls(WindowBuffer(config.window), EvidenceAverage(), stitcher)
 
 
 class Pipeline:
@@ -46,7 +75,7 @@ class Pipeline:
         self.epoch = 0
         """Raised by one whenever tracking starts anew."""
         self._spent = dict.fromkeys(STAGES, 0.0)
-        self._start()
+        self._stream = _Stream.start(self.config)
 
     def push(self, frame_bgr: npt.NDArray[np.uint8], stamp_ns: int) -> list[FrameResult]:
         """Add an image, uint8 (H, W, 3) BGR, and its time in ns; the frames that are ready now.
@@ -56,28 +85,29 @@ class Pipeline:
         _check_image(frame_bgr)
         results: list[FrameResult] = []
         size = (frame_bgr.shape[0], frame_bgr.shape[1])
-        if self._newest >= 0 and (stamp_ns < self._stamp_ns or size != self._place.image_size):
+        if self._stream.newest >= 0 and (stamp_ns < self._stream.stamp_ns or size != self._stream.place.image_size):
             results += self.flush()
             self.reset()
-        if self._newest < 0:
-            self._place = geometry(size, self.config.input.min_dim, self.config.input.max_dim)
-        self._newest, self._stamp_ns = self._newest + 1, stamp_ns
-        self._pending.append((self._newest, stamp_ns))
+        stream = self._stream
+        if stream.newest < 0:
+            stream.place = geometry(size, self.config.input.min_dim, self.config.input.max_dim)
         with self._timed("backbone"):
             features = self.network.frame_features(frame_bgr)
-        window = self._windows.push(self._newest, features)
+        stream.newest, stream.stamp_ns = stream.newest + 1, stamp_ns
+        stream.pending.append((stream.newest, stamp_ns))
+        window = stream.windows.push(stream.newest, features)
         return results + (self._process(window) if window else [])
 
     def flush(self) -> list[FrameResult]:
         """Finish all pending frames, with a window aligned to the newest; the stream may go on afterwards."""
-        window = self._windows.flush()
+        window = self._stream.windows.flush()
         results = self._process(window) if window else []
         return results + self._advance(finish=True)
 
     def reset(self) -> None:
         """Forget everything, pending frames included, and start a new epoch."""
         self.epoch += 1
-        self._start()
+        self._stream = _Stream.start(self.config)
 
     def update(self, config: Config) -> None:
         """Take over changed thresholds; settings of network, input and window need a new pipeline."""
@@ -85,25 +115,13 @@ class Pipeline:
             if getattr(config, section) != getattr(self.config, section):
                 raise ValueError(f"'{section}' settings cannot change in a running pipeline")
         self.config = config
-        self._stitcher.update(config.stitching)
-
-    def _start(self) -> None:
-        self._windows = WindowBuffer(self.config.window)
-        self._evidence = EvidenceAverage()
-        self._stitcher = Stitcher(self.config.stitching, self.config.network.mixing)
-        self._waiting: deque[tuple[Window, NetworkOutput]] = deque()  # windows that are not yet clustered
-        self._pending: deque[tuple[int, int]] = deque()  # (index, stamp) of frames that have not come out
-        self._ages: dict[int, int] = {}  # frames in which a track came up, for output.min_track_frames
-        self._newest = -1  # index of the last frame that came in
-        self._stamp_ns = 0
-        self._final = -1  # index of the last frame whose labels no later window changes
-        self._place = Geometry((0, 0), (0, 0), (0, 0))
+        self._stream.stitcher.update(config.stitching)
 
     def _process(self, window: Window) -> list[FrameResult]:
         with self._timed("heads"):
             output = self.network.window_output(window.features)
-        self._evidence.add(window.indices, output)
-        self._waiting.append((window, output))
+        self._stream.evidence.add(window.indices, output)
+        self._stream.waiting.append((window, output))
         results = self._advance(finish=self.config.window.mode != "offline")
         self.stage_ms, self._spent = self._spent, dict.fromkeys(STAGES, 0.0)
         return results
@@ -115,47 +133,50 @@ class Pipeline:
         windows before it can be clustered, and no later window fills holes of frames before the last linked
         one. ``finish`` takes everything as complete.
         """
-        complete = -1 if not self._waiting else self._waiting[-1][0].indices[0]
-        while self._waiting and (finish or self._waiting[0][0].indices[-1] <= complete):
-            window, output = self._waiting.popleft()
+        stream = self._stream
+        complete = stream.waiting[-1][0].indices[0] if stream.waiting else -1
+        while stream.waiting and (finish or stream.waiting[0][0].indices[-1] <= complete):
+            window, output = stream.waiting.popleft()
             self._link(window, output)
-            self._final = window.indices[-1] if finish else window.indices[0]
+            stream.final = window.indices[-1] if finish else window.indices[0]
+        if finish:
+            stream.final = stream.newest
         results = []
-        while self._pending and self._pending[0][0] <= (self._newest if finish else self._final):
-            results.append(self._result(*self._pending.popleft()))
+        while stream.pending and stream.pending[0][0] <= stream.final:
+            results.append(self._result(*stream.pending.popleft()))
         self._forget()
         return results
 
     def _link(self, window: Window, output: NetworkOutput) -> None:
         with self._timed("cluster"):
-            averaged, evidence = self._evidence.apply(window.indices, output)
+            averaged, evidence = self._stream.evidence.apply(window.indices, output)
             clusters = cluster_window(averaged, foreground_mask(evidence, self.config), self.config)
         with self._timed("link"):
-            self._stitcher.link(window.indices, clusters)
+            self._stream.stitcher.link(window.indices, clusters)
 
     def _forget(self) -> None:
         """Keep only frames that a window may still contain or that have not come out."""
-        oldest = self._newest - self.config.window.length + 1
-        oldest = min([oldest] + [window.indices[0] for window, _ in self._waiting]
-                     + [index for index, _ in self._pending])
-        self._evidence.forget(oldest)
-        self._stitcher.forget(oldest)
+        oldest = self._stream.newest - self.config.window.length + 1
+        oldest = min([oldest] + [window.indices[0] for window, _ in self._stream.waiting]
+                     + [index for index, _ in self._stream.pending])
+        self._stream.evidence.forget(oldest)
+        self._stream.stitcher.forget(oldest)
 
     def _result(self, index: int, stamp_ns: int) -> FrameResult:
         with self._timed("encode"):
-            masks = full_size_masks(self._stitcher.grid(index), self._place)
+            masks = full_size_masks(self._stream.stitcher.grid(index), self._stream.place)
             instances = [self._instance(mask) for mask in masks if self._wanted(mask)]
-        height, width = self._place.image_size
-        return FrameResult(index, stamp_ns, height, width, self.epoch, tuple(i for i in instances if i.score
-                           >= self.config.output.min_score))
+        height, width = self._stream.place.image_size
+        certain = tuple(i for i in instances if i.score >= self.config.output.min_score)
+        return FrameResult(index, stamp_ns, height, width, self.epoch, certain)
 
     def _wanted(self, mask: FullMask) -> bool:
-        age = self._ages.get(mask.label, 0) + 1
-        self._ages[mask.label] = age
+        age = self._stream.ages.get(mask.label, 0) + 1
+        self._stream.ages[mask.label] = age
         return age >= self.config.output.min_track_frames and mask.area >= self.config.output.min_area
 
     def _instance(self, mask: FullMask) -> Instance:
-        track = self._stitcher.tracks[mask.label]
+        track = self._stream.stitcher.tracks[mask.label]
         index, probability = _best_class(track)
         return Instance(
             track_id=mask.label, class_id=index + 1, class_name=self.config.network.classes[index],

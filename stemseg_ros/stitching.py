@@ -127,7 +127,7 @@ class Stitcher:
             return np.empty(0, np.int32), np.zeros((0, cells.clusters))
         written = np.stack([self._grids[frames[slot]] for slot in shared])
         labels = cells.labels[shared]
-        alive = (written > 0) | (labels > 0)
+        alive = np.maximum(written, labels) > 0
         old, new = np.maximum(written[alive], 0), np.maximum(labels[alive], 0).astype(np.int64)
         known, row = np.unique(old, return_inverse=True)
         columns = cells.clusters + 1
@@ -141,9 +141,8 @@ class Stitcher:
         """(R, K): whether class of track and cluster agree, as far as they are known."""
         if clusters.class_logits is None:
             return np.ones((len(known), len(clusters.centers)), bool)
-        old = np.array([self.tracks[i].class_index if i in self.tracks else -1 for i in known.tolist()], int)
-        new = clusters.class_logits.argmax(1)
-        return (old[:, None] == new[None]) | (old[:, None] < 0)
+        old = np.array([self.tracks[i].class_index for i in known.tolist()])
+        return np.equal(old[:, None], clusters.class_logits.argmax(1)[None])
 
     def _recover(self, cells: _Cells, frames: list[int], ids: Grid, clusters: WindowClusters) -> None:
         """Give unmatched clusters the ids of lost tracks whose last mask, carried along, they cover."""
@@ -232,7 +231,7 @@ class _Cells:
     @property
     def clusters(self) -> int:
         """K, number of clusters."""
-        return self.counts.shape[1] - 1
+        return int(self.counts.shape[1]) - 1
 
     def pixels(self, slot: int, cluster: int) -> npt.NDArray[np.int64]:
         """Flat grid indices of one mask, ascending."""

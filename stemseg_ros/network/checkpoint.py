@@ -131,9 +131,9 @@ def fuse_frozen_norms(network: nn.Module) -> None:
 def _to_channels_last(network: StemSeg) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
         elif isinstance(module, nn.Conv3d):
-            module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last_3d)
 
 
 def _read_safetensors(path: Path) -> object:
@@ -147,11 +147,11 @@ def _read_pickle(path: Path) -> object:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"{path}: refused, since reading it would run code or it is no checkpoint: {reason}") from None
+            f"{path}: refused, since reading it would run code or it is no checkpoint: {_first_line(error)}"
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: truncated or no checkpoint: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{path}: truncated or no checkpoint: {_first_line(error)}") from None
     if isinstance(content, Mapping) and "model" in content:
         return content["model"]
     raise CheckpointError(f"{path}: the key 'model', which holds the state dict of a released checkpoint, is missing")
@@ -162,3 +162,7 @@ def _refuse(path: Path, verb: str, keys: list[str]) -> None:
         shown = ", ".join(f"'{key}'" for key in keys[:3])
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         raise CheckpointError(f"{path}: {verb} {'key' if len(keys) == 1 else 'keys'} {shown}{more}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -11,6 +11,8 @@ from stemseg_ros.records import Geometry
 
 PAD_MULTIPLE = 32
 """The coarsest feature map has stride 32."""
+MIN_PADDED = 96
+"""Shortest padded side: the decoders pool over 3 cells of the coarsest map."""
 
 
 def geometry(image_size: tuple[int, int], min_dim: int, max_dim: int) -> Geometry:
@@ -24,7 +26,7 @@ def geometry(image_size: tuple[int, int], min_dim: int, max_dim: int) -> Geometr
     if scale * longer > max_dim:
         scale = max_dim / longer
     height, width = (max(1, round(side * scale)) for side in image_size)
-    padded = tuple(-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in (height, width))
+    padded = tuple(max(-(-side // PAD_MULTIPLE) * PAD_MULTIPLE, MIN_PADDED) for side in (height, width))
     return Geometry(image_size, (height, width), (padded[0], padded[1]))
 
 
@@ -41,8 +43,11 @@ def preprocess(images: Tensor, config: InputConfig) -> Tensor:
     Bilinear without antialiasing. The padding, right and bottom, is zero after the mean is subtracted.
     """
     place = geometry((images.shape[1], images.shape[2]), config.min_dim, config.max_dim)
-    pixels = images.permute(0, 3, 1, 2).float()
+    pixels = images.permute(0, 3, 1, 2).float().contiguous()
     if place.resized_size != place.image_size:
-        pixels = F.interpolate(pixels, size=place.resized_size, mode="bilinear", align_corners=False)
+        # Trilinear with one slice is bilinear, but always exact: torch's 2D kernel rounds its weights to fewer
+        # bits when it runs on one thread, so that results would depend on the number of threads.
+        size = (1, *place.resized_size)
+        pixels = F.interpolate(pixels.unsqueeze(2), size=size, mode="trilinear", align_corners=False).squeeze(2)
     pad_bottom, pad_right = (p - r for p, r in zip(place.padded_size, place.resized_size, strict=True))
     return F.pad(normalise(pixels, config), (0, pad_right, 0, pad_bottom))
