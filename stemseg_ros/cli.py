@@ -128,6 +128,9 @@ def run(
                                  device=describe_device(place), progress=progress)
         announced = frames.frames
     print_run(summary, out)
+    if summary.tracks > len(summary.track_list):
+        typer.echo(f"stemseg: {out / 'instances.txt'} holds the {len(summary.track_list)} largest of "
+                   f"{summary.tracks} tracks", err=True)
     if announced is not None and summary.frames < announced:
         typer.echo(f"stemseg: {source} announces {announced} frames, {summary.frames} came", err=True)
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from stemseg_ros import __version__
 from stemseg_ros.cli import app
+from stemseg_ros.evaluation import kitti_text
 from stemseg_ros.evaluation.kitti_text import read_results
 from stemseg_ros.media.overlay import VideoWriter
 from stemseg_ros.media.sources import Video
@@ -80,6 +81,30 @@ def test_set_changes_a_setting(files: Path, tmp_path: Path) -> None:
                      "--device", "cpu", "--out", tmp_path, "--set", "output.min_area=1000000")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "instances.txt").read_text() == ""
+
+
+def test_tracks_that_the_text_cannot_hold_are_reported(files: Path, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kitti_text, "MAX_TRACKS", 0)
+    result = stemseg("run", files / "drive.mp4", "--config", files / "tiny.yaml", "--checkpoint", "random",
+                     "--device", "cpu", "--out", tmp_path)
+    tracks = json.loads((tmp_path / "summary.json").read_text())["tracks"]
+    assert result.exit_code == 0 and tracks > 0
+    assert f"holds the 0 largest of {tracks} tracks" in result.stderr
+
+
+def test_a_video_that_ends_early_is_reported(files: Path, tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    announced = Video.__init__
+
+    def more(self: Video, path: Path, fps: float | None = None) -> None:
+        announced(self, path, fps)
+        self.frames = 9
+
+    monkeypatch.setattr(Video, "__init__", more)
+    result = stemseg("run", files / "drive.mp4", "--config", files / "tiny.yaml", "--checkpoint", "random",
+                     "--device", "cpu", "--out", tmp_path)
+    assert result.exit_code == 0 and "announces 9 frames, 7 came" in result.stderr
 
 
 def test_bench(files: Path, tmp_path: Path) -> None:
