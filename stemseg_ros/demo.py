@@ -6,10 +6,12 @@ Three processes talk over DDS: the node, a player that publishes the bag, and a 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,7 @@ def run_demo(out: Path, *, video: Path | None = None, config: str = "lite", chec
     ``video`` is whatever open_source takes; none is the bundled one. Progress goes to standard error, the
     table to ``console`` (standard output). Raises DemoError, or the error of the argument that is wrong.
     """
+    _check_ros()
     settings = load_config(config)
     # Wrong weights are the likeliest mistake: found here, before anything is started.
     load_network(settings, checkpoint, device)
@@ -92,6 +95,12 @@ def run_demo(out: Path, *, video: Path | None = None, config: str = "lite", chec
     write_json(out / SUMMARY, asdict(summary))
     _print(summary, out, console or Console())
     return summary
+
+
+def _check_ros() -> None:
+    for module, what in (("rclpy", "ROS 2 (rclpy)"), ("stemseg", "the message package stemseg")):
+        if find_spec(module) is None:
+            raise DemoError(f"{what} is not installed for {sys.executable}; 'make setup' installs it")
 
 
 class Bars:

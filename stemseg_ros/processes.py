@@ -48,7 +48,7 @@ class ChildProcess:
         """None while it runs; negative for the signal that ended it."""
         return self._process.poll()
 
-    def tail(self, lines: int = 8) -> str:
+    def tail(self, lines: int = 4) -> str:
         """The last lines of its output."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 

@@ -77,6 +77,15 @@ def test_a_failing_node_is_reported_with_its_last_words(
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
+@pytest.mark.parametrize("module, what", [("rclpy", "ROS 2"), ("stemseg", "message package")])
+def test_without_ros_it_says_what_is_missing(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, what: str) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == module else object())
+    with pytest.raises(DemoError, match=f"{what}.*make setup"):
+        run_demo(tmp_path / "out")
+
+
+@pytest.mark.ros
 @pytest.mark.parametrize("arguments, message", [
     ({"config": "liet"}, "did you mean 'lite'"),
     ({"checkpoint": "none.safetensors"}, "none.safetensors"),
@@ -89,6 +98,7 @@ def test_wrong_arguments_start_nothing(
         run_demo(tmp_path / "out", **arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.ros
 def test_the_folder_of_results_is_a_file(tmp_path: Path, config: str) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(MediaError, match="cannot write"):

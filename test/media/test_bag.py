@@ -129,6 +129,15 @@ def two_topics(path: Path) -> Path:
     return path
 
 
+def another_definition(path: Path) -> Path:
+    from rosbags.rosbag2 import StoragePlugin, Writer
+
+    with Writer(path, version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        connection = writer.add_connection("/image", IMAGE, msgdef="uint8 gray\n", rihs01="RIHS01_0")
+        writer.write(connection, 1, bytes(8))
+    return path
+
+
 def cut(path: Path, keep: float) -> Path:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep)])
@@ -179,6 +188,7 @@ FAULTS: list[tuple[str, Callable[[Path], Path], str | None, str]] = [
     ("wrong topic", lambda d: written(d / "x.mcap"), "/lidar", r"named '/lidar'.*/camera/image_raw \(sensor"),
     ("two topics", lambda d: two_topics(d / "x"), None, r"choose one; .*/left .*/right"),
     ("results only", lambda d: with_results(d / "x.mcap"), None, r"no topic of type .*/stemseg/instances"),
+    ("old definition", lambda d: another_definition(d / "x"), None, "another definition of sensor_msgs"),
     ("encoding", lambda d: with_image(d / "x.mcap", encoding="jp2"), None, "message 0 .*'jp2' is not"),
     ("too few pixels", lambda d: with_image(d / "x.mcap", height=9), None, "truncated image: 12 bytes"),
     ("no pixels", lambda d: with_image(d / "x.mcap", height=0), None, "without pixels"),
