@@ -1,0 +1,265 @@
+"""Training clips from labelled videos and stills (Sec. 4.1, supplement II).
+
+Every random choice comes from the generator that is passed in, so that a clip is a pure function of data,
+settings and seed. Scale, crop, flip and motion of a frame are one affine map: pixels are resampled once,
+labels by nearest neighbour with the very same map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from stemseg_ros.config import Config, TrainingConfig
+from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelledFrame, class_of
+
+Affine = npt.NDArray[np.float64]
+"""3x3 map from source to clip pixels, homogeneous."""
+
+Sources = dict[str, list[list[LabelledFrame]]]
+"""Decoded sequences by part of the dataset."""
+
+MAX_STRIDE = 3
+"""Frames of a video clip are 1 to 3 source frames apart."""
+MAX_ROTATION, MAX_SHIFT, MOTION_SCALE = 10.0, 0.1, (0.8, 1.2)
+"""Motion of stills: degrees, share of the crop, range of the scale (supplement II)."""
+CONSISTENT_MOTION = 0.6
+"""Share of still clips whose camera moves steadily; in the rest each frame is drawn by itself, as in the paper."""
+OBJECT_CROP = 0.8
+"""Share of crops that are placed on an object; the rest lie anywhere."""
+PASTE_AREA = (600, 60000)
+"""Range of the area of objects that are pasted into other clips, in pixels."""
+STRIDE = 4
+"""Pixels per cell of the network's output grid."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """T frames and their labels, ready to be normalised."""
+
+    frames: npt.NDArray[np.uint8]
+    """uint8 (T, H, W, 3), BGR."""
+    labels: npt.NDArray[np.int32]
+    """int32 (T, H, W): 0 background, class * 1000 + track id, IGNORE_LABEL."""
+    name: str = ""
+    """Sequence it was drawn from, for messages."""
+
+
+def draw_clip(sources: Sources, config: Config, rng: np.random.Generator) -> Clip:
+    """One training clip of ``window.length`` frames and ``training.crop`` pixels; ``training.mix`` weighs the parts."""
+    training = config.training
+    names = [name for name in sources if training.mix.get(name, 0) > 0]
+    weights = np.array([training.mix[name] for name in names])
+    name = names[rng.choice(len(names), p=weights / weights.sum())]
+    number = int(rng.integers(len(sources[name])))
+    sequence = sources[name][number]
+    clip = _video_clip(sequence, config, rng) if len(sequence) >= config.window.length else _still_clip(
+        sequence[rng.integers(len(sequence))], config, rng)
+    if rng.random() < training.copy_paste:
+        clip = paste_objects(clip, sources, rng)
+    return Clip(_photometric(clip.frames, rng), clip.labels, f"{name}[{number}]")
+
+
+def _video_clip(sequence: list[LabelledFrame], config: Config, rng: np.random.Generator) -> Clip:
+    length = config.window.length
+    longest = max(1, min(MAX_STRIDE, (len(sequence) - 1) // max(length - 1, 1)))
+    stride = int(rng.integers(1, longest + 1))
+    first = int(rng.integers(len(sequence) - (length - 1) * stride))
+    frames = sequence[first:first + (length - 1) * stride + 1:stride]
+    if rng.random() < 0.5:
+        frames = frames[::-1]
+    crop = _crop(frames[length // 2].labels, config.training, rng)
+    return warp(frames, [crop] * length, config.training.crop)
+
+
+def _still_clip(frame: LabelledFrame, config: Config, rng: np.random.Generator) -> Clip:
+    size, length = config.training.crop, config.window.length
+    crop = _crop(frame.labels, config.training, rng)
+    if rng.random() < CONSISTENT_MOTION:
+        end = _motion(size, rng)
+        steps = np.linspace(-0.5, 0.5, length)
+        motions = [_affine(size, *(step * end)) for step in steps]
+    else:
+        motions = [_affine(size, *_motion(size, rng)) for _ in range(length)]
+    clip = warp([frame] * length, [motion @ crop for motion in motions], size)
+    return Clip(np.stack([_colour(_blur(image, rng), rng) for image in clip.frames]), clip.labels)
+
+
+def warp(frames: list[LabelledFrame], maps: list[Affine], size: tuple[int, int]) -> Clip:
+    """Frames through one affine map each, to (height, width). Outside the source: grey, background."""
+    height, width = size
+    grey = (103, 116, 123)  # the mean that preprocessing subtracts: looks like the padding of an inference input
+    images = [cv2.warpAffine(frame.image, m[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=grey)
+              for frame, m in zip(frames, maps, strict=True)]
+    labels = [cv2.warpAffine(frame.labels.astype(np.uint16), m[:2], (width, height), flags=cv2.INTER_NEAREST)
+              for frame, m in zip(frames, maps, strict=True)]
+    return Clip(np.stack(images).astype(np.uint8), np.stack(labels).astype(np.int32))
+
+
+def _crop(labels: npt.NDArray[np.int32], training: TrainingConfig, rng: np.random.Generator) -> Affine:
+    """Random scale, flip and place of the crop; mostly around some object."""
+    height, width = training.crop
+    rows, columns = labels.shape
+    low, high = training.scale
+    scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    ids = [i for i in np.unique(labels) if i not in (0, IGNORE_LABEL)]
+    if ids and rng.random() < OBJECT_CROP:
+        ys, xs = np.nonzero(labels == ids[rng.integers(len(ids))])
+        focus = np.array([xs.mean(), ys.mean()]) * scale + rng.uniform(-0.35, 0.35, 2) * (width, height)
+    else:
+        focus = rng.random(2) * (columns, rows) * scale
+    # The crop stays inside the image where the image is large enough.
+    room = np.array([columns * scale - width, rows * scale - height])
+    offset = np.clip(focus - np.array([width, height]) / 2, np.minimum(room, 0), np.maximum(room, 0))
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    x_shift = -offset[0] if flip > 0 else offset[0] + width - 1
+    return np.array([[flip * scale, 0, x_shift], [0, scale, -offset[1]], [0, 0, 1]])
+
+
+def _motion(size: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Degrees, shift in x and y in pixels, log of scale."""
+    height, width = size
+    return np.array([rng.uniform(-MAX_ROTATION, MAX_ROTATION), rng.uniform(-MAX_SHIFT, MAX_SHIFT) * width,
+                     rng.uniform(-MAX_SHIFT, MAX_SHIFT) * height, rng.uniform(*np.log(MOTION_SCALE))])
+
+
+def _affine(size: tuple[int, int], degrees: float, dx: float, dy: float, log_scale: float) -> Affine:
+    """Rotation and scale about the middle of the crop, then a shift."""
+    height, width = size
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), float(degrees), float(np.exp(log_scale)))
+    matrix[:, 2] += dx, dy
+    return np.vstack([matrix, [0, 0, 1]])
+
+
+def _blur(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Motion blur in a random direction, for every third image."""
+    length = int(rng.integers(3, 8))
+    angle = rng.uniform(0, np.pi)
+    if rng.random() > 0.3:
+        return image
+    kernel = np.zeros((length, length), np.float32)
+    middle, half = (length - 1) / 2, (length - 1) / 2 * np.array([np.cos(angle), np.sin(angle)])
+    ends = [tuple(int(round(v)) for v in (middle + sign * half)) for sign in (-1, 1)]
+    cv2.line(kernel, ends[0], ends[1], 1.0)
+    return np.asarray(cv2.filter2D(image, -1, kernel / kernel.sum()), dtype=np.uint8)
+
+
+def _colour(image: npt.NDArray[np.uint8], rng: np.random.Generator,
+            hue: float = 4.0, saturation: float = 0.12) -> npt.NDArray[np.uint8]:
+    """Small shift of hue (of 180) and saturation."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV).astype(np.int16)
+    hsv[..., 0] = (hsv[..., 0] + round(rng.uniform(-hue, hue))) % 180
+    hsv[..., 1] = np.clip(hsv[..., 1] * (1 + rng.uniform(-saturation, saturation)), 0, 255)
+    return np.asarray(cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2BGR), dtype=np.uint8)
+
+
+def _photometric(frames: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """One change of contrast, brightness, gamma and white balance for the whole clip."""
+    levels = np.arange(256, dtype=np.float64)[:, None] / 255
+    levels = levels ** np.exp(rng.uniform(-0.35, 0.35))
+    levels = (levels - 0.5) * rng.uniform(0.75, 1.25) + 0.5 + rng.uniform(-0.06, 0.06)
+    table = np.clip(levels * rng.uniform(0.93, 1.07, 3) * 255, 0, 255).astype(np.uint8)  # (256, 3)
+    return np.stack([table[frames[..., channel], channel] for channel in range(3)], axis=-1)
+
+
+def paste_objects(clip: Clip, sources: Sources, rng: np.random.Generator) -> Clip:
+    """Cut up to three objects out of other images and let each move steadily across the clip, in front."""
+    frames, labels = clip.frames.copy(), clip.labels.copy()
+    for _ in range(int(rng.integers(1, 4))):
+        cut = _cut_out(sources, rng)
+        if cut is not None:
+            image, mask, class_id = cut
+            used = labels[(labels // CLASS_STEP == class_id)]
+            new = max(class_id * CLASS_STEP, int(used.max(initial=0))) + 1
+            if new // CLASS_STEP == class_id and new != IGNORE_LABEL:
+                _paste(frames, labels, image, mask, new, rng)
+    return Clip(frames, labels)
+
+
+def _cut_out(sources: Sources, rng: np.random.Generator
+             ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], int] | None:
+    """A whole object: image (H, W, 3), mask (H, W) 0 or 1, class; None if the drawn image has none that suits."""
+    names = list(sources)
+    part = sources[names[rng.integers(len(names))]]
+    sequence = part[rng.integers(len(part))]
+    frame = sequence[rng.integers(len(sequence))]
+    ids, areas = np.unique(frame.labels, return_counts=True)
+    ids = [i for i, area in zip(ids, areas, strict=True)
+           if i not in (0, IGNORE_LABEL) and PASTE_AREA[0] <= area <= PASTE_AREA[1]]
+    if not ids:
+        return None
+    chosen = int(ids[rng.integers(len(ids))])
+    mask = (frame.labels == chosen).astype(np.uint8)
+    x, y, width, height = cv2.boundingRect(mask)
+    rows, columns = mask.shape
+    if x == 0 or y == 0 or x + width == columns or y + height == rows:
+        return None  # cut off by the image border
+    box = np.s_[y:y + height, x:x + width]
+    if mask[box].mean() < 0.5:
+        return None  # most likely the visible rest of something hidden
+    return frame.image[box], mask[box], chosen // CLASS_STEP
+
+
+def _paste(frames: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32], image: npt.NDArray[np.uint8],
+           mask: npt.NDArray[np.uint8], label: int, rng: np.random.Generator) -> None:
+    length, height, width = labels.shape
+    largest = 0.7 * min(height / mask.shape[0], width / mask.shape[1])
+    scale = min(float(np.exp(rng.uniform(np.log(0.5), np.log(2.0)))), largest)
+    growth = np.exp(rng.uniform(-0.04, 0.04) * np.arange(length))
+    speed = rng.uniform(-1, 1, 2) * (0.04 * width, 0.015 * height)
+    start = rng.uniform((0, 0.3), (1, 0.9)) * (width, height)
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    middle = np.array([mask.shape[1], mask.shape[0]]) / 2
+    soft = cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0)
+    for t in range(length):
+        s = scale * growth[t]
+        x, y = start + speed * t - middle * s * (flip, 1)
+        matrix = np.array([[flip * s, 0, x], [0, s, y]])
+        alpha = cv2.warpAffine(soft, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        colours = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR,
+                                 borderMode=cv2.BORDER_REPLICATE)
+        box = np.s_[slice(*_span(alpha.any(1))), slice(*_span(alpha.any(0)))]
+        part = alpha[box][..., None]
+        frames[t][box] = (frames[t][box] * (1 - part) + colours[box] * part).astype(np.uint8)
+        labels[t][box][part[..., 0] > 0.5] = label
+
+
+def _span(occupied: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    indices = np.flatnonzero(occupied)
+    return (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """Ground truth of one clip on the output grid."""
+
+    masks: npt.NDArray[np.uint8]
+    """uint8 (I, T, h, w), 0 or 1, every instance visible in some cell."""
+    classes: npt.NDArray[np.int64]
+    """int64 (T, h, w), 0 background."""
+    ignore: npt.NDArray[np.bool_]
+    """bool (T, h, w)."""
+
+
+def grid_targets(labels: npt.NDArray[np.int32], config: Config) -> Targets:
+    """Shrink int32 labels (T, H, W) to the stride-4 grid.
+
+    reference: a cell belongs to an instance that covers all of its bilinear support, as bilinear shrinking and
+    truncation do; partly covered cells become background. corrected: the label that covers most of the cell.
+    """
+    length, height, width = labels.shape
+    h, w = height // STRIDE, width // STRIDE
+    present = np.unique(labels)
+    volumes = (labels[None] == present[:, None, None, None]).astype(np.float32)  # (L, T, H, W)
+    if config.training.targets == "reference":
+        middle = volumes.reshape(len(present), length, h, STRIDE, w, STRIDE)[:, :, :, 1:3, :, 1:3]
+        grid = np.where(middle.all((3, 5)).any(0), present[middle.all((3, 5)).argmax(0)], 0)
+    else:
+        cover = volumes.reshape(len(present), length, h, STRIDE, w, STRIDE).mean((3, 5))  # (L, T, h, w)
+        grid = present[cover.argmax(0)]
+    ids = [i for i in np.unique(grid) if i not in (0, IGNORE_LABEL)]
+    masks = np.stack([grid == i for i in ids]) if ids else np.zeros((0, length, h, w))
+    return Targets(masks.astype(np.uint8), class_of(grid).astype(np.int64), grid == IGNORE_LABEL)

@@ -1,0 +1,80 @@
+"""The network as it is trained: pretrained, batch norm folded away, deep stages in full precision."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from stemseg_ros.config import Config
+from stemseg_ros.network.build import StemSeg
+from stemseg_ros.network.checkpoint import fuse_frozen_norms, initialise
+from stemseg_ros.training.losses import PRECISION_SCALE
+from stemseg_ros.training.pretrained import conv_norm_pairs, load_imagenet, set_folded
+
+OUTPUT_GAIN = 0.1
+"""Output layers start this much smaller than He's rule, so that no output starts saturated."""
+FLOAT32_PARTS = ("block_32x", "block_16x")
+"""Decoder blocks at strides 32 and 16: their bfloat16 weight gradients on the CPU (torch 2.15) hold values of 1e30."""
+
+
+def build_for_training(config: Config) -> StemSeg:
+    """Seeded network with a pretrained backbone where there is one (mobilenet_v2), norms folded, channels last."""
+    network = StemSeg(config)
+    initialise(network, config.training.seed)
+    if config.network.backbone == "mobilenet_v2":
+        load_imagenet(network.backbone.body)  # type: ignore[arg-type]
+    _start_outputs(network, config)
+    network.eval()  # there is nothing that differs in training, and only then can norms be folded
+    fuse_frozen_norms(network)
+    network.requires_grad_(True)  # biases that come from frozen norms, too
+    for stage in list(network.backbone.body.children())[:config.training.frozen_stages]:
+        stage.requires_grad_(False)
+    for name, module in network.named_modules():
+        if name.rpartition(".")[2] in FLOAT32_PARTS:
+            _in_float32(module)
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        elif isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return network
+
+
+@torch.no_grad()
+def _start_outputs(network: StemSeg, config: Config) -> None:
+    head = network.embedding_head
+    outputs = [head.conv_embedding, head.conv_variance, head.conv_seediness,
+               getattr(network.semseg_head, "conv_out", None), getattr(network.seediness_head, "conv_out", None)]
+    for layer in outputs:
+        if layer is not None:
+            layer.weight.mul_(OUTPUT_GAIN)
+    if config.training.initial_sigma is not None:
+        plane, time = (-math.log(PRECISION_SCALE * sigma**2) for sigma in config.training.initial_sigma)
+        axes = config.network.mixing.replace("f", "")  # variances come in the order t, y, x
+        order = [time] * axes.count("t") + [plane] * (axes.count("x") + axes.count("y"))
+        head.conv_variance.bias.copy_(torch.tensor(order))
+
+
+def _in_float32(module: nn.Module) -> None:
+    """Take a module out of autocast; its name and its parameters stay as they are."""
+    plain = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            result: Tensor = plain(x.float())
+            return result
+
+    module.forward = forward
+
+
+@torch.no_grad()
+def unfused(state: dict[str, Tensor], config: Config) -> StemSeg:
+    """A network in the layout of checkpoints from the state dict of a training network, whose norms are folded."""
+    network = StemSeg(config)
+    pairs = conv_norm_pairs(network)
+    for name, (conv, norm) in pairs.items():
+        set_folded(conv, norm, state[f"{name}.weight"], state[f"{name}.bias"])
+    folded = {f"{name}.{part}" for name in pairs for part in ("weight", "bias")}
+    network.load_state_dict({k: v for k, v in state.items() if k not in folded}, strict=False)
+    return network.eval()
