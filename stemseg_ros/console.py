@@ -41,13 +41,13 @@ def frames_progress(name: str, total: int | None) -> Iterator[Callable[[int], No
 
 @contextmanager
 def training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar over steps with the current losses; yields a function that takes a training Progress."""
-    with _bar(TextColumn("{task.fields[losses]}")) as bar:
-        task = bar.add_task("train", total=None, losses="")
+    """A bar over steps with the total loss; yields a function that takes a training Progress."""
+    with _bar(TextColumn("{task.fields[loss]}")) as bar:
+        task = bar.add_task("train", total=None, loss="")
 
         def report(progress: TrainingProgress) -> None:
-            losses = " ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
-            bar.update(task, completed=progress.step, total=progress.steps, losses=losses)
+            bar.update(task, completed=progress.step, total=progress.steps,
+                       loss=f"loss {progress.losses['total']:.3f}")
 
         yield report
 
