@@ -151,5 +151,6 @@ def moving_scene(size: tuple[int, int], objects: int = 8, seed: int = 0) -> Iter
     for index in count():
         image = background.copy()
         for i, center in enumerate((start + index * speed) % size):
-            cv2.ellipse(image, (center, 2 * axes[i], 0.0), (255 - 25 * i, 130, 130 + 15 * i), cv2.FILLED)
+            box = (center.tolist(), (2 * axes[i]).tolist(), 0.0)
+            cv2.ellipse(image, box, (255 - 25 * i, 130, 130 + 15 * i), cv2.FILLED)
         yield index * 40_000_000, image
