@@ -118,20 +118,20 @@ def test_the_largest_tracks_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_background_does_not_vote_and_outliers_are_not_written() -> None:
-    labels = np.zeros((1, 8, 8), np.int32)
-    labels[0, :4, :4], labels[0, 6:, 6:] = 7, -1
-    categories = np.zeros((1, 8, 8), np.int8)
+    labels = np.zeros((1, 24, 24), np.int32)
+    labels[0, :4, :4], labels[0, 20:, 20:] = 7, -1
+    categories = np.zeros((1, 24, 24), np.int8)
     categories[0, 0, 0] = PEDESTRIAN
-    rows = rows_from_labels(labels, categories, (32, 32), 32, 32)
+    rows = rows_from_labels(labels, categories, (96, 96), 96, 96)
     assert [row.id for row in rows] == [2001]
     assert coco_mask.toBbox(rows[0].rle).tolist() == [0, 0, 16, 16]
 
 
 def test_no_votes_give_car_and_no_labels_give_no_rows() -> None:
-    labels = np.zeros((1, 8, 8), np.int32)
-    assert rows_from_labels(labels, labels, (32, 32), 32, 32) == []
+    labels = np.zeros((1, 24, 24), np.int32)
+    assert rows_from_labels(labels, labels, (96, 96), 96, 96) == []
     labels[0, :4] = 1
-    assert [row.id for row in rows_from_labels(labels, np.zeros_like(labels), (32, 32), 32, 32)] == [1001]
+    assert [row.id for row in rows_from_labels(labels, np.zeros_like(labels), (96, 96), 96, 96)] == [1001]
 
 
 def square(area: int) -> npt.NDArray[np.bool_]:
