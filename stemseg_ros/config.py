@@ -232,6 +232,8 @@ class TrainingConfig(Section):
     """Range of the random scale before the crop."""
     copy_paste: float = Field(0.5, ge=0, le=1)
     """Probability of pasting moving cars from other images into a clip."""
+    workers: int = Field(0, ge=0, le=64)
+    """Processes that draw clips; 0: the training process does."""
     steps: int = Field(10000, ge=1)
     batch_size: int = Field(2, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -348,8 +350,8 @@ def _validate(tree: dict[str, Any], origin: str) -> Config:
 
 
 def _explain(dotted: str, kind: str, message: str, value: Any) -> str:
-    if kind == "extra_forbidden":
-        return _unknown(dotted)
+    if kind == "extra_forbidden":  # of a whole section the first setting serves to find what was meant
+        return _unknown(f"{dotted}.{next(iter(value))}" if isinstance(value, dict) and value else dotted)
     return f"{dotted}: {message.removeprefix('Value error, ')}" + (
         f" (got {value!r})" if not isinstance(value, dict) else "")
 

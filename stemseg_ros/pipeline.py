@@ -37,8 +37,6 @@ class _Stream:
     """Windows that are not clustered yet."""
     pending: deque[tuple[int, int]] = field(default_factory=deque)
     """(index, stamp in ns) of the frames that have not come out yet."""
-    ages: dict[int, int] = field(default_factory=dict)
-    """Frames in which each track has come up, for output.min_track_frames."""
     newest: int = -1
     """Index of the last frame that came in."""
     stamp_ns: int = 0
@@ -171,9 +169,9 @@ class Pipeline:
         return FrameResult(index, stamp_ns, height, width, self.epoch, certain)
 
     def _wanted(self, mask: FullMask) -> bool:
-        age = self._stream.ages.get(mask.label, 0) + 1
-        self._stream.ages[mask.label] = age
-        return age >= self.config.output.min_track_frames and mask.area >= self.config.output.min_area
+        track = self._stream.stitcher.tracks[mask.label]
+        track.age += 1
+        return track.age >= self.config.output.min_track_frames and mask.area >= self.config.output.min_area
 
     def _instance(self, mask: FullMask) -> Instance:
         track = self._stream.stitcher.tracks[mask.label]

@@ -40,8 +40,8 @@ class Track:
     """Flat grid indices of that mask."""
     path: deque[tuple[int, float, float]] = field(default_factory=lambda: deque(maxlen=HISTORY))
     """(frame, y, x): centroids of the last masks, in cells."""
-    frames: int = 0
-    """Number of frames with a mask."""
+    age: int = 0
+    """Number of frames that came out with it."""
     class_logits: npt.NDArray[np.float64] | None = None
     """(C,) sum over the windows so far of the mean class logits times the pixels behind them (Sec. 3.6)."""
     pixels_seen: float = 0.0
@@ -113,10 +113,11 @@ class Stitcher:
             iou = np.where(self._compatible(known, clusters), iou, 0.0)
         rows, columns = linear_sum_assignment(iou[:, here], maximize=True)
         columns = here[columns]
-        accepted = np.ones(len(rows), bool)
-        if self._corrected:
-            accepted = iou[rows, columns] >= max(self._config.min_iou, 1e-9)
-        ids[1 + columns[accepted]] = known[rows[accepted]]
+        # The released code accepts every pair of the assignment, even one without any overlap.
+        least = max(self._config.min_iou, 1e-9) if self._corrected else 0.0
+        for row, column in zip(rows, columns, strict=True):
+            if iou[row, column] >= least:
+                ids[1 + column] = known[row]
         if self._corrected:
             self._recover(cells, frames, ids, clusters)
         return ids
@@ -127,7 +128,7 @@ class Stitcher:
             return np.empty(0, np.int32), np.zeros((0, cells.clusters))
         written = np.stack([self._grids[frames[slot]] for slot in shared])
         labels = cells.labels[shared]
-        alive = np.maximum(written, labels) > 0
+        alive: npt.NDArray[np.bool_] = np.greater(np.maximum(written, labels), 0)
         old, new = np.maximum(written[alive], 0), np.maximum(labels[alive], 0).astype(np.int64)
         known, row = np.unique(old, return_inverse=True)
         columns = cells.clusters + 1
@@ -142,7 +143,8 @@ class Stitcher:
         if clusters.class_logits is None:
             return np.ones((len(known), len(clusters.centers)), bool)
         old = np.array([self.tracks[i].class_index for i in known.tolist()])
-        return np.equal(old[:, None], clusters.class_logits.argmax(1)[None])
+        agree: npt.NDArray[np.bool_] = np.equal(old[:, None], clusters.class_logits.argmax(1)[None])
+        return agree
 
     def _recover(self, cells: _Cells, frames: list[int], ids: Grid, clusters: WindowClusters) -> None:
         """Give unmatched clusters the ids of lost tracks whose last mask, carried along, they cover."""
@@ -193,7 +195,6 @@ class Stitcher:
                 track.path.append((frames[slot], *cells.centroid(slot, k)))
             if fresh:
                 track.frame, track.pixels = frames[fresh[-1]], cells.pixels(fresh[-1], k)
-                track.frames += len(fresh)
             track.heat, track.center = float(clusters.scores[k - 1]), clusters.centers[k - 1]
             if clusters.class_logits is not None:
                 weight = float(sum(cells.counts[slot, k] for slot in fresh))
