@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
-from typing import Any
+from typing import Any, NoReturn
 
 import rclpy
 import torch
@@ -74,7 +74,7 @@ class StemsegNode(LifecycleNode):
         self._config = self.parameters.config
         self._make_pipeline = make_pipeline
         self._stopping = stopping
-        self._publishers: ResultPublishers | None = None
+        self._results: ResultPublishers | None = None
         self._subscription: ImageSubscription | None = None
         self._diagnostics: Diagnostics | None = None
         self._stream = Stream(self._publish, self._on_window)
@@ -102,7 +102,7 @@ class StemsegNode(LifecycleNode):
         except Exception as error:  # of any kind: the node stays, and can be configured again
             self.get_logger().error(f"cannot configure: {error}")
             return FAILURE
-        self._publishers = ResultPublishers(self, self._config.window)
+        self._results = ResultPublishers(self, self._config.window)
         self._diagnostics = Diagnostics(self, device)
         self.get_logger().info(f"model '{self._config.name}' is ready on {device} "
                                f"after {time.monotonic() - started:.1f} s")
@@ -144,10 +144,15 @@ class StemsegNode(LifecycleNode):
         self._release()
         return super().on_error(state)
 
-    def close(self) -> bool:
-        """End the worker; whether it could."""
+    def start(self) -> None:
+        """Configure and, where that succeeds, activate."""
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    def close(self) -> None:
+        """Unsubscribe and end the worker, unless its window takes longer than JOIN_SECONDS."""
         self._stop_stream()
-        return self._worker.close(JOIN_SECONDS)
+        self._worker.close(JOIN_SECONDS)
 
     def _stop_stream(self) -> None:
         if self._subscription is not None:
@@ -158,9 +163,9 @@ class StemsegNode(LifecycleNode):
 
     def _release(self) -> None:
         self._worker.call(self._close_stream, self._stopping)
-        if self._publishers is not None:
-            self._publishers.close()
-            self._publishers = None
+        if self._results is not None:
+            self._results.close()
+            self._results = None
         if self._diagnostics is not None:
             self._diagnostics.close()
             self._diagnostics = None
@@ -180,7 +185,7 @@ class StemsegNode(LifecycleNode):
             self._count("frames_refused")
             self._bursts.add(f"refused: {error}", f"image refused: {error}", f"images refused ({error})")
             return
-        keep = self._publishers is not None and self._publishers.overlay_wanted
+        keep = self._results is not None and self._results.overlay_wanted
         source = Source(message.header, image if keep else None)
         if not self._worker.offer(partial(self._stream.push, image, source)):
             self._count("frames_dropped")
@@ -189,8 +194,8 @@ class StemsegNode(LifecycleNode):
                              "frames dropped from the full queue")
 
     def _publish(self, source: Source, result: FrameResult) -> None:
-        if self._publishers is not None:
-            self._publishers.publish(source, result)
+        if self._results is not None:
+            self._results.publish(source, result)
             self._count("messages_out")
 
     def _on_window(self, stage_ms: Mapping[str, float]) -> None:
@@ -278,38 +283,38 @@ class _StopSignals:
 
 
 def main(arguments: Sequence[str] | None = None, make_pipeline: MakePipeline = Pipeline) -> int:
-    """Run the node until SIGINT or SIGTERM. Returns 0, or 2 for a wrong argument or parameter."""
+    """Run the node until SIGINT or SIGTERM, which end the process. Returns 2 for a wrong parameter."""
     stopping = _StopSignals()
     arguments = sys.argv if arguments is None else [sys.argv[0], *arguments]
     parser = argparse.ArgumentParser(
         prog="stemseg_node", description="Video instance segmentation on an image topic. All is set by ROS "
         "arguments, for example: stemseg_node --ros-args -r image:=/camera/image_raw -p device:=cpu")
-    parser.parse_args(remove_ros_args(list(arguments))[1:])
     try:
+        parser.parse_args(remove_ros_args(list(arguments))[1:])
         rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
         node = StemsegNode(make_pipeline, stopping)
     except (StemsegError, RuntimeError) as error:
         print(f"stemseg_node: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
-    return _spin(node, stopping)
+    _spin(node, stopping)
 
 
-def _spin(node: StemsegNode, stopping: Callable[[], bool]) -> int:
-    if node.parameters.autostart and node.trigger_configure() == SUCCESS:
-        node.trigger_activate()
+def _spin(node: StemsegNode, stopping: Callable[[], bool]) -> NoReturn:
+    if node.parameters.autostart:
+        node.start()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     while not stopping():
         executor.spin_once(timeout_sec=0.1)
-    ended = node.close()
+    node.close()
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()
-    if not ended:  # a long window is in progress; the interpreter must not be torn down under it
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-    return 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is closed. The interpreter would go on to take torch apart, maybe under a window in progress, which
+    # takes seconds on a busy machine.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,163 @@
+"""The node over real DDS, in the test's own process, around a pipeline whose right answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import cv2
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("stemseg.msg", reason="needs the built messages")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.qos import ReliabilityPolicy
+from ros.harness import LocalNode, Peer, message, scene
+from sensor_msgs.msg import CompressedImage
+
+pytestmark = pytest.mark.ros
+
+Start = Callable[..., LocalNode]
+LENGTH = 4
+WINDOW = ("window.length:=4", "window.overlap:=2", "window.flush_after:=0.0")
+
+
+def send(peer: Peer, *seconds: int, **fields: Any) -> None:
+    for second in seconds:
+        peer.publisher.publish(message(scene(), second, **fields))
+
+
+def change_state(peer: Peer, transition: int) -> bool:
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return bool(peer.call(ChangeState, "stemseg/change_state", request).success)
+
+
+def state(peer: Peer) -> str:
+    return str(peer.call(GetState, "stemseg/get_state", GetState.Request()).current_state.label)
+
+
+def test_lifecycle(local_node: Start, peer: Peer) -> None:
+    local_node(*WINDOW, "autostart:=false")
+    assert state(peer) == "unconfigured"
+    assert change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert state(peer) == "inactive"
+    assert peer.publisher.get_subscription_count() == 0
+    answer = peer.trigger("reset")
+    assert (answer.success, answer.message) == (False, "the node is not active")
+    assert change_state(peer, Transition.TRANSITION_ACTIVATE)
+    peer.connect()
+    send(peer, *range(LENGTH + 1))
+    peer.expect(2)  # the others stay in the window
+    assert change_state(peer, Transition.TRANSITION_DEACTIVATE)
+    assert peer.spin_until(lambda: peer.publisher.get_subscription_count() == 0)
+    assert change_state(peer, Transition.TRANSITION_CLEANUP)
+    assert change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert change_state(peer, Transition.TRANSITION_ACTIVATE)
+    peer.connect()
+    send(peer, *range(10, 10 + LENGTH))
+    received = peer.expect(4)
+    assert peer.stamps() == [0, 1, 10, 11]
+    assert received[2].epoch > received[1].epoch
+    assert change_state(peer, Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    assert state(peer) == "finalized"
+
+
+def test_configuring_fails_with_one_line_and_the_node_stays(local_node: Start, peer: Peer) -> None:
+    node = local_node("checkpoint:=broken")
+    node.wait_for_log("cannot configure")
+    assert state(peer) == "unconfigured"
+    assert not change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert len(node.lines("cannot configure: broken: not a checkpoint")) == 2
+    assert len(node.log.splitlines()) == 2
+
+
+def test_missing_device_fails_with_one_line(local_node: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    node = local_node("device:=cuda:3")
+    node.wait_for_log("cannot configure: no CUDA device for 'cuda:3'")
+
+
+def test_pause_finishes_the_window(local_node: Start, peer: Peer) -> None:
+    local_node(*WINDOW[:2], "window.flush_after:=0.3")
+    peer.connect()
+    send(peer, 1, 2, 3)
+    peer.expect(3)
+    assert peer.stamps() == [1, 2, 3]
+
+
+def test_overload_drops_the_oldest_and_says_so(local_node: Start, peer: Peer,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_DELAY", "0.5")
+    node = local_node(*WINDOW, "node.queue_size:=3")
+    peer.connect()
+    for second in range(12):
+        send(peer, second)
+        peer.spin_for(0.05)
+    node.wait_for_log("frames dropped from the full queue: ")
+    peer.trigger("flush")
+    stamps = peer.stamps()
+    assert stamps == sorted(set(stamps))
+    assert stamps[-3:] == [9, 10, 11]
+    assert len(node.lines("slower than the images")) == 1
+    dropped = int(node.lines("frames dropped")[0].rpartition("queue: ")[2].split()[0])
+    assert 1 < dropped <= 12 - len(stamps)  # on a busy machine the middleware may lose some before
+
+
+def test_qos_follows_the_publisher(local_node: Start, peer: Peer) -> None:
+    node = local_node(*WINDOW)
+    peer.connect()
+    node.wait_for_log("subscribed to /image (raw, reliable)")
+    with closing(Peer(ReliabilityPolicy.BEST_EFFORT)) as second:
+        node.wait_for_log("subscribed to /image (raw, best effort)")
+        second.connect()
+        send(second, *range(LENGTH))
+        second.expect(2)
+
+
+def test_waits_for_the_first_publisher(local_node: Start) -> None:
+    node = local_node(*WINDOW)
+    node.wait_for_log("is ready on cpu")
+    assert not node.lines("subscribed")
+    with closing(Peer(ReliabilityPolicy.BEST_EFFORT)):
+        node.wait_for_log("subscribed to /image (raw, best effort)")
+
+
+def test_compressed_images(local_node: Start, peer: Peer) -> None:
+    publisher = peer.node.create_publisher(CompressedImage, "image/compressed", 10)
+    local_node(*WINDOW, "node.image_transport:=compressed")
+    assert peer.spin_until(publisher.get_subscription_count)
+    for second in range(LENGTH):
+        picture = CompressedImage(format="png", data=cv2.imencode(".png", scene())[1].tobytes())
+        picture.header.stamp.sec = second
+        publisher.publish(picture)
+    assert [i.track_id for i in peer.expect(2)[0].instances] == [5, 9]
+
+
+def test_silent_topic_is_explained_with_its_publishers(local_node: Start, peer: Peer,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stemseg_ros.ros.subscription.SILENCE_SECONDS", 1.0)
+    node = local_node(*WINDOW)
+    node.wait_for_log("no images on /image")
+    assert node.lines("no images on")[0].endswith(
+        "no images on /image (sensor_msgs/msg/Image) for 1 s; "
+        "publishers: /peer (sensor_msgs/msg/Image, reliable)")
+
+
+def test_diagnostics_count_frames(local_node: Start, peer: Peer) -> None:
+    local_node(*WINDOW)
+    received: list[DiagnosticArray] = []
+    peer.node.create_subscription(DiagnosticArray, "/diagnostics", received.append, 10)
+    peer.connect()
+    send(peer, *range(LENGTH))
+    send(peer, 9, encoding="none")
+
+    def values() -> dict[str, str]:
+        return {v.key: v.value for message in received[-1:] for v in message.status[0].values}
+
+    assert peer.spin_until(lambda: values().get("messages_out") == "2")
+    assert values() == {"device": "cpu", "frames_in": "5", "messages_out": "2", "frames_dropped": "0",
+                        "frames_refused": "1", "frames_failed": "0", "stage_ms.network": "1.000"}
