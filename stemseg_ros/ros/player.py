@@ -46,7 +46,10 @@ class Options:
     rate: float
     loop: bool
     in_flight: int
+    wait: float
+    """Patience in seconds with the node's start."""
     timeout: float
+    """Patience in seconds with an answer."""
     log: Path | None
 
 
@@ -132,14 +135,14 @@ class Player:
         self._unanswered.answer(stamp_ns(message))
 
     def _wait_for_node(self) -> None:
-        timeout = self._options.timeout
-        if not self._program.spin_until(lambda: self._publisher.get_subscription_count() > 0, timeout):
+        wait = self._options.wait
+        if not self._program.spin_until(lambda: self._publisher.get_subscription_count() > 0, wait):
             raise ProgramError(
-                f"nobody subscribed to {self._options.topic} within {timeout:g} s; is the node active, in "
+                f"nobody subscribed to {self._options.topic} within {wait:g} s; is the node active, in "
                 "the same ROS_DOMAIN_ID, with its image topic remapped to this name?")
         if self._options.in_flight and not self._program.spin_until(
-                lambda: self._answers.get_publisher_count() > 0, timeout):
-            raise ProgramError(f"nobody publishes {self._options.answers} within {timeout:g} s; "
+                lambda: self._answers.get_publisher_count() > 0, wait):
+            raise ProgramError(f"nobody publishes {self._options.answers} within {wait:g} s; "
                                "name the topic with --answers, or play without flow control: --in-flight 0")
 
     def _wait_for_room(self) -> None:
@@ -195,7 +198,10 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument("--loop", action="store_true", help="start again at the end, until stopped")
     parser.add_argument("--in-flight", type=_not_negative, default=16,
                         help="most frames without an answer; 0: no flow control (%(default)s)")
-    parser.add_argument("--timeout", type=_positive, default=60.0, help="patience in seconds (%(default)s)")
+    parser.add_argument("--wait", type=_positive, default=60.0,
+                        help="patience with the start of the node, seconds (%(default)s)")
+    parser.add_argument("--timeout", type=_positive, default=60.0,
+                        help="patience with an answer, seconds (%(default)s)")
     parser.add_argument("--log", type=Path,
                         help="write stamps and times of publishing (monotonic, ns) as JSON lines")
     values = vars(parser.parse_args(arguments))

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 
 import rclpy
@@ -63,7 +62,7 @@ def main() -> None:
     options = parser.parse_args(rclpy.utilities.remove_ros_args(sys.argv)[1:])
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     node = FakeNode(options.window, options.mute, options.skip)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    print("ready", flush=True)
     while True:
         rclpy.spin_once(node, timeout_sec=0.1)
 
