@@ -108,7 +108,7 @@ class Stitcher:
         """Global id of every cluster, at its number (ids[0] is unused)."""
         ids = np.arange(self._next_id - 1, self._next_id + cells.clusters, dtype=np.int32)
         known, iou = self._overlaps(cells, frames, shared)
-        here = cells.counts[shared].any(axis=0)[1:].nonzero()[0]  # clusters with a mask in a shared frame
+        here = np.flatnonzero(cells.counts[shared].sum(axis=0)[1:])  # clusters with a mask in a shared frame
         if self._corrected:
             iou = np.where(self._compatible(known, clusters), iou, 0.0)
         rows, columns = linear_sum_assignment(iou[:, here], maximize=True)
