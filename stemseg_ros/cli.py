@@ -67,7 +67,7 @@ BagOut = Annotated[Path, typer.Argument(metavar="BAG", help="The bag to write, a
 TopicOption = Annotated[str, typer.Option(help="Topic of the images.")]
 FrameIdOption = Annotated[str, typer.Option(help="frame_id of the headers.")]
 EncodingOption = Annotated[Encoding, typer.Option(help="bgr8: sensor_msgs/Image; jpeg: CompressedImage.")]
-StorageOption = Annotated[Storage, typer.Option(help="File format.")]
+StorageOption = Annotated[Storage | None, typer.Option(help="File format; default: by the name, else mcap.")]
 
 
 def main() -> None:
@@ -198,7 +198,7 @@ def bag_from_video(
     topic: TopicOption = "/camera/image_raw",
     frame_id: FrameIdOption = "camera",
     encoding: EncodingOption = Encoding.bgr8,
-    storage: StorageOption = Storage.mcap,
+    storage: StorageOption = None,
 ) -> None:
     """Write the frames of a video, with its time stamps, to a new bag."""
     from stemseg_ros.media.sources import Video
@@ -214,7 +214,7 @@ def bag_from_frames(
     topic: TopicOption = "/camera/image_raw",
     frame_id: FrameIdOption = "camera",
     encoding: EncodingOption = Encoding.bgr8,
-    storage: StorageOption = Storage.mcap,
+    storage: StorageOption = None,
 ) -> None:
     """Write the images of a folder to a new bag."""
     from stemseg_ros.media.sources import ImageFolder
@@ -232,13 +232,13 @@ def bag_info(bag: Annotated[Path, typer.Argument(help="Folder of a bag, .mcap or
 
 
 def _write_bag(source: FrameSource, bag: Path, topic: str, frame_id: str,
-               encoding: Encoding, storage: Storage) -> None:
+               encoding: Encoding, storage: Storage | None) -> None:
     from stemseg_ros.console import frames_progress
     from stemseg_ros.media.bag import write_bag
 
     with source, frames_progress(source.name, source.frames) as progress:
         count = write_bag(source, bag, topic=topic, frame_id=frame_id, encoding=encoding.value,
-                          storage=storage.value, progress=progress)
+                          storage=storage and storage.value, progress=progress)
     typer.echo(f"{count} frames in {bag}, topic {topic}")
 
 
