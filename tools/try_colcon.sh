@@ -20,21 +20,25 @@ colcon build --paths src/stemseg --cmake-args -DPython3_EXECUTABLE="$python" -DB
     exit 1
 }
 
+set +u  # the script of colcon reads variables that are not set
 # shellcheck disable=SC1091
 . install/setup.sh
+set -u
 prefix=$workspace/install/stemseg
 "$python" -c "
 from stemseg.msg import Instance, InstanceArray
 import stemseg, stemseg_ros
 for module in (stemseg, stemseg_ros):
     assert module.__file__.startswith('$prefix'), module.__file__
-print('messages and module:', InstanceArray(instances=[Instance(track_id=1)]).instances[0].track_id == 1)
+from stemseg_ros.resources import resource_path
+assert str(resource_path('config/models/lite.yaml')).startswith('$prefix')
+assert InstanceArray(instances=[Instance(track_id=1)]).instances[0].track_id == 1
 "
-for folder in config launch config/models; do
+for folder in config config/models launch media; do
     echo "share/stemseg/$folder: $(ls "$prefix/share/stemseg/$folder" | tr '\n' ' ')"
 done
 echo "lib/stemseg: $(ls "$prefix/lib/stemseg" | tr '\n' ' ')"
-for program in stemseg stemseg_node; do
-    "$prefix/lib/stemseg/$program" --help > /dev/null
+for program in "$prefix"/lib/stemseg/*; do
+    "$program" --help > /dev/null
 done
 echo "colcon build and install work in $workspace"
