@@ -238,7 +238,7 @@ def _write_bag(source: FrameSource, bag: Path, topic: str, frame_id: str,
 
     with source, frames_progress(source.name, source.frames) as progress:
         count = write_bag(source, bag, topic=topic, frame_id=frame_id, encoding=encoding.value,
-                          storage=storage and storage.value, progress=progress)
+                          storage=None if storage is None else storage.value, progress=progress)
     typer.echo(f"{count} frames in {bag}, topic {topic}")
 
 
