@@ -20,7 +20,8 @@ from stemseg_ros.masks import FullMask, full_size_masks
 from stemseg_ros.network import StemSeg, load_network
 from stemseg_ros.network.preprocess import geometry
 from stemseg_ros.records import FrameResult, Geometry, Instance, NetworkOutput, Window
-from stemseg_ros.stitching import Stitcher, Track
+from stemseg_ros.stitching import Stitcher
+from stemseg_ros.tracks import Track
 from stemseg_ros.window import WindowBuffer
 
 STAGES = ("backbone", "heads", "cluster", "link", "encode")
@@ -194,7 +195,7 @@ def _best_class(track: Track) -> tuple[int, float]:
     """Index of a track's most probable class and its probability, from the logits averaged so far."""
     if track.class_logits is None:
         return 0, 1.0
-    logits = track.class_logits / max(track.pixels_seen, 1)
+    logits = track.class_logits / max(track.cells_seen, 1)
     weights = np.exp(logits - logits.max())
     return int(logits.argmax()), float(weights.max() / weights.sum())
 
