@@ -24,6 +24,7 @@ from stemseg_ros.stitching import Stitcher
 from stemseg_ros.tracks import Track
 from stemseg_ros.window import WindowBuffer
 
+NOWHERE = Geometry((0, 0), (0, 0), (0, 0))
 STAGES = ("backbone", "heads", "cluster", "link", "encode")
 
 
@@ -44,13 +45,17 @@ class _Stream:
     """Its stamp."""
     final: int = -1
     """Index of the last frame whose labels no later window changes."""
-    place: Geometry = Geometry((0, 0), (0, 0), (0, 0))
-    """How the images lie in the network input."""
+    place: Geometry = NOWHERE
+    """How the images lie in the network input, from the first one on."""
 
     @classmethod
     def start(cls, config: Config) -> _Stream:
         stitcher = Stitcher(config.stitching, config.network.mixing)
         return cls(WindowBuffer(config.window), EvidenceAverage(), stitcher)
+
+    def ends_before(self, stamp_ns: int, size: tuple[int, int]) -> bool:
+        """Whether a frame of this stamp and image size cannot belong to the stream."""
+        return self.newest >= 0 and (stamp_ns < self.stamp_ns or size != self.place.image_size)
 
 
 class Pipeline:
@@ -84,7 +89,7 @@ class Pipeline:
         _check_image(frame_bgr)
         results: list[FrameResult] = []
         size = (frame_bgr.shape[0], frame_bgr.shape[1])
-        if self._stream.newest >= 0 and (stamp_ns < self._stream.stamp_ns or size != self._stream.place.image_size):
+        if self._stream.ends_before(stamp_ns, size):
             results += self.flush()
             self.reset()
         stream = self._stream
@@ -183,7 +188,7 @@ class Pipeline:
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        """Add a stage's time. On a GPU work is queued, so only stages that wait for results show their share."""
+        """Add a stage's time. A GPU works through a queue: without ``synchronise`` the wait shows in "cluster"."""
         begin = time.perf_counter()
         yield
         if self.synchronise and self.network.device.type == "cuda":

@@ -151,20 +151,21 @@ class Stitcher:
         """Bring the tracks up to date with the window's clusters."""
         for k in (np.flatnonzero(masks.counts.sum(axis=0)[1:]) + 1).tolist():
             track = self.tracks.setdefault(int(ids[k]), Track(int(ids[k])))
-            fresh = [slot for slot, frame in enumerate(frames) if frame > track.frame and masks.counts[slot, k]]
+            seen = masks.counts[:, k].nonzero()[0].tolist()
+            fresh = [slot for slot in seen if frames[slot] > track.frame]
             for slot in fresh:
                 track.path.append((frames[slot], *masks.centroids[:, slot, k].tolist()))
             if fresh:
-                track.frame, track.cells = frames[fresh[-1]], masks.cells(fresh[-1], k)
-                track.box = masks.box(fresh[-1], k)
+                track.frame = frames[fresh[-1]]
+                track.cells, track.box = masks.cells(fresh[-1], k), masks.box(fresh[-1], k)
             track.heat, track.center = float(clusters.scores[k - 1]), clusters.centers[k - 1]
             if clusters.class_logits is not None:
                 track.see_class(clusters.class_logits[k - 1], int(masks.counts[fresh, k].sum()))
 
 
 def _assign(ids: Grid, rows: Grid, score: Scores, columns: npt.NDArray[np.intp], least: float) -> Grid:
-    """Hungarian assignment of rows (track ids) to columns (clusters, from 0); pairs below ``least`` stay new."""
-    for row, column in zip(*linear_sum_assignment(score, maximize=True), strict=True):
+    """Hungarian assignment of rows (track ids) to columns (clusters from 0); pairs below ``least`` stay new."""
+    for row, column in np.transpose(linear_sum_assignment(score, maximize=True)).tolist():
         if score[row, column] >= least:
             ids[1 + columns[column]] = rows[row]
     return ids
