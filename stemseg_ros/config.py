@@ -164,11 +164,11 @@ class StitchingConfig(Section):
     variant: Variant = "corrected"
     """reference: every pair of the assignment is accepted and only the previous window is known.
     corrected: min_iou, equal classes, and tracks that missed windows are found again."""
-    min_iou: float = Field(0.1, ge=0, le=1, json_schema_extra=LIVE)
+    min_iou: float = Field(0.3, ge=0, le=1, json_schema_extra=LIVE)
     """Lowest IoU over the shared frames at which a cluster continues a track."""
     max_gap: int = Field(12, ge=0, le=1000, json_schema_extra=LIVE)
     """A lost track can be found again within so many frames."""
-    recover_iou: float = Field(0.2, ge=0, le=1, json_schema_extra=LIVE)
+    recover_iou: float = Field(0.1, ge=0, le=1, json_schema_extra=LIVE)
     """Lowest IoU with the lost track's last mask, carried along, at which it is found again."""
     recover_distance: float = Field(1.0, ge=0, json_schema_extra=LIVE)
     """Longest distance between the embedding centres (without t) of a lost track and its continuation."""

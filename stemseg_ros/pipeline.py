@@ -188,7 +188,7 @@ class Pipeline:
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        """Add a stage's time. A GPU works through a queue: without ``synchronise`` the wait shows in "cluster"."""
+        """Add a stage's time. A GPU works off a queue: without ``synchronise`` the wait shows in "cluster"."""
         begin = time.perf_counter()
         yield
         if self.synchronise and self.network.device.type == "cuda":

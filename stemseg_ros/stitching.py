@@ -164,7 +164,7 @@ class Stitcher:
 
 
 def _assign(ids: Grid, rows: Grid, score: Scores, columns: npt.NDArray[np.intp], least: float) -> Grid:
-    """Hungarian assignment of rows (track ids) to columns (clusters from 0); pairs below ``least`` stay new."""
+    """Hungarian assignment of rows (track ids) to columns (clusters from 0); below ``least`` they stay new."""
     for row, column in np.transpose(linear_sum_assignment(score, maximize=True)).tolist():
         if score[row, column] >= least:
             ids[1 + columns[column]] = rows[row]
