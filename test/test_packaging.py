@@ -43,8 +43,9 @@ ROSDEP_KEYS = {
 }
 # The folders whose imports an extra may bring.
 EXTRAS = {"training": "train", "evaluation": "eval", "export": "export"}
-# The folders that are installed to share/stemseg.
-SHARED = ("config", "launch", "media")
+# The folders that are installed to share/stemseg; rosidl_generate_interfaces installs msg/ itself.
+AMENT_SHARED = ("config", "launch", "media")
+PIP_SHARED = (*AMENT_SHARED, "msg")
 OWN = {"stemseg", "stemseg_ros"}
 
 
@@ -142,7 +143,8 @@ def test_ament_and_pip_install_the_same_folders() -> None:
     ament = re.search(r"install\(DIRECTORY ([\w ]+) DESTINATION share", (ROOT / "CMakeLists.txt").read_text())
     pip = re.search(r"setup\(data_files=shared_files\((.*)\)\)", (ROOT / "setup.py").read_text())
     assert ament is not None and pip is not None
-    assert tuple(ament[1].split()) == tuple(re.findall(r'"(\w+)"', pip[1])) == SHARED
+    assert tuple(ament[1].split()) == AMENT_SHARED
+    assert tuple(re.findall(r'"(\w+)"', pip[1])) == PIP_SHARED
 
 
 @pytest.mark.parametrize(
@@ -224,9 +226,9 @@ def test_core_imports_without_ros_and_without_extras() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_wheel_carries_config_launch_and_media(tmp_path: Path) -> None:
+def test_wheel_carries_the_shared_folders(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for name in ("stemseg_ros", *SHARED):
+    for name in ("stemseg_ros", *PIP_SHARED):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
@@ -236,7 +238,7 @@ def test_wheel_carries_config_launch_and_media(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     installed = zipfile.ZipFile(wheel).namelist()
-    shared = [path for name in SHARED for path in (ROOT / name).rglob("*") if "__pycache__" not in path.parts]
+    shared = [path for name in PIP_SHARED for path in (ROOT / name).rglob("*") if "__pycache__" not in path.parts]
     expected = {f"share/stemseg/{path.relative_to(ROOT)}" for path in shared if path.is_file()}
     assert expected <= {name.partition(".data/data/")[2] for name in installed}
     assert {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")} <= set(installed)
