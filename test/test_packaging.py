@@ -238,7 +238,7 @@ def test_wheel_carries_the_shared_folders(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     installed = zipfile.ZipFile(wheel).namelist()
-    shared = [path for name in PIP_SHARED for path in (ROOT / name).rglob("*") if "__pycache__" not in path.parts]
-    expected = {f"share/stemseg/{path.relative_to(ROOT)}" for path in shared if path.is_file()}
+    shared = [path for name in PIP_SHARED for path in (ROOT / name).rglob("*") if path.is_file()]
+    expected = {f"share/stemseg/{path.relative_to(ROOT)}" for path in shared if path.suffix != ".pyc"}
     assert expected <= {name.partition(".data/data/")[2] for name in installed}
     assert {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")} <= set(installed)
