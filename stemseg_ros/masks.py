@@ -96,7 +96,7 @@ def decode(rle: Rle | bytes, size: tuple[int, int] | None = None) -> Bools:
         if size is None:
             raise ValueError("the size (height, width) is needed to decode bare run lengths")
         (height, width), counts = size, bytes(rle)
-    _check_counts(counts, height * width)
+    check_counts(counts, height * width)
     return np.asarray(coco.decode({"size": [height, width], "counts": counts}), dtype=bool)
 
 
@@ -169,8 +169,11 @@ def _linear(cells: int, pixels: int) -> npt.NDArray[np.float64]:
     return matrix
 
 
-def _check_counts(counts: bytes, pixels: int) -> None:
-    """pycocotools leaves the rest of the image undefined when the runs are too short, so look first."""
+def check_counts(counts: bytes, pixels: int) -> None:
+    """Raises ValueError unless compressed run lengths fill an image of so many pixels exactly.
+
+    pycocotools does not look: it leaves the rest of the image undefined when the runs are too short.
+    """
     total, value, shift, previous = 0, 0, 0, [0, 0]
     index = 0
     for byte in counts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from stemseg_ros.errors import MediaError
-from stemseg_ros.masks import decode, full_size_masks
+from stemseg_ros.masks import check_counts, full_size_masks
 from stemseg_ros.network.preprocess import geometry
 from stemseg_ros.records import FrameResult, Rle
 
@@ -173,27 +173,59 @@ def write_results(path: str | Path, rows: Iterable[ResultRow]) -> None:
         raise MediaError(f"cannot write {path}: {error.strerror}") from error
 
 
-def read_results(path: str | Path) -> list[ResultRow]:
+def read_results(path: str | Path, *, first_frame: int = 0, frames: int | None = None,
+                 size: tuple[int, int] | None = None) -> list[ResultRow]:
     """Read and check a result (or ground truth) text.
 
-    Raises MediaError, naming file and line, for a line of another form, an id that does not fit its class, an
-    RLE that does not fill height x width, an id twice in a frame, or overlapping masks.
+    first_frame: number of the first frame in the file (MOTSChallenge: 1); in the rows it is 0. frames, size:
+    length and (H, W) of the sequence, where they are known. Raises MediaError, naming file and line, for a
+    line of another form, an id that does not fit its class, an RLE that does not fill height x width, another
+    size, a frame beyond the sequence, an id twice in a frame, overlapping masks, or lines in no order.
     """
     try:
         lines = Path(path).read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise MediaError(f"{path}: not readable as KITTI-MOTS text: {error}") from error
     rows: list[ResultRow] = []
-    by_frame: defaultdict[int, dict[int, Rle]] = defaultdict(dict)
+    by_frame: defaultdict[int, _Frame] = defaultdict(_Frame)
+    order = _Order()
     for number, line in enumerate(lines, start=1):
         try:
             row = parse_row(line)
-            _check_against(by_frame[row.frame], row)
+            size = size or (row.rle["size"][0], row.rle["size"][1])
+            _check_place(row, size, first_frame, frames)
+            by_frame[row.frame].add(row)
+            order.check(row)
         except ValueError as error:
             raise MediaError(f"{path}, line {number}: {error}") from error
-        by_frame[row.frame][row.id] = row.rle
-        rows.append(row)
+        rows.append(replace(row, frame=row.frame - first_frame))
     return rows
+
+
+@dataclass(slots=True)
+class _Order:
+    """Lines are ordered by frame, as ground truth is, or by track and then frame, as results are."""
+
+    previous: ResultRow | None = None
+    finished: set[int] = field(default_factory=set)
+    """Tracks before that of the previous line."""
+    by_frame: bool = True
+    """Whether all lines so far are in order of frames,"""
+    by_track: bool = True
+    """and whether they are grouped by track."""
+
+    def check(self, row: ResultRow) -> None:
+        """Raises ValueError at the line that leaves neither order."""
+        last, self.previous = self.previous, row
+        if last is None:
+            return
+        if row.id != last.id:
+            self.finished.add(last.id)
+        self.by_frame &= row.frame >= last.frame
+        self.by_track &= row.id not in self.finished and (row.id != last.id or row.frame > last.frame)
+        if not self.by_frame and not self.by_track:
+            raise ValueError(f"frame {row.frame} after frame {last.frame}: the lines are neither in order of "
+                             "frames nor, track by track, in order of frames")
 
 
 def parse_row(line: str) -> ResultRow:
@@ -207,16 +239,37 @@ def parse_row(line: str) -> ResultRow:
     if class_id < 1 or not 0 <= id_ - class_id * IDS_PER_CLASS <= MAX_TRACKS:
         raise ValueError(f"id {id_} does not belong to class {class_id}")
     rle = Rle(size=[height, width], counts=fields[5].encode())
-    decode(rle)  # checks that the runs fill the image
+    check_counts(rle["counts"], height * width)
     return ResultRow(frame, id_, class_id, rle)
 
 
-def _check_against(others: Mapping[int, Rle], row: ResultRow) -> None:
-    """Compare a row with the earlier ones of its frame. Raises ValueError."""
-    if row.id in others:
-        raise ValueError(f"id {row.id} occurs twice in frame {row.frame}")
-    for id_, other in others.items():
-        if other["size"] != row.rle["size"]:
-            raise ValueError(f"{row.rle['size']} differs from the size {other['size']} of id {id_}")
-        if coco_mask.area(coco_mask.merge([other, row.rle], intersect=True)):
+@dataclass(slots=True)
+class _Frame:
+    """The lines of one frame so far."""
+
+    masks: dict[int, Rle] = field(default_factory=dict)
+    union: Rle | None = None
+
+    def add(self, row: ResultRow) -> None:
+        """Raises ValueError if the id is there already, or its mask overlaps another."""
+        if row.id in self.masks:
+            raise ValueError(f"id {row.id} occurs twice in frame {row.frame}")
+        if self.union is not None and _share(self.union, row.rle):
+            id_ = next(id_ for id_, mask in self.masks.items() if _share(mask, row.rle))
             raise ValueError(f"the mask of id {row.id} overlaps that of id {id_} in frame {row.frame}")
+        self.masks[row.id] = row.rle
+        self.union = row.rle if self.union is None else coco_mask.merge([self.union, row.rle])
+
+
+def _share(a: Rle, b: Rle) -> bool:
+    return bool(coco_mask.area(coco_mask.merge([a, b], intersect=True)))
+
+
+def _check_place(row: ResultRow, size: tuple[int, int], first_frame: int, frames: int | None) -> None:
+    """Raises ValueError for a row that lies outside the sequence."""
+    if tuple(row.rle["size"]) != size:
+        raise ValueError(f"{row.rle['size']} differs from the size {list(size)} (height, width) of the rest")
+    if row.frame < first_frame:
+        raise ValueError(f"frame {row.frame}: frames count from {first_frame}")
+    if frames is not None and row.frame >= first_frame + frames:
+        raise ValueError(f"frame {row.frame} of a sequence of {frames} frames, counted from {first_frame}")
