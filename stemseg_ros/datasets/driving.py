@@ -19,17 +19,22 @@ HELD_OUT_STILL = 5
 
 
 def load_driving(root: Path, split: Split) -> list[LabelledSequence]:
-    """Clips and stills of one split; nothing is decoded yet. Raises DataError for a missing or incomplete pack."""
+    """Clips and stills of one split; nothing is decoded yet.
+
+    Raises DataError for a missing or incomplete pack.
+    """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected the driving pack with clips/ and stills_*/")
     held_out = split == "development"
-    sequences = [_sequence(folder, "clips", _images(folder)) for folder in sorted((root / "clips").glob("*"))
-                 if folder.is_dir() and (folder.name in HELD_OUT_CLIPS) == held_out]
+    clips = [folder for folder in sorted((root / "clips").glob("*")) if folder.is_dir()]
+    sequences = [_sequence(folder, "clips", _images(folder)) for folder in clips
+                 if (folder.name in HELD_OUT_CLIPS) == held_out]
     for folder in sorted(root.glob("stills_*")):
-        sequences += [_sequence(folder, folder.name, [image]) for position, image in enumerate(_images(folder))
+        sequences += [_sequence(folder, folder.name, [image])
+                      for position, image in enumerate(_images(folder))
                       if (position % HELD_OUT_STILL == 0) == held_out]
     if not sequences:
-        raise DataError(f"{root}: neither clips/<name>/*.jpg nor stills_*/*.jpg found; expected the driving pack")
+        raise DataError(f"{root}: no clips/<name>/*.jpg or stills_*/*.jpg of the {split} split found")
     return sequences
 
 

@@ -48,9 +48,15 @@ class LabelledSequence:
         return len(self.images)
 
     def read(self, index: int, classes: int) -> LabelledFrame:
-        """Decode one frame. Raises DataError for an unreadable file, a size mismatch or a class above ``classes``."""
-        return LabelledFrame(_read_image(self.images[index]),
-                             _read_labels(self.labels[index], self.images[index], classes))
+        """Decode one frame.
+
+        Raises DataError for an unreadable file, a size mismatch or a class above ``classes``.
+        """
+        image, labels = _read_image(self.images[index]), _read_labels(self.labels[index], classes)
+        if image.shape[:2] != labels.shape:
+            raise DataError(f"{self.labels[index]}: {labels.shape[1]}x{labels.shape[0]} labels for an image "
+                            f"of {image.shape[1]}x{image.shape[0]}")
+        return LabelledFrame(image, labels)
 
 
 def class_of(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
@@ -70,7 +76,7 @@ def _read_image(path: Path) -> npt.NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
-def _read_labels(path: Path, image_path: Path, classes: int) -> npt.NDArray[np.int32]:
+def _read_labels(path: Path, classes: int) -> npt.NDArray[np.int32]:
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if labels is None:
         raise DataError(f"{path}: not readable as a label image")
@@ -83,8 +89,4 @@ def _read_labels(path: Path, image_path: Path, classes: int) -> npt.NDArray[np.i
     if np.any((known > 0) & (known < CLASS_STEP)):
         raise DataError(f"{path}: labels between 1 and {CLASS_STEP - 1} have no class "
                         f"(expected class * {CLASS_STEP} + track id)")
-    size = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
-    if size is not None and size.shape[:2] != labels.shape:
-        raise DataError(f"{path}: labels are {labels.shape[1]}x{labels.shape[0]}, "
-                        f"the image {image_path.name} is {size.shape[1]}x{size.shape[0]}")
     return labels.astype(np.int32)

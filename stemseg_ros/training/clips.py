@@ -27,7 +27,7 @@ MAX_STRIDE = 3
 MAX_ROTATION, MAX_SHIFT, MOTION_SCALE = 10.0, 0.1, (0.8, 1.2)
 """Motion of stills: degrees, share of the crop, range of the scale (supplement II)."""
 CONSISTENT_MOTION = 0.6
-"""Share of still clips whose camera moves steadily; in the rest each frame is drawn by itself, as in the paper."""
+"""Share of still clips with steady motion; in the rest each frame is drawn by itself, as in the paper."""
 OBJECT_CROP = 0.8
 """Share of crops that are placed on an object; the rest lie anywhere."""
 PASTE_AREA = (600, 60000)
@@ -49,7 +49,7 @@ class Clip:
 
 
 def draw_clip(sources: Sources, config: Config, rng: np.random.Generator) -> Clip:
-    """One training clip of ``window.length`` frames and ``training.crop`` pixels; ``training.mix`` weighs the parts."""
+    """A clip of ``window.length`` frames and ``training.crop`` pixels; ``training.mix`` weighs the parts."""
     training = config.training
     names = [name for name in sources if training.mix.get(name, 0) > 0]
     weights = np.array([training.mix[name] for name in names])
@@ -91,7 +91,7 @@ def _still_clip(frame: LabelledFrame, config: Config, rng: np.random.Generator) 
 def warp(frames: list[LabelledFrame], maps: list[Affine], size: tuple[int, int]) -> Clip:
     """Frames through one affine map each, to (height, width). Outside the source: grey, background."""
     height, width = size
-    grey = (103, 116, 123)  # the mean that preprocessing subtracts: looks like the padding of an inference input
+    grey = (103, 116, 123)  # near the mean that preprocessing subtracts, so it looks like padding
     images = [cv2.warpAffine(frame.image, m[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=grey)
               for frame, m in zip(frames, maps, strict=True)]
     labels = [cv2.warpAffine(frame.labels.astype(np.uint16), m[:2], (width, height), flags=cv2.INTER_NEAREST)
@@ -130,7 +130,7 @@ def _affine(size: tuple[int, int], degrees: float, dx: float, dy: float, log_sca
     """Rotation and scale about the middle of the crop, then a shift."""
     height, width = size
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), float(degrees), float(np.exp(log_scale)))
-    matrix[:, 2] += dx, dy
+    matrix[:, 2] += np.array([dx, dy])
     return np.vstack([matrix, [0, 0, 1]])
 
 
@@ -142,8 +142,8 @@ def _blur(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray
         return image
     kernel = np.zeros((length, length), np.float32)
     middle, half = (length - 1) / 2, (length - 1) / 2 * np.array([np.cos(angle), np.sin(angle)])
-    ends = [tuple(int(round(v)) for v in (middle + sign * half)) for sign in (-1, 1)]
-    cv2.line(kernel, ends[0], ends[1], 1.0)
+    start, end = (np.rint(middle + sign * half).astype(int).tolist() for sign in (-1, 1))
+    cv2.line(kernel, start, end, 1.0)
     return np.asarray(cv2.filter2D(image, -1, kernel / kernel.sum()), dtype=np.uint8)
 
 
@@ -181,17 +181,17 @@ def paste_objects(clip: Clip, sources: Sources, rng: np.random.Generator) -> Cli
 
 def _cut_out(sources: Sources, rng: np.random.Generator
              ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], int] | None:
-    """A whole object: image (H, W, 3), mask (H, W) 0 or 1, class; None if the drawn image has none that suits."""
+    """A whole object: image (H, W, 3), mask (H, W) 0 or 1, class; None if the drawn image has none."""
     names = list(sources)
     part = sources[names[rng.integers(len(names))]]
     sequence = part[rng.integers(len(part))]
     frame = sequence[rng.integers(len(sequence))]
     ids, areas = np.unique(frame.labels, return_counts=True)
-    ids = [i for i, area in zip(ids, areas, strict=True)
-           if i not in (0, IGNORE_LABEL) and PASTE_AREA[0] <= area <= PASTE_AREA[1]]
-    if not ids:
+    fitting = [int(i) for i, area in zip(ids, areas, strict=True)
+               if i not in (0, IGNORE_LABEL) and PASTE_AREA[0] <= area <= PASTE_AREA[1]]
+    if not fitting:
         return None
-    chosen = int(ids[rng.integers(len(ids))])
+    chosen = fitting[rng.integers(len(fitting))]
     mask = (frame.labels == chosen).astype(np.uint8)
     x, y, width, height = cv2.boundingRect(mask)
     rows, columns = mask.shape
@@ -221,15 +221,16 @@ def _paste(frames: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32], image: 
         alpha = cv2.warpAffine(soft, matrix, (width, height), flags=cv2.INTER_LINEAR)
         colours = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR,
                                  borderMode=cv2.BORDER_REPLICATE)
-        box = np.s_[slice(*_span(alpha.any(1))), slice(*_span(alpha.any(0)))]
+        box = (_span(alpha.max(1)), _span(alpha.max(0)))
         part = alpha[box][..., None]
         frames[t][box] = (frames[t][box] * (1 - part) + colours[box] * part).astype(np.uint8)
         labels[t][box][part[..., 0] > 0.5] = label
 
 
-def _span(occupied: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    indices = np.flatnonzero(occupied)
-    return (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, 0)
+def _span(profile: npt.NDArray[np.floating]) -> slice:
+    """From the first to the last value that is not 0."""
+    indices = np.flatnonzero(profile)
+    return slice(int(indices[0]), int(indices[-1]) + 1) if len(indices) else slice(0, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -247,8 +248,8 @@ class Targets:
 def grid_targets(labels: npt.NDArray[np.int32], config: Config) -> Targets:
     """Shrink int32 labels (T, H, W) to the stride-4 grid.
 
-    reference: a cell belongs to an instance that covers all of its bilinear support, as bilinear shrinking and
-    truncation do; partly covered cells become background. corrected: the label that covers most of the cell.
+    reference: a cell belongs to an instance that covers all of its bilinear support, as bilinear shrinking
+    and truncation do; partly covered cells become background. corrected: the label that covers most of it.
     """
     length, height, width = labels.shape
     h, w = height // STRIDE, width // STRIDE

@@ -35,7 +35,8 @@ class _Sample:
     ignore: Tensor  # (P,) bool
 
 
-def embedding_loss(network_output: Tensor, masks: Tensor, ignore: Tensor, config: Config) -> dict[str, Tensor]:
+def embedding_loss(network_output: Tensor, masks: Tensor, ignore: Tensor,
+                   config: Config) -> dict[str, Tensor]:
     """Embedding losses of a batch of windows (Sec. 3.4), differentiable with respect to ``network_output``.
 
     network_output: float (N, C, T, h, w), channels: E embeddings with the coordinate grid added, V raw
@@ -43,8 +44,8 @@ def embedding_loss(network_output: Tensor, masks: Tensor, ignore: Tensor, config
     masks: (N, I, T, h, w), 0 or 1; empty masks are no instances, so samples may be padded with them.
     ignore: (N, T, h, w), 1 where nothing is known.
 
-    Returns scalars: ``lovasz``, ``variance_smoothness``, ``heatmap``, and ``embedding``, their sum weighted as
-    ``training`` says. A sample without instances contributes nothing in the reference variant; in the
+    Returns scalars: ``lovasz``, ``variance_smoothness``, ``heatmap``, and ``embedding``, their sum weighted
+    as ``training`` says. A sample without instances contributes nothing in the reference variant; in the
     corrected one its heat map is still pushed to zero.
     """
     corrected = config.training.targets == "corrected"
@@ -53,7 +54,7 @@ def embedding_loss(network_output: Tensor, masks: Tensor, ignore: Tensor, config
     zero = network_output.sum() * 0.0  # keeps the graph where a batch has no instance
     lovasz, smoothness, heat = [zero], [zero], [zero]
     weights = [zero.detach()]
-    for index, sample in enumerate(samples):
+    for sample in samples:
         if len(sample.cells):
             probability = _membership(sample, config)  # (I, P)
             weight = _instance_weight(sample, config)
@@ -79,11 +80,11 @@ def embedding_loss(network_output: Tensor, masks: Tensor, ignore: Tensor, config
 
 
 def semantic_loss(logits: Tensor, classes: Tensor, ignore: Tensor, config: Config) -> Tensor:
-    """Cross-entropy over background and classes plus binary cross-entropy of the foreground channel (Sec. 3.6).
+    """Cross-entropy over the classes plus binary cross-entropy of the foreground channel (Sec. 3.6).
 
     logits: float (N, K + 2, T, h, w): background, K classes, foreground. classes: int64 (N, T, h, w), 0
-    background. ignore: (N, T, h, w). Returns a scalar. In the reference variant ignored cells take part in the
-    cross-entropy over classes, as in the released code, and the foreground term is a mean of means per sample.
+    background. ignore: (N, T, h, w). Returns a scalar. In the reference variant ignored cells take part in
+    the cross-entropy over classes, as in the released code, and the foreground term is a mean per sample.
     """
     valid = ~ignore.bool()
     foreground = (classes > 0).to(logits.dtype)
@@ -145,8 +146,8 @@ def _membership(sample: _Sample, config: Config) -> Tensor:
 def _instance_weight(sample: _Sample, config: Config) -> Tensor:
     """Weight of each instance in the Lovász mean: (I,).
 
-    reference: all equal. corrected: grows with size, and hopeless specks are left out (but not all of a sample:
-    the background of the heat map still needs them, and they have no other term).
+    reference: all equal. corrected: as ``training.size_power`` and ``training.min_instance_cells`` say;
+    specks that are left out here still have their part in the other losses.
     """
     if config.training.targets == "reference":
         return torch.ones_like(sample.cells)
@@ -175,7 +176,7 @@ def _heat_target(probability: Tensor, sample: _Sample, shape: torch.Size, config
 
 
 def _depth(masks: Tensor) -> Tensor:
-    """Depth of cells inside masks (I, T, h, w), relative to the deepest of the instance in that frame, in [0, 1]."""
+    """Depth of cells inside masks (I, T, h, w), in [0, 1]: 1 where the instance is deepest in its frame."""
     depth, eroded = masks, masks
     for _ in range(RIM_STEPS):
         padded = F.pad(eroded, (1, 1, 1, 1), value=1.0)  # the image border is no rim

@@ -16,14 +16,14 @@ from stemseg_ros.training.pretrained import conv_norm_pairs, load_imagenet, set_
 OUTPUT_GAIN = 0.1
 """Output layers start this much smaller than He's rule, so that no output starts saturated."""
 FLOAT32_PARTS = ("block_32x", "block_16x")
-"""Decoder blocks at strides 32 and 16: their bfloat16 weight gradients on the CPU (torch 2.15) hold values of 1e30."""
+"""Decoder blocks at strides 32 and 16: in bfloat16 their weight gradients on the CPU can be infinite."""
 
 
 def build_for_training(config: Config) -> StemSeg:
-    """Seeded network with a pretrained backbone where there is one (mobilenet_v2), norms folded, channels last."""
+    """Seeded network, pretrained where mobilenet_v2 is the backbone; norms folded, channels last."""
     network = StemSeg(config)
     initialise(network, config.training.seed)
-    if config.network.backbone == "mobilenet_v2":
+    if config.network.backbone == "mobilenet_v2" and config.training.pretrained:
         load_imagenet(network.backbone.body)  # type: ignore[arg-type]
     _start_outputs(network, config)
     network.eval()  # there is nothing that differs in training, and only then can norms be folded
@@ -35,25 +35,26 @@ def build_for_training(config: Config) -> StemSeg:
         if name.rpartition(".")[2] in FLOAT32_PARTS:
             _in_float32(module)
         if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
         elif isinstance(module, nn.Conv3d):
-            module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last_3d)
     return network
 
 
 @torch.no_grad()
 def _start_outputs(network: StemSeg, config: Config) -> None:
     head = network.embedding_head
-    outputs = [head.conv_embedding, head.conv_variance, head.conv_seediness,
-               getattr(network.semseg_head, "conv_out", None), getattr(network.seediness_head, "conv_out", None)]
+    ends = (getattr(other, "conv_out", None) for other in (network.semseg_head, network.seediness_head))
+    outputs = [head.conv_embedding, head.conv_variance, head.conv_seediness, *ends]
     for layer in outputs:
         if layer is not None:
             layer.weight.mul_(OUTPUT_GAIN)
-    if config.training.initial_sigma is not None:
+    bias = head.conv_variance.bias
+    if config.training.initial_sigma is not None and bias is not None:
         plane, time = (-math.log(PRECISION_SCALE * sigma**2) for sigma in config.training.initial_sigma)
         axes = config.network.mixing.replace("f", "")  # variances come in the order t, y, x
         order = [time] * axes.count("t") + [plane] * (axes.count("x") + axes.count("y"))
-        head.conv_variance.bias.copy_(torch.tensor(order))
+        bias.copy_(torch.tensor(order))
 
 
 def _in_float32(module: nn.Module) -> None:
@@ -70,7 +71,7 @@ def _in_float32(module: nn.Module) -> None:
 
 @torch.no_grad()
 def unfused(state: dict[str, Tensor], config: Config) -> StemSeg:
-    """A network in the layout of checkpoints from the state dict of a training network, whose norms are folded."""
+    """A network in the layout of checkpoints from the state dict of a training network (norms folded)."""
     network = StemSeg(config)
     pairs = conv_norm_pairs(network)
     for name, (conv, norm) in pairs.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,10 +25,10 @@ class PretrainedError(StemsegError):
 
 @torch.no_grad()
 def load_imagenet(body: MobileNetV2) -> None:
-    """Copy MobileNetV2 ImageNet weights (MIT) into ``body``, batch norm folded into convolution and norm bias.
+    """Copy MobileNetV2 ImageNet weights (MIT) into ``body``, batch norm folded into weight and norm bias.
 
-    The weights expect RGB, the network sees BGR: the first convolution's input channels are swapped. Raises
-    MissingExtraError without the package, PretrainedError if its file is not as expected.
+    The weights expect RGB, the network sees BGR: the first convolution's input channels are swapped.
+    Raises MissingExtraError without the package, PretrainedError if its file is not as expected.
     """
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
@@ -58,7 +59,7 @@ def conv_norm_pairs(module: nn.Module) -> dict[str, tuple[nn.Conv2d, FrozenBatch
     norms: dict[nn.Module, FrozenBatchNorm2d] = {}
     for parent in module.modules():
         children = list(parent.children())
-        norms |= {conv: norm for conv, norm in zip(children, children[1:], strict=False)
+        norms |= {conv: norm for conv, norm in pairwise(children)
                   if isinstance(norm, FrozenBatchNorm2d)}
     return {name: (conv, norms[conv]) for name, conv in module.named_modules()
             if isinstance(conv, nn.Conv2d) and conv in norms}
@@ -71,7 +72,7 @@ def set_folded(conv: nn.Conv2d, norm: FrozenBatchNorm2d, weight: Tensor, bias: T
     norm.weight.fill_(1.0)
     norm.bias.copy_(bias)
     norm.running_mean.zero_()
-    # Not 1 - epsilon, so that half precision keeps it exactly; the 5e-6 relative error is far below its digits.
+    # Not 1 - epsilon: half precision keeps 1 exactly, and the 5e-6 are far below its digits.
     norm.running_var.fill_(1.0)
 
 

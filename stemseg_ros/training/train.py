@@ -1,34 +1,30 @@
 """The training loop: clips in, losses, AdamW or SGD, an average of the weights out.
 
-Every clip is a pure function of (seed, step, place in the batch), so a run that is stopped and resumed sees
-the same clips as one that is not.
+A batch depends on seed and step alone, so a run that is stopped and resumed sees the same clips as one that
+is not, and on the CPU ends with the same weights, bit for bit.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import pickle
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stemseg_ros import __version__
 from stemseg_ros.config import Config, dump_config
-from stemseg_ros.datasets.driving import load_driving
-from stemseg_ros.datasets.sequence import DataError, read_all
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.network.build import StemSeg
 from stemseg_ros.network.checkpoint import save_weights
-from stemseg_ros.network.preprocess import normalise
-from stemseg_ros.training.clips import Sources, Targets, draw_clip, grid_targets
+from stemseg_ros.training.batches import Batch, batches, load_sources
+from stemseg_ros.training.clips import Sources
 from stemseg_ros.training.losses import embedding_loss, semantic_loss
 from stemseg_ros.training.model import build_for_training, unfused
 
@@ -38,6 +34,8 @@ SAVE_SECONDS = 180.0
 """Time between two checkpoints."""
 MAX_BAD_STEPS = 5
 """Successive steps with values that are not finite after which training stops."""
+MIN_CROP = 96
+"""The decoders pool over three cells at stride 32."""
 
 log = logging.getLogger(__name__)
 
@@ -46,42 +44,31 @@ class TrainingError(StemsegError):
     """Training cannot start or go on; the message names the reason."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Clips and their targets as tensors; instances are padded with empty masks."""
-
-    clips: Tensor
-    """float32 (N, T, 3, H, W), preprocessed."""
-    masks: Tensor
-    """uint8 (N, I, T, h, w)."""
-    classes: Tensor
-    """int64 (N, T, h, w)."""
-    ignore: Tensor
-    """bool (N, T, h, w)."""
-    names: tuple[str, ...]
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Progress:
-    """What a run has reached, for a progress display."""
+    """How far a run is."""
 
     step: int
     steps: int
     losses: dict[str, float]
+    """Means since the last report; gradient: norm before clipping."""
     clips_per_second: float
     remaining_seconds: float
 
 
 @dataclass(slots=True)
-class _Run:
+class Run:
     """Everything that changes while training."""
 
     network: StemSeg
     average: dict[str, Tensor]
+    """Running average of the network's state dict."""
     optimizer: torch.optim.Optimizer
     step: int = 0
     bad: int = 0
+    """Successive steps that were left out."""
     sums: dict[str, float] = field(default_factory=dict)
+    """Losses added up since the last line of the log, and their count."""
 
 
 def train(config: Config, data: Path, out: Path, *, resume: bool = False,
@@ -91,18 +78,17 @@ def train(config: Config, data: Path, out: Path, *, resume: bool = False,
     out: run folder; gets config.yaml, log.csv, checkpoint.pt (to resume) and the averaged weights in half
     precision. report: called every few steps. Raises DataError, TrainingError.
     """
-    _check(config)
+    _check_crop(config)
     checkpoint = out / "checkpoint.pt"
     if resume and not checkpoint.is_file():
         raise TrainingError(f"{checkpoint}: nothing to resume; leave out --resume to start a run")
     if checkpoint.exists() and not resume:
-        raise TrainingError(f"{out}: holds a run already; give --resume to go on with it, or another folder")
+        raise TrainingError(f"{out}: holds a run already; --resume goes on with it, or name another folder")
     sources = load_sources(config, data)
-    out.mkdir(parents=True, exist_ok=True)
-    cv2.setNumThreads(1)  # the network needs the cores
-    run = _start(config)
+    run = start(config)
     if resume:
         _restore(run, checkpoint, config)
+    out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     _loop(run, config, sources, out, report)
     weights = out / "weights.safetensors"
@@ -110,38 +96,19 @@ def train(config: Config, data: Path, out: Path, *, resume: bool = False,
     return weights
 
 
-def load_sources(config: Config, data: Path) -> Sources:
-    """Decode the training split, by part. Raises DataError where a part of ``training.mix`` is missing."""
-    sequences = load_driving(data, "train")
-    sources: Sources = {}
-    for sequence, frames in zip(sequences, read_all(sequences, len(config.network.classes)), strict=True):
-        sources.setdefault(sequence.source, []).append(frames)
-    for name, weight in config.training.mix.items():
-        if weight > 0 and name not in sources:
-            raise DataError(f"{data}: no '{name}', which training.mix names; found {', '.join(sorted(sources))}")
-    return sources
-
-
 def export(state: dict[str, Tensor], config: Config, path: Path, **facts: object) -> None:
-    """Write the weights of a training network in the layout and precision of a shipped checkpoint."""
+    """Write the state of a training network in the layout and precision of a shipped checkpoint."""
     metadata = {"config": config.name, "version": __version__, "seed": str(config.training.seed),
                 **{name: str(value) for name, value in facts.items()}}
     save_weights(unfused(state, config), path, metadata)
 
 
-def make_batch(sources: Sources, config: Config, step: int) -> Batch:
-    """The batch of one step, the same whenever it is asked for."""
-    clips = [draw_clip(sources, config, np.random.default_rng((config.training.seed, step, place)))
-             for place in range(config.training.batch_size)]
-    targets = [grid_targets(clip.labels, config) for clip in clips]
-    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).float()  # (N, T, H, W, 3)
-    pixels = normalise(frames.permute(0, 1, 4, 2, 3).flatten(0, 1), config.input)
-    return Batch(
-        clips=pixels.unflatten(0, frames.shape[:2]),
-        masks=_pad_masks(targets),
-        classes=torch.from_numpy(np.stack([target.classes for target in targets])),
-        ignore=torch.from_numpy(np.stack([target.ignore for target in targets])),
-        names=tuple(clip.name for clip in clips))
+def start(config: Config) -> Run:
+    """A run at step 0."""
+    torch.manual_seed(config.training.seed)
+    network = build_for_training(config)
+    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    return Run(network, average, _optimizer(network, config))
 
 
 def compute_losses(network: StemSeg, batch: Batch, config: Config) -> dict[str, Tensor]:
@@ -157,8 +124,28 @@ def compute_losses(network: StemSeg, batch: Batch, config: Config) -> dict[str, 
     return losses
 
 
-def learning_rate_factor(step: int, config: Config) -> float:
-    """Linear warm-up, then constant or a cosine down to 0."""
+def take_step(run: Run, batch: Batch, config: Config) -> None:
+    """One step of the optimizer; a step whose loss or gradient is not finite is left out and counted."""
+    training = config.training
+    for group in run.optimizer.param_groups:
+        group["lr"] = training.learning_rate * group["rate"] * rate_factor(run.step, config)
+    losses = compute_losses(run.network, batch, config)
+    run.optimizer.zero_grad(set_to_none=True)
+    losses["total"].backward()
+    norm = nn.utils.clip_grad_norm_(run.network.parameters(), training.clip_norm or math.inf)
+    if bool(torch.isfinite(norm + losses["total"].detach())):
+        run.optimizer.step()
+        _average(run, training.ema)
+        for name, value in {**losses, "gradient": norm, "count": torch.ones(())}.items():
+            run.sums[name] = run.sums.get(name, 0.0) + float(value.detach())
+        run.bad = 0
+    else:
+        _count_bad(run, batch)
+    run.step += 1
+
+
+def rate_factor(step: int, config: Config) -> float:
+    """Learning rate of a step, relative to the configured one: linear warm-up, then constant or a cosine."""
     training = config.training
     warm = min(1.0, (step + 1) / (training.warmup_steps + 1))
     if training.schedule == "constant":
@@ -166,17 +153,10 @@ def learning_rate_factor(step: int, config: Config) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * step / training.steps))
 
 
-def _check(config: Config) -> None:
-    height, width = config.training.crop
-    if height % 32 or width % 32:
-        raise TrainingError(f"training.crop: {height}x{width} are no multiples of 32")
-
-
-def _start(config: Config) -> _Run:
-    torch.manual_seed(config.training.seed)
-    network = build_for_training(config)
-    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    return _Run(network, average, _optimizer(network, config))
+def _check_crop(config: Config) -> None:
+    if any(side % 32 or side < MIN_CROP for side in config.training.crop):
+        height, width = config.training.crop
+        raise TrainingError(f"training.crop: {height}x{width}; sides must be multiples of 32 from {MIN_CROP}")
 
 
 def _optimizer(network: StemSeg, config: Config) -> torch.optim.Optimizer:
@@ -185,105 +165,85 @@ def _optimizer(network: StemSeg, config: Config) -> torch.optim.Optimizer:
     outputs = {*head.conv_embedding.parameters(), *head.conv_variance.parameters()}
     body = set(network.backbone.body.parameters())
     rest = set(network.parameters()) - outputs - body
-    order = [p for p in network.parameters() if p.requires_grad]  # sets have no order, a resumed run needs one
-    groups = [{"params": [p for p in order if p in members], "lr": training.learning_rate * rate, "rate": rate}
-              for members, rate in ((body, training.backbone_rate), (outputs, training.output_rate), (rest, 1.0))]
+    order = [p for p in network.parameters() if p.requires_grad]  # a set has no order
+    rates = ((body, training.backbone_rate), (outputs, training.output_rate), (rest, 1.0))
+    groups = [{"params": [p for p in order if p in members], "rate": rate} for members, rate in rates]
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=training.weight_decay)
+        return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
     return torch.optim.SGD(groups, lr=training.learning_rate, momentum=0.9, nesterov=True,
                            weight_decay=training.weight_decay)
 
 
-def _loop(run: _Run, config: Config, sources: Sources, out: Path,
+def _loop(run: Run, config: Config, sources: Sources, out: Path,
           report: Callable[[Progress], None] | None) -> None:
     steps, first, began = config.training.steps, run.step, time.monotonic()
     saved = began
-    with ThreadPoolExecutor(max_workers=1) as loader:
-        ahead: Future[Batch] = loader.submit(make_batch, sources, config, run.step)
-        while run.step < steps:
-            batch = ahead.result()
-            ahead = loader.submit(make_batch, sources, config, run.step + 1)
-            _step(run, batch, config)
-            run.step += 1
-            now = time.monotonic()
-            if run.step % LOG_EVERY == 0 or run.step == steps:
-                pace = (now - began) / (run.step - first)
-                count = run.sums.pop("count", 1.0)
-                means = {name: value / count for name, value in run.sums.items()}
-                run.sums.clear()
-                _log(out / "log.csv", run.step, means, config)
-                if report is not None:
-                    report(Progress(run.step, steps, means, config.training.batch_size / pace,
-                                    pace * (steps - run.step)))
-            if now - saved > SAVE_SECONDS or run.step == steps:
-                _save(run, out / "checkpoint.pt", config)
-                saved = now
+    for batch in batches(sources, config, first):
+        take_step(run, batch, config)
+        now, last = time.monotonic(), run.step == steps
+        if run.step % LOG_EVERY == 0 or last:
+            means, pace = _means(run), (now - began) / (run.step - first)
+            _log(out / "log.csv", run.step, means, config)
+            if report is not None:
+                report(Progress(run.step, steps, means, config.training.batch_size / pace,
+                                pace * (steps - run.step)))
+        if now - saved > SAVE_SECONDS or last:
+            _save(run, out / "checkpoint.pt", config)
+            saved = now
 
 
-def _step(run: _Run, batch: Batch, config: Config) -> None:
-    """One optimizer step; a step whose loss or gradient is not finite is left out and counted."""
-    training = config.training
-    for group in run.optimizer.param_groups:
-        group["lr"] = training.learning_rate * group["rate"] * learning_rate_factor(run.step, config)
-    losses = compute_losses(run.network, batch, config)
-    run.optimizer.zero_grad(set_to_none=True)
-    losses["total"].backward()
-    norm = nn.utils.clip_grad_norm_(run.network.parameters(), training.clip_norm or math.inf)
-    if not torch.isfinite(norm + losses["total"].detach()):
-        run.bad += 1
-        log.warning("step %d: loss or gradient is not finite, left out (%s)", run.step, ", ".join(batch.names))
-        if run.bad >= MAX_BAD_STEPS:
-            raise TrainingError(f"step {run.step}: {run.bad} steps in a row without finite loss and gradient, the "
-                                f"last on {', '.join(batch.names)}; try precision float32 or a lower learning rate")
-        return
-    run.bad = 0
-    run.optimizer.step()
-    _average(run, training.ema)
-    run.sums["count"] = run.sums.get("count", 0.0) + 1
-    for name, value in {**losses, "gradient": norm}.items():
-        run.sums[name] = run.sums.get(name, 0.0) + float(value.detach())
+def _count_bad(run: Run, batch: Batch) -> None:
+    run.bad += 1
+    clips = ", ".join(batch.names)
+    log.warning("step %d: loss or gradient is not finite, left out (%s)", run.step, clips)
+    if run.bad >= MAX_BAD_STEPS:
+        raise TrainingError(f"step {run.step}: {run.bad} steps in a row not finite, "
+                            f"the last on {clips}; try training.precision float32 or a lower learning rate")
 
 
 @torch.no_grad()
-def _average(run: _Run, decay: float) -> None:
+def _average(run: Run, decay: float) -> None:
     """Running average of the weights; the decay is lower at first, so that the random start is forgotten."""
     decay = min(decay, (1 + run.step) / (10 + run.step))
-    average, current = list(run.average.values()), list(run.network.state_dict().values())
-    torch._foreach_lerp_(average, current, 1 - decay)
+    torch._foreach_lerp_(list(run.average.values()), list(run.network.state_dict().values()), 1 - decay)
 
 
-def _pad_masks(targets: list[Targets]) -> Tensor:
-    most = max(1, *(len(target.masks) for target in targets))
-    padded = np.zeros((len(targets), most, *targets[0].classes.shape), np.uint8)
-    for row, target in zip(padded, targets, strict=True):
-        row[:len(target.masks)] = target.masks
-    return torch.from_numpy(padded)
+def _means(run: Run) -> dict[str, float]:
+    """Losses averaged since the last call."""
+    count = run.sums.pop("count", 1.0)
+    means = {name: value / count for name, value in run.sums.items()}
+    run.sums.clear()
+    return means
 
 
 def _log(path: Path, step: int, means: dict[str, float], config: Config) -> None:
-    fields = {"step": step, "rate": config.training.learning_rate * learning_rate_factor(step, config), **means}
+    fields = {"step": step, "rate": config.training.learning_rate * rate_factor(step - 1, config), **means}
     with path.open("a", encoding="utf-8") as file:
         if file.tell() == 0:
             file.write(",".join(fields) + "\n")
         file.write(",".join(f"{value:.6g}" for value in fields.values()) + "\n")
 
 
-def _save(run: _Run, path: Path, config: Config) -> None:
-    content = {"network": run.network.state_dict(), "average": run.average, "optimizer": run.optimizer.state_dict(),
-               "step": run.step, "sums": run.sums, "torch_rng": torch.get_rng_state(), "config": dump_config(config)}
+def _save(run: Run, path: Path, config: Config) -> None:
+    """Write a checkpoint, whole or not at all."""
+    content = {"step": run.step, "sums": run.sums, "average": run.average,
+               "network": run.network.state_dict(), "optimizer": run.optimizer.state_dict(), "torch_rng": torch.get_rng_state(),
+               "config": dump_config(config)}
     partial = path.with_name(path.name + ".partial")
     torch.save(content, partial)
     partial.replace(path)
 
 
-def _restore(run: _Run, path: Path, config: Config) -> None:
+def _restore(run: Run, path: Path, config: Config) -> None:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         run.network.load_state_dict(content["network"])
         run.optimizer.load_state_dict(content["optimizer"])
-        for name, value in content["average"].items():
-            run.average[name].copy_(value)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise TrainingError(f"{path}: does not fit the config '{config.name}', or is damaged: {error}") from error
-    run.step, run.sums = content["step"], content["sums"]
-    torch.set_rng_state(content["torch_rng"])
+        for name, value in run.average.items():
+            value.copy_(content["average"][name])
+        run.step, run.sums = content["step"], content["sums"]
+        torch.set_rng_state(content["torch_rng"])
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError,
+            pickle.UnpicklingError) as error:
+        raise TrainingError(
+            f"{path}: is damaged or does not fit the config '{config.name}': {error}") from error
