@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ import pytest
 
 if TYPE_CHECKING:  # needs ROS, which is not everywhere where these tests are collected
     from ros.harness import LocalNode, Peer
+
+# Killed processes leave shared memory behind that later ones of the same domain may run into.
+os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
 
 
 @pytest.fixture

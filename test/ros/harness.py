@@ -32,7 +32,7 @@ from stemseg_ros.ros.node import StemsegNode
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds until a test gives up; generous, for machines with other work."""
 
 
@@ -70,8 +70,12 @@ class Process:
         return self.wait(), time.monotonic() - started
 
     def close(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
+        self.popen.terminate()
+        try:
+            self.popen.wait(5.0)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
         self._folder.cleanup()
 
 
