@@ -119,7 +119,7 @@ def test_any_compressed_message_is_a_picture_or_refused(start: bytes, data: byte
 
 
 def test_pixels_equal_those_of_cv_bridge() -> None:
-    bridge = pytest.importorskip("cv_bridge", reason="no cv_bridge, which a ROS installation brings").CvBridge()
+    bridge = pytest.importorskip("cv_bridge", reason="no cv_bridge; a ROS installation brings it").CvBridge()
     for encoding in ENCODINGS:
         image = random_image(encoding, padding=0)
         assert_equal_but_for_rounding(bgr_image(image), bridge.imgmsg_to_cv2(image, "bgr8"), encoding)
