@@ -83,8 +83,8 @@ def make_problem(
     size = (rows[0].rle["size"][0], rows[0].rle["size"][1])
     volume = _quarter(rows, size)
     hidden = _hide(volume, np.random.default_rng([*seed, 0])) if kind == "occluded" else {}
-    for identity, frames in hidden.items():
-        part = volume[frames.start : frames.stop]
+    for identity, unseen in hidden.items():
+        part = volume[unseen.start : unseen.stop]
         part[part == identity] = 0
     windows, identities = [], []
     classes = np.zeros(volume.shape, np.uint8)

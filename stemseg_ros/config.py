@@ -188,8 +188,9 @@ class OutputConfig(Section):
 class RuntimeConfig(Section):
     """Where and how the network runs."""
 
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Autocast type of the network; outputs are float32 in any case."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Autocast type of the network; outputs are float32 in any case. auto: the shortest type that the device
+    computes in natively, so that the last digits differ between machines."""
     channels_last: bool = False
     """Memory format of convolutions."""
     compile: bool = False

@@ -21,6 +21,8 @@ from stemseg_ros.tracks import ClusterMasks, MaskCarrier, Track
 from stemseg_ros.window import real_slots
 
 Grid = npt.NDArray[np.int32]
+Indices = Sequence[int] | npt.NDArray[np.integer]
+"""Stream indices of the frames of a window, ascending."""
 Scores = npt.NDArray[np.float64]
 
 
@@ -56,7 +58,7 @@ class Stitcher:
         for track_id in [i for i, track in self.tracks.items() if track.frame < oldest]:
             del self.tracks[track_id]
 
-    def link(self, indices: Sequence[int], clusters: WindowClusters) -> None:
+    def link(self, indices: Indices, clusters: WindowClusters) -> None:
         """Label the new frames of a window; its old ones keep their labels (corrected: but for holes)."""
         slots = real_slots(tuple(int(index) for index in indices))
         frames = [int(indices[slot]) for slot in slots]
@@ -171,7 +173,7 @@ def _assign(ids: Grid, rows: Grid, score: Scores, columns: npt.NDArray[np.intp],
     return ids
 
 
-def link_windows(windows: Sequence[tuple[Sequence[int], npt.ArrayLike]], config: Config) -> Grid:
+def link_windows(windows: Sequence[tuple[Indices, npt.ArrayLike]], config: Config) -> Grid:
     """Join window-local clusters to tracks.
 
     windows: in temporal order, (frame indices, int labels (T, h, w): 0 background, -1 outlier, > 0 cluster);
@@ -183,7 +185,7 @@ def link_windows(windows: Sequence[tuple[Sequence[int], npt.ArrayLike]], config:
 
 
 def track_labels(
-    windows: Sequence[tuple[Sequence[int], NetworkOutput]], foreground: npt.ArrayLike, config: Config
+    windows: Sequence[tuple[Indices, NetworkOutput]], foreground: npt.ArrayLike, config: Config
 ) -> Grid:
     """Cluster every window and join the clusters to tracks.
 
@@ -192,7 +194,7 @@ def track_labels(
     """
     mask = torch.as_tensor(np.asarray(foreground), dtype=torch.bool)
 
-    def clusters(indices: Sequence[int], output: NetworkOutput) -> WindowClusters:
+    def clusters(indices: Indices, output: NetworkOutput) -> WindowClusters:
         inside = mask[[int(index) for index in indices]].to(output.heatmap.device)
         return cluster_window(output, inside, config)
 
@@ -200,7 +202,7 @@ def track_labels(
                      Stitcher(config.stitching, config.network.mixing))
 
 
-def _link_all(windows: Iterable[tuple[Sequence[int], WindowClusters]], stitcher: Stitcher) -> Grid:
+def _link_all(windows: Iterable[tuple[Indices, WindowClusters]], stitcher: Stitcher) -> Grid:
     """Labels of all frames, each taken when no later window contains it any more."""
     done: list[Grid] = []
     end = 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from stemseg_ros.device import describe_device, resolve_device
+from stemseg_ros.device import describe_device, fast_precision, resolve_device
 from stemseg_ros.errors import DeviceError
 
 
@@ -44,3 +46,10 @@ def test_unknown_or_missing_device(name: str, count: int, words: str,
 
 def test_description_of_the_cpu() -> None:
     assert describe_device(torch.device("cpu")) == "cpu"
+
+
+def test_fast_precision_is_one_that_autocast_knows() -> None:
+    dtype = fast_precision(torch.device("cpu"))
+    assert dtype in (torch.float32, torch.bfloat16)
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    assert (dtype == torch.bfloat16) == ("avx512_bf16" in flags or "amx_tile" in flags)

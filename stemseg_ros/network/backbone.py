@@ -82,7 +82,8 @@ class MobileNetV2(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers = mobilenet_v2(weights=None, norm_layer=FrozenBatchNorm2d).features
-        self.layer1, self.layer2, self.layer3, self.layer4 = layers[:4], layers[4:7], layers[7:14], layers[14:18]
+        self.layer1, self.layer2 = layers[:4], layers[4:7]
+        self.layer3, self.layer4 = layers[7:14], layers[14:18]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> maps of ``channels`` at strides 4, 8, 16, 32."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stemseg_ros.config import Config
+from stemseg_ros.device import fast_precision
 from stemseg_ros.network.backbone import build_body
 from stemseg_ros.network.decoder import EmbeddingHead, MapHead
 from stemseg_ros.network.fpn import Backbone
@@ -18,6 +19,8 @@ from stemseg_ros.records import Features, NetworkOutput
 
 BANDWIDTH_SCALE = 10.0
 """Bandwidth = 10 * exp(raw variance): a precision, 1 / sigma^2, although the layer is called variance."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Maps(NamedTuple):
@@ -120,5 +123,5 @@ class StemSeg(nn.Module):
 
     def _precision(self) -> torch.autocast:
         name = self.config.runtime.precision
-        dtype = torch.float16 if name == "float16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=dtype, enabled=name != "float32")
+        dtype = fast_precision(self.device) if name == "auto" else DTYPES[name]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import safetensors.torch
@@ -62,8 +63,8 @@ def bundled_checkpoint(config: Config) -> Path:
         return resource_path(f"config/models/{config.name}.safetensors")
     except FileNotFoundError:
         raise CheckpointError(
-            f"no weights are bundled with the config '{config.name}': name a checkpoint file; {AUTHORS_SOURCE}. "
-            "'random' gives seeded random weights, for benchmarks") from None
+            f"no weights are bundled with the config '{config.name}': name a checkpoint file; "
+            f"{AUTHORS_SOURCE}. 'random' gives seeded random weights, for benchmarks") from None
 
 
 def load_weights(network: StemSeg, path: Path) -> None:
@@ -122,7 +123,7 @@ def fuse_frozen_norms(network: nn.Module) -> None:
     """Fold every frozen batch norm into the convolution before it; the keys of the state dict change."""
     for parent in list(network.modules()):
         children = list(parent.named_children())
-        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, nn.Identity())
@@ -154,7 +155,8 @@ def _read_pickle(path: Path) -> object:
         raise CheckpointError(f"{path}: truncated or no checkpoint: {_first_line(error)}") from None
     if isinstance(content, Mapping) and "model" in content:
         return content["model"]
-    raise CheckpointError(f"{path}: the key 'model', which holds the state dict of a released checkpoint, is missing")
+    raise CheckpointError(
+        f"{path}: the key 'model', which holds the state dict of a released checkpoint, is missing")
 
 
 def _refuse(path: Path, verb: str, keys: list[str]) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from stemseg_ros.config import NetworkConfig
 from stemseg_ros.network.mixing import coordinate_grid
 
+Widths = tuple[int, int, int, int]
+"""Channels of a decoder at strides 32, 16, 8, 4."""
 BLOCK_LAYERS = {"block_32x": 3, "block_16x": 2, "block_8x": 1}
 """Convolutions of each squeezing block; a pool that may halve the time axis follows every one."""
 EMBEDDING_GAIN = 0.25
@@ -23,7 +25,7 @@ def pools_of(length: int) -> int:
 class SqueezeExpandDecoder(nn.Module):
     """Compresses the coarse maps in time with 3D convolutions and pools, then expands them to stride 4."""
 
-    def __init__(self, channels_in: int, channels: tuple[int, int, int, int], groups: int, length: int) -> None:
+    def __init__(self, channels_in: int, channels: Widths, groups: int, length: int) -> None:
         super().__init__()
         c32, c16, c8, c4 = channels
         pools = pools_of(length)
@@ -60,7 +62,8 @@ class EmbeddingHead(SqueezeExpandDecoder):
         self.register_buffer("time_scale", torch.tensor(1.0))
         self.conv_embedding = nn.Conv3d(width, dims, 1, bias=False)
         self.conv_variance = nn.Conv3d(width, dims - config.free_dims, 1)
-        self.conv_seediness = nn.Conv3d(width, 1, 1, bias=False) if config.heatmap_head == "embedding" else None
+        has_heatmap = config.heatmap_head == "embedding"
+        self.conv_seediness = nn.Conv3d(width, 1, 1, bias=False) if has_heatmap else None
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
         """-> embeddings (N, E, T, h, w), raw variance (N, V, T, h, w), heat map (N, 1, T, h, w) or None.
@@ -78,7 +81,7 @@ class EmbeddingHead(SqueezeExpandDecoder):
 class MapHead(SqueezeExpandDecoder):
     """A decoder that ends in ``outputs`` channels: semantic logits, or the heat map before its sigmoid."""
 
-    def __init__(self, config: NetworkConfig, channels: tuple[int, int, int, int], outputs: int, length: int) -> None:
+    def __init__(self, config: NetworkConfig, channels: Widths, outputs: int, length: int) -> None:
         super().__init__(config.fpn_channels, channels, config.norm_groups, length)
         self.conv_out = nn.Conv3d(channels[3], outputs, 1, bias=False)
 

@@ -24,7 +24,8 @@ class FeaturePyramid(nn.Module):
         for level in range(len(maps), 0, -1):
             inner = self.get_submodule(f"fpn_inner{level}")(maps[level - 1])
             if top is not None:
-                inner = inner + F.interpolate(top, size=inner.shape[-2:], mode="bilinear", align_corners=False)
+                size = inner.shape[-2:]
+                inner = inner + F.interpolate(top, size=size, mode="bilinear", align_corners=False)
             top = inner
             outputs.insert(0, self.get_submodule(f"fpn_layer{level}")(inner))
         return outputs

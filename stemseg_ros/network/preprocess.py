@@ -45,9 +45,10 @@ def preprocess(images: Tensor, config: InputConfig) -> Tensor:
     place = geometry((images.shape[1], images.shape[2]), config.min_dim, config.max_dim)
     pixels = images.permute(0, 3, 1, 2).float().contiguous()
     if place.resized_size != place.image_size:
-        # Trilinear with one slice is bilinear, but always exact: torch's 2D kernel rounds its weights to fewer
-        # bits when it runs on one thread, so that results would depend on the number of threads.
+        # Trilinear with one slice is bilinear, but always exact: torch's 2D kernel rounds its weights to
+        # fewer bits when it runs on one thread, so that results would depend on the number of threads.
+        slices = pixels.unsqueeze(2)
         size = (1, *place.resized_size)
-        pixels = F.interpolate(pixels.unsqueeze(2), size=size, mode="trilinear", align_corners=False).squeeze(2)
+        pixels = F.interpolate(slices, size=size, mode="trilinear", align_corners=False).squeeze(2)
     pad_bottom, pad_right = (p - r for p, r in zip(place.padded_size, place.resized_size, strict=True))
     return F.pad(normalise(pixels, config), (0, pad_right, 0, pad_bottom))

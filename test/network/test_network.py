@@ -14,6 +14,7 @@ from stemseg_ros.network.mixing import coordinate_grid
 from stemseg_ros.network.preprocess import geometry, preprocess
 
 SMALL: dict[str, Any] = {"input.min_dim": 96, "input.max_dim": 128}
+EXACT: dict[str, Any] = {**SMALL, "runtime.fuse": False, "runtime.precision": "float32", "runtime.channels_last": False}
 
 
 @pytest.mark.parametrize(("image", "min_dim", "max_dim", "resized", "padded"), [
@@ -90,7 +91,7 @@ def test_lite_is_light() -> None:
 
 
 def test_training_path_equals_prediction() -> None:
-    config = load_config("lite", {**SMALL, "runtime.fuse": False})
+    config = load_config("lite", EXACT)
     network = load_network(config, "random")
     frames = np.random.default_rng(1).integers(0, 255, (4, 96, 128, 3), np.uint8)
     maps = network(preprocess(torch.from_numpy(frames), config.input).unsqueeze(0))
@@ -105,8 +106,8 @@ def test_training_path_equals_prediction() -> None:
 ], ids=str)
 def test_runtime_options_keep_the_result(overrides: dict[str, Any]) -> None:
     frames = np.random.default_rng(2).integers(0, 255, (4, 96, 128, 3), np.uint8)
-    exact = load_network(load_config("lite", {**SMALL, "runtime.fuse": False}), "random").predict(frames)
-    out = load_network(load_config("lite", {**SMALL, "runtime.fuse": False, **overrides}), "random").predict(frames)
+    exact = load_network(load_config("lite", EXACT), "random").predict(frames)
+    out = load_network(load_config("lite", {**EXACT, **overrides}), "random").predict(frames)
     half = "runtime.precision" in overrides
     assert out.embeddings.dtype == torch.float32
     difference = (out.embeddings - exact.embeddings).abs()
