@@ -242,6 +242,8 @@ class StemsegNode(LifecycleNode):
 
     def _flush(self) -> str:
         frames = self._stream.flush()
+        if self._diagnostics is not None:
+            self._diagnostics.publish()
         return f"{frames} pending frames finished"
 
     # Parameters

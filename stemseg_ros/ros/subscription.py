@@ -31,7 +31,7 @@ class ImageSubscription:
 
     With QoS ``auto`` it waits for a publisher and takes over its reliability, and does so again when one
     comes that does not fit. (The middleware's own "best available" decides once, and without a publisher
-    wrongly.) A topic that stays silent is reported once, with its publishers and their QoS.
+    wrongly.) A topic that is silent from the start is reported once, with its publishers and their QoS.
     """
 
     def __init__(self, node: Node, settings: NodeConfig, on_image: Callable[[Any], None]) -> None:
@@ -46,8 +46,7 @@ class ImageSubscription:
         self._subscription: Subscription | None = None
         self._refit = False
         self._lost = BurstLog(node.get_logger().warning)
-        self._last_seen = time.monotonic()
-        self._reported = self._received = False
+        self._silent_since: float | None = time.monotonic()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(POLL_SECONDS, self._poll, clock=steady)
         self._poll()
@@ -62,8 +61,8 @@ class ImageSubscription:
         if self._subscription is None or self._refit:
             self._subscribe()
         self._lost.poll()
-        if not self._reported and time.monotonic() - self._last_seen >= SILENCE_SECONDS:
-            self._reported = True
+        if self._silent_since is not None and time.monotonic() - self._silent_since >= SILENCE_SECONDS:
+            self._silent_since = None
             self._report_silence()
 
     def _subscribe(self) -> None:
@@ -97,8 +96,7 @@ class ImageSubscription:
         return _RELIABILITY["reliable" if offered == {ReliabilityPolicy.RELIABLE} else "sensor_data"]
 
     def _on_message(self, message: Any) -> None:
-        self._last_seen = time.monotonic()
-        self._reported, self._received = False, True
+        self._silent_since = None
         self._on_image(message)
 
     def _on_incompatible(self, _: object) -> None:
@@ -114,8 +112,6 @@ class ImageSubscription:
     def _report_silence(self) -> None:
         publishers = [f"{info.node_namespace.rstrip('/')}/{info.node_name} ({info.topic_type}, "
                       f"{_name(info.qos_profile.reliability)})" for info in self._publishers()]
-        if self._received and not publishers:
-            return  # the stream is over, which is no trouble
         found = f"publishers: {', '.join(publishers)}" if publishers else "nobody publishes; remap 'image'"
         self._node.get_logger().warning(
             f"no images on {self.topic} (sensor_msgs/msg/{self._type.__name__}) for "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from array import array
 from typing import Any
 
@@ -120,8 +119,11 @@ def test_any_compressed_message_is_a_picture_or_refused(start: bytes, data: byte
 
 
 def test_pixels_equal_those_of_cv_bridge() -> None:
-    pytest.importorskip("cv_bridge.boost.cv_bridge_boost", reason="no cv_bridge of a ROS installation")
-    bridge = importlib.import_module("cv_bridge").CvBridge()
+    bridge = pytest.importorskip("cv_bridge", reason="no cv_bridge; a ROS installation brings it").CvBridge()
+    try:
+        bridge.imgmsg_to_cv2(random_image("yuv422", padding=5), "bgr8")
+    except Exception as error:
+        pytest.skip(f"this cv_bridge does not work: {error!r}")
     for encoding in ENCODINGS:
         image = random_image(encoding, padding=0)
         assert_equal_but_for_rounding(bgr_image(image), bridge.imgmsg_to_cv2(image, "bgr8"), encoding)
