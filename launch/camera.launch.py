@@ -45,11 +45,12 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     given = {parameter: value[name] for name, parameter in PARAMETERS.items() if value[name]}
     switches = {name: value[name].lower() == "true" for name in ("autostart", "use_sim_time")}
+    logger = ".".join([*value["namespace"].strip("/").split("/"), "stemseg"]).lstrip(".")
     node = LifecycleNode(
         package="stemseg", executable="stemseg_node", name="stemseg", namespace=value["namespace"],
         parameters=[value["params_file"], given | switches],
         remappings=[("image", value["image_topic"])],
-        arguments=["--ros-args", "--log-level", f"stemseg:={value['log_level']}"],
+        arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
         output="screen",
     )
     rviz = Node(

@@ -1,0 +1,80 @@
+"""The launch files, where launch and an ament installation of the package are at hand."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("launch_ros", reason="launch is not installed (it comes with a ROS installation)")
+
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from ros.harness import Peer, message, process, scene
+
+from stemseg_ros.media.bag import write_bag
+
+pytestmark = pytest.mark.ros
+
+try:
+    SHARE = Path(get_package_share_directory("stemseg"))
+except PackageNotFoundError:
+    pytest.skip("stemseg is not installed in a ROS workspace (colcon build)", allow_module_level=True)
+
+COMMON = {"namespace", "use_sim_time", "params_file", "autostart", "log_level", "image_topic", "image_transport",
+          "checkpoint", "device", "config", "rviz"}
+SMALL = ["checkpoint:=random", "device:=cpu"]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    """Launch argument of a parameter file for a small input."""
+    file = tmp_path / "small.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    input: {min_dim: 96, max_dim: 192}\n"
+                    "    window: {length: 4, overlap: 2, flush_after: 0.0}\n")
+    return f"params_file:={file}"
+
+
+@pytest.mark.parametrize(("name", "arguments"), [
+    ("camera", COMMON),
+    ("replay", COMMON | {"bag", "bag_topic", "rate", "in_flight"}),
+])
+def test_arguments(name: str, arguments: set[str]) -> None:
+    spec = importlib.util.spec_from_file_location(name, SHARE / "launch" / f"{name}.launch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    declared = module.generate_launch_description().get_launch_arguments_with_include_launch_description_actions()
+    assert {argument.name for argument, _ in declared} == arguments
+
+
+def test_camera_starts_the_node_and_frames_come_out(peer: Peer, small: str) -> None:
+    with process("run_launch.py", "camera.launch.py", "image_topic:=/image", small, *SMALL) as child:
+        peer.connect()
+        for second in range(6):
+            peer.publisher.publish(message(scene(second, (96, 128)), second))
+        peer.expect(4)
+        assert peer.stamps()[:4] == [0, 1, 2, 3]
+        assert child.stop(signal.SIGINT)[0] == 0
+        assert child.lines("process has finished cleanly"), child.log
+
+
+def test_camera_leaves_the_start_to_a_manager(peer: Peer, small: str) -> None:
+    with process("run_launch.py", "camera.launch.py", small, "autostart:=false", *SMALL) as child:
+        assert peer.spin_until(lambda: "stemseg" in peer.node.get_node_names())
+        peer.spin_for(1.0)
+        assert not child.lines("is ready")
+
+
+def test_replay_plays_a_bag_and_ends(peer: Peer, small: str, tmp_path: Path) -> None:
+    bag = tmp_path / "clip.mcap"
+    frames = [(10**9 * (1 + i), np.roll(scene(size=(96, 128)), i, 1)) for i in range(7)]
+    write_bag(iter(frames), bag)
+    with process("run_launch.py", "replay.launch.py", f"bag:={bag}", "rate:=20.0", small, *SMALL) as child:
+        assert peer.spin_until(lambda: child.popen.poll() is not None), child.log
+        assert child.wait() == 0, child.log
+        assert peer.stamps() == [1, 2, 3, 4, 5, 6, 7]
