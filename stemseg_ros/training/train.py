@@ -226,9 +226,9 @@ def _log(path: Path, step: int, means: dict[str, float], config: Config) -> None
 
 def _save(run: Run, path: Path, config: Config) -> None:
     """Write a checkpoint, whole or not at all."""
-    content = {"step": run.step, "sums": run.sums, "average": run.average,
-               "network": run.network.state_dict(), "optimizer": run.optimizer.state_dict(), "torch_rng": torch.get_rng_state(),
-               "config": dump_config(config)}
+    content = {"step": run.step, "sums": run.sums, "average": run.average, "config": dump_config(config),
+               "network": run.network.state_dict(), "optimizer": run.optimizer.state_dict(),
+               "torch_rng": torch.get_rng_state()}
     partial = path.with_name(path.name + ".partial")
     torch.save(content, partial)
     partial.replace(path)

@@ -20,7 +20,8 @@ def test_equals_the_released_code(golden: Callable[[str], Path], mixing: str) ->
     expected = np.load(golden(f"loss_{mixing}.npz"))
     output = torch.from_numpy(expected["network_output"]).requires_grad_()
     config = load_config("kitti_mots", {"network.mixing": mixing})
-    losses = embedding_loss(output, torch.from_numpy(expected["masks"]), torch.from_numpy(expected["ignore"]), config)
+    masks, ignore = (torch.from_numpy(expected[name]) for name in ("masks", "ignore"))
+    losses = embedding_loss(output, masks, ignore, config)
     losses["embedding"].backward()
     for term in TERMS:
         assert losses[term].item() == pytest.approx(float(expected[term]), abs=1e-6), term

@@ -1,0 +1,116 @@
+"""Training clips: labels move with the pixels, identities hold, everything follows from the seed."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from stemseg_ros.config import Config, load_config
+from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledFrame
+from stemseg_ros.training.clips import Sources, draw_clip, grid_targets, paste_objects, warp
+
+COLOURS = {1001: (200, 30, 30), 1002: (30, 200, 30), 2001: (30, 30, 200)}
+
+
+def painted(columns: int = 200, rows: int = 120, shift: int = 0) -> LabelledFrame:
+    """An image whose colour tells the label of every pixel."""
+    image = np.zeros((rows, columns, 3), np.uint8)
+    labels = np.zeros((rows, columns), np.int32)
+    for number, (label, colour) in enumerate(COLOURS.items()):
+        box = np.s_[30 + 10 * number:70 + 10 * number, 15 + 55 * number + shift:55 + 55 * number + shift]
+        image[box], labels[box] = colour, label
+    return LabelledFrame(image, labels)
+
+
+def config(**training: object) -> Config:
+    settings = {"crop": [96, 128], "copy_paste": 0.0, "mix": {"a": 1.0}, **training}
+    return load_config("lite", {f"training.{name}": value for name, value in settings.items()})
+
+
+def label_of_colour(frames: np.ndarray) -> np.ndarray:
+    """Label by the strongest channel, 0 where all are weak."""
+    order = np.array([1001, 1002, 2001])
+    return np.where(frames.max(-1) > 60, order[frames.argmax(-1)], 0)
+
+
+def inner(labels: np.ndarray) -> np.ndarray:
+    """Pixels whose neighbourhood has one label: resampling blends the others."""
+    kernel = np.ones((9, 9), np.uint8)
+    volume = labels.astype(np.uint16)
+    return np.stack([cv2.erode(frame, kernel) == cv2.dilate(frame, kernel) for frame in volume])
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("frames", [1, 8], ids=["still", "video"])
+def test_labels_move_with_the_pixels(frames: int, seed: int) -> None:
+    sources: Sources = {"a": [[painted(shift=2 * t) for t in range(frames)]]}
+    clip = draw_clip(sources, config(copy_paste=0.5), np.random.default_rng(seed))
+    assert clip.frames.shape == (4, 96, 128, 3)
+    assert clip.frames.dtype == np.uint8
+    assert set(np.unique(clip.labels)) <= {0, *range(1001, 1010), *range(2001, 2010)}
+    original = np.isin(clip.labels, list(COLOURS))  # pasted objects have new numbers
+    sure = inner(clip.labels) & original
+    assert (label_of_colour(clip.frames)[sure] == clip.labels[sure]).mean() > 0.98
+
+
+def test_identities_hold_over_a_video_clip() -> None:
+    sources: Sources = {"a": [[painted(shift=2 * t) for t in range(8)]]}
+    clip = draw_clip(sources, config(scale=[0.8, 0.8]), np.random.default_rng(3))
+    for label in set(np.unique(clip.labels)) - {0}:
+        middles = [np.argwhere(frame == label).mean(0) for frame in clip.labels]
+        steps = np.diff(middles, axis=0)
+        assert np.abs(steps[:, 0]).max() < 1, "no vertical motion"
+        assert np.ptp(steps[:, 1]) <= 1, "the same step every time, but for rounding"
+
+
+def test_a_seed_gives_one_clip_and_another_gives_another() -> None:
+    sources: Sources = {"a": [[painted()]]}
+    settings = config(copy_paste=0.5)
+    first, again, other = (draw_clip(sources, settings, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first.frames, again.frames)
+    np.testing.assert_array_equal(first.labels, again.labels)
+    assert (first.frames != other.frames).any()
+
+
+def test_ignored_pixels_stay_ignored() -> None:
+    frame = painted()
+    frame.labels[:20] = IGNORE_LABEL
+    shift = np.array([[1.0, 0, 5], [0, 1, 7], [0, 0, 1]])
+    clip = warp([frame], [shift], (120, 200))
+    assert (clip.labels[0, 7:27, 5:] == IGNORE_LABEL).all()
+    assert (clip.labels[0, :7] == 0).all()
+    assert (clip.labels[0, :, :5] == 0).all()
+
+
+def test_pasted_objects_are_new_and_in_front() -> None:
+    still: Sources = {"a": [[painted()]]}
+    base = warp([painted()] * 4, [np.eye(3)] * 4, (120, 200))
+    pasted = [paste_objects(base, still, np.random.default_rng(seed)) for seed in range(10)]
+    new = [clip for clip in pasted if set(np.unique(clip.labels)) - set(np.unique(base.labels))]
+    assert len(new) >= 7
+    for clip in new:
+        changed = clip.labels != base.labels
+        assert not np.isin(clip.labels[changed], [0, *COLOURS]).any(), "only new identities cover old ones"
+    np.testing.assert_array_equal(base.labels[0], painted().labels)  # the source is untouched
+
+
+@pytest.mark.parametrize(("targets", "cells"), [("corrected", 2), ("reference", 0)])
+def test_thin_objects_keep_cells(targets: str, cells: int) -> None:
+    """A pole covers most of a column of cells, but not the middle of it."""
+    labels = np.zeros((1, 8, 16), np.int32)
+    labels[:, :, 6:9] = 2001  # columns 6, 7 in cell 1; column 8 in cell 2
+    labels[:, :, 4] = 2001  # and one more in cell 1
+    result = grid_targets(labels, load_config("lite", {"training.targets": targets}))
+    assert int(result.masks.sum()) == cells
+    assert int((result.classes == 2).sum()) == cells
+
+
+def test_grid_targets_of_every_kind() -> None:
+    labels = np.zeros((2, 8, 12), np.int32)
+    labels[0, :4, :4], labels[1, 4:, 4:8], labels[:, :4, 8:] = 1005, 1005, IGNORE_LABEL
+    labels[1, :2, 0] = 2003  # two pixels: no cell
+    result = grid_targets(labels, load_config("lite"))
+    assert result.masks.tolist() == [[[[1, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]]]
+    assert result.classes.tolist() == [[[1, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]]
+    assert result.ignore.tolist() == [[[False, False, True], [False] * 3]] * 2
