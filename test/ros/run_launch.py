@@ -1,4 +1,4 @@
-"""What ``ros2 launch stemseg FILE name:=value ...`` does, where the command line of ROS 2 is not installed."""
+"""What ``ros2 launch stemseg FILE name:=value ...`` does, for tests without the command line of ROS 2."""
 
 from __future__ import annotations
 
@@ -16,5 +16,6 @@ if __name__ == "__main__":
     values = [tuple(argument.split(":=", 1)) for argument in sys.argv[2:]]
     source = PythonLaunchDescriptionSource(str(file))
     service = LaunchService()
-    service.include_launch_description(LaunchDescription([IncludeLaunchDescription(source, launch_arguments=values)]))
+    include = IncludeLaunchDescription(source, launch_arguments=values)
+    service.include_launch_description(LaunchDescription([include]))
     sys.exit(service.run())

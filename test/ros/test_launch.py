@@ -24,8 +24,8 @@ try:
 except PackageNotFoundError:
     pytest.skip("stemseg is not installed in a ROS workspace (colcon build)", allow_module_level=True)
 
-COMMON = {"namespace", "use_sim_time", "params_file", "autostart", "log_level", "image_topic", "image_transport",
-          "checkpoint", "device", "config", "rviz"}
+COMMON = {"namespace", "use_sim_time", "params_file", "autostart", "log_level", "image_topic",
+          "image_transport", "checkpoint", "device", "config", "rviz"}
 SMALL = ["checkpoint:=random", "device:=cpu"]
 
 
@@ -48,7 +48,8 @@ def test_arguments(name: str, arguments: set[str]) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    declared = module.generate_launch_description().get_launch_arguments_with_include_launch_description_actions()
+    description = module.generate_launch_description()
+    declared = description.get_launch_arguments_with_include_launch_description_actions()
     assert {argument.name for argument, _ in declared} == arguments
 
 
