@@ -31,4 +31,4 @@ def needs_extra(extra: str) -> Iterator[None]:
         if (error.name or "").partition(".")[0] == __name__.partition(".")[0]:
             raise
         raise MissingExtraError(
-            f"{error.name} is not installed; pip install 'stemseg[{extra}]' brings it") from error
+            f"{error.name} is not installed; pip install 'stemseg-ros[{extra}]' brings it") from error

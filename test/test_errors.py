@@ -10,7 +10,7 @@ from stemseg_ros.errors import MissingExtraError, StemsegError, needs_extra
 
 
 def test_missing_module_names_its_extra() -> None:
-    words = r"no_such_module is not installed; pip install 'stemseg\[train\]'"
+    words = r"no_such_module is not installed; pip install 'stemseg-ros\[train\]'"
     with pytest.raises(MissingExtraError, match=words), needs_extra("train"):
         importlib.import_module("no_such_module")
     assert issubclass(MissingExtraError, StemsegError)
