@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from stemseg_ros import __version__
 from stemseg_ros.errors import StemsegError, needs_extra
+from stemseg_ros.evaluation.commands import FormatName, convert, evaluate
 
 if TYPE_CHECKING:
     from stemseg_ros.config import Config
@@ -55,6 +56,8 @@ app = typer.Typer(cls=ErrorBoundary, no_args_is_help=True, add_completion=False,
                   help="Video instance segmentation by spatio-temporal embeddings (STEm-Seg).")
 bag_app = typer.Typer(no_args_is_help=True, help="ROS 2 bags from videos and images, without ROS.")
 app.add_typer(bag_app, name="bag")
+app.command()(evaluate)
+app.command()(convert)
 
 ConfigOption = Annotated[str, typer.Option(
     "--config", help="Preset (lite, kitti_mots, davis, youtube_vis) or YAML file.")]
@@ -112,7 +115,7 @@ def run(
     settings: SetOption = None,
 ) -> None:
     """Segment and track a recording: KITTI-MOTS text, overlay video, summary."""
-    tree = _config(config, settings)
+    tree = config_from(config, settings)
     from stemseg_ros.console import frames_progress, print_run
     from stemseg_ros.device import describe_device, resolve_device
     from stemseg_ros.media.sources import open_source
@@ -152,7 +155,7 @@ def bench(
 ) -> None:
     """Time each stage per frame and the whole pipeline, on drawn frames (few objects for trained weights)."""
     given = {"window.length": length, "window.overlap": overlap, "runtime.precision": precision}
-    tree = _config(config, settings, {name: value for name, value in given.items() if value is not None})
+    tree = config_from(config, settings, {name: value for name, value in given.items() if value is not None})
     frame_size = _size(size)
     from dataclasses import asdict
 
@@ -181,7 +184,7 @@ def train(
     settings: SetOption = None,
 ) -> None:
     """Train the network of a preset."""
-    tree = _config(config, settings)
+    tree = config_from(config, settings)
     with needs_extra("train"):
         from stemseg_ros.training.train import train as train_network
     from stemseg_ros.console import training_progress
@@ -215,11 +218,27 @@ def bag_from_frames(
     frame_id: FrameIdOption = "camera",
     encoding: EncodingOption = Encoding.bgr8,
     storage: StorageOption = None,
+    ground_truth: Annotated[Path | None, typer.Option(
+        help="Ground truth of a benchmark; goes into the bag as /ground_truth/instances.")] = None,
+    format: Annotated[FormatName, typer.Option(help="Format of the ground truth.")] = FormatName.kitti_mots,
+    sequence: Annotated[str | None, typer.Option(
+        help="Sequence of the ground truth.", show_default="the only one")] = None,
 ) -> None:
-    """Write the images of a folder to a new bag."""
+    """Write the images of a folder, and their ground truth, to a new bag."""
     from stemseg_ros.media.sources import ImageFolder
 
-    _write_bag(ImageFolder(folder, fps), bag, topic, frame_id, encoding, storage)
+    source = ImageFolder(folder, fps)
+    if ground_truth is None:
+        _write_bag(source, bag, topic, frame_id, encoding, storage)
+        return
+    from stemseg_ros.console import frames_progress
+    from stemseg_ros.evaluation.truth_bag import read_sequence, write_labelled_bag
+
+    truth = read_sequence(ground_truth, format.value, sequence)
+    with source, frames_progress(source.name, source.frames) as progress:
+        count = write_labelled_bag(source, truth, bag, topic=topic, frame_id=frame_id, progress=progress,
+                                   encoding=encoding.value, storage=storage.value if storage else None)
+    typer.echo(f"{count} labelled frames in {bag}, topic {topic}")
 
 
 @bag_app.command("info")
@@ -242,7 +261,7 @@ def _write_bag(source: FrameSource, bag: Path, topic: str, frame_id: str,
     typer.echo(f"{count} frames in {bag}, topic {topic}")
 
 
-def _config(name: str, settings: list[str] | None, options: dict[str, Any] | None = None) -> Config:
+def config_from(name: str, settings: list[str] | None, options: dict[str, Any] | None = None) -> Config:
     """The preset or file with --set and the command's own options on top."""
     from stemseg_ros.config import load_config
 

@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -110,7 +110,7 @@ def run_source(source: FrameSource, pipeline: Pipeline, out: Path, *, checkpoint
     start = time.perf_counter()
     epochs: set[int] = set()
     with VideoWriter(out / "overlay.mp4", source.fps or DEFAULT_FPS) as video:
-        for results in _push_all(source, pipeline, timings, pending):
+        for results in push_all(source, pipeline, timings, pending.append):
             for result in results:
                 collector.add(result)
                 epochs.add(result.epoch)
@@ -132,10 +132,11 @@ def run_source(source: FrameSource, pipeline: Pipeline, out: Path, *, checkpoint
     return summary
 
 
-def _push_all(source: FrameSource, pipeline: Pipeline, timings: Timings,
-              pending: deque[Image]) -> Iterable[list[FrameResult]]:
+def push_all(source: FrameSource, pipeline: Pipeline, timings: Timings,
+             seen: Callable[[Image], object] = lambda image: None) -> Iterator[list[FrameResult]]:
+    """Results of each push and of the flush at the end, timed; ``seen`` is called with each image before."""
     for stamp_ns, image in source:
-        pending.append(image)
+        seen(image)
         timings.pushed.append(time.perf_counter())
         yield timings.results(lambda: pipeline.push(image, stamp_ns), pipeline)  # noqa: B023, called at once
     yield timings.results(pipeline.flush, pipeline)

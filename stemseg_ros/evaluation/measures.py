@@ -36,6 +36,8 @@ ALL_CLASSES = "all classes"
 """All classes pooled, weighted by their detections (TrackEval's det_averaged; for AP and AR the mean)."""
 MEAN_CLASSES = "mean of classes"
 """Mean over classes (TrackEval's class_averaged)."""
+COUNTS = ("IDS", "TP", "FP", "FN", "MT", "ML", "Frag")
+"""Measures that are numbers, not percent."""
 _TRACKER = "results"
 _QUIET = {"PRINT_CONFIG": False}
 _TEXT_CLASS = 100

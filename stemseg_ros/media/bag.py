@@ -203,7 +203,7 @@ class ImageBagReader:
 
 
 class BagWriter:
-    """Writes the messages of one topic to a new bag.
+    """Writes the messages of one topic, or of more (second_topic), to a new bag.
 
     A path that ends in .mcap or .db3 becomes a bare file, any other a folder with metadata.yaml. The bag
     appears under its name when the ``with`` block ends without an error; else nothing is left.
@@ -232,13 +232,22 @@ class BagWriter:
         """Append a message of rosbags' type (``message_types().types``)."""
         self.write_raw(log_ns, bytes(message_types().serialize_cdr(message, self._message_type)))
 
+    def second_topic(self, topic: str, message_type: str) -> Callable[[int, Any], None]:
+        """A function that appends messages of another topic: log time in ns, message of rosbags' type."""
+        connection = self._writer.add_connection(topic, message_type, typestore=message_types())
+        return lambda log_ns, message: self._append(
+            connection, log_ns, bytes(message_types().serialize_cdr(message, message_type)))
+
     def write_raw(self, log_ns: int, data: bytes) -> None:
         """Append a message that is serialised already (CDR)."""
+        self._append(self._connection, log_ns, data)
+        self.count += 1
+
+    def _append(self, connection: Connection, log_ns: int, data: bytes) -> None:
         try:
-            self._writer.write(self._connection, log_ns, data)
+            self._writer.write(connection, log_ns, data)
         except OSError as error:
             raise BagError(f"cannot write '{self.path}': {error.strerror}") from error
-        self.count += 1
 
     def _publish(self) -> None:
         """Finish the files and give them their name."""
@@ -272,6 +281,7 @@ class ImageBagWriter:
         self._bag = BagWriter(path, topic, IMAGE if encoding == "bgr8" else COMPRESSED_IMAGE, storage)
         self._frame_id = frame_id
         self._make = _raw_image if encoding == "bgr8" else _jpeg_image
+        self.second_topic = self._bag.second_topic
 
     def write(self, stamp: int, image: npt.NDArray[np.uint8]) -> None:
         """Append one image, uint8 (H, W, 3) BGR, with its stamp in ns (also its log time)."""

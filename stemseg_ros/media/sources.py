@@ -72,7 +72,7 @@ def open_source(path: str | Path, topic: str | None = None, fps: float | None = 
     path = Path(path)
     if not path.exists() and "*" not in path.name:
         raise MediaError(f"no such file or folder: {path}")
-    if _is_bag(path):
+    if is_bag(path):
         if fps is not None:
             raise MediaError(f"{path} is a bag, whose frames have stamps already; leave the frame rate out")
         from stemseg_ros.media.bag import ImageBagReader  # rosbags is loaded for bags alone
@@ -85,7 +85,8 @@ def open_source(path: str | Path, topic: str | None = None, fps: float | None = 
     return Video(path, fps)
 
 
-def _is_bag(path: Path) -> bool:
+def is_bag(path: Path) -> bool:
+    """Whether a path is a ROS 2 bag: its folder, a .mcap or a .db3 file."""
     if path.is_dir():
         return (path / "metadata.yaml").is_file() or any(p.suffix in BAG_SUFFIXES for p in path.glob("*"))
     return path.suffix in BAG_SUFFIXES

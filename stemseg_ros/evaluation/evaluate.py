@@ -1,0 +1,216 @@
+"""``stemseg evaluate``: sequences through the pipeline or stored results, scored against ground truth."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stemseg_ros.evaluation.diagnostics import Diagnostics, diagnose
+from stemseg_ros.evaluation.formats import format_named
+from stemseg_ros.evaluation.inputs import BAG, EvaluationInput, read_results_bag
+from stemseg_ros.evaluation.measures import (
+    MOTS,
+    PROTOCOLS,
+    Measures,
+    Protocol,
+    SequenceScores,
+    combine,
+    score_sequence,
+    sequence_measures,
+)
+from stemseg_ros.evaluation.runs import Setup, StoredRun, run_sequence, stored_masks
+from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
+from stemseg_ros.evaluation.variants import Variant, has_post_filter, prepare
+from stemseg_ros.run import percentiles
+
+STORED = "stored results"
+"""Source of a Variant without a run."""
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
+Masks = Callable[[], SequenceMasks]
+"""Reads the results of a sequence where they are needed."""
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Opens a bar by title and total; yields a function that takes how much is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Speed of a run over all sequences."""
+
+    frames: int
+    fps_end_to_end: float
+    """Frames per second with reading the images and collecting results."""
+    fps_network_and_clustering: float
+    """The way the paper counts: network and clustering alone."""
+    latency_ms: dict[str, float]
+    """median and p99 over all frames."""
+
+
+@dataclass(slots=True)
+class VariantReport:
+    """Everything about one variant."""
+
+    variant: Variant
+    measures: dict[str, Measures]
+    """By class, over all sequences."""
+    sequences: dict[str, dict[str, Measures]]
+    """By sequence and class."""
+    timing: Timing | None = None
+    latency_ms: list[float] = field(default_factory=list)
+    """Of every frame."""
+    diagnostics: dict[str, Diagnostics] = field(default_factory=dict)
+    """By sequence; for the MOTS measures alone."""
+
+
+def read_stored(given: EvaluationInput, ground_truth: Path, path: Path) -> dict[str, SequenceMasks]:
+    """Stored results in the format of the ground truth. Raises EvaluationError."""
+    if given.format == BAG:
+        return {name: read_results_bag(path, ground_truth, truth) for name, truth in given.truths.items()}
+    return format_named(given.format).read_results(path, given.truths)
+
+
+def evaluate_stored(given: EvaluationInput, results: Mapping[str, SequenceMasks], filters: Sequence[bool],
+                    jobs: int, progress: Progress) -> list[VariantReport]:
+    """Score results that exist. filters: without, with the post-filter, or both. Raises EvaluationError."""
+    masks = {name: partial(_given, result) for name, result in results.items()}
+    return [score_variant(Variant(STORED, post_filter), given, masks, jobs, progress)
+            for post_filter in _possible(filters, given)]
+
+
+def _given(masks: SequenceMasks) -> SequenceMasks:
+    return masks
+
+
+def evaluate_runs(given: EvaluationInput, setup: Setup, modes: Sequence[str], filters: Sequence[bool],
+                  out: Path, jobs: int, progress: Progress) -> list[VariantReport]:
+    """Run every sequence in every mode and score what comes out; stored sequences are not run again.
+
+    Results go to results_folder. Raises EvaluationError, MediaError, CheckpointError.
+    """
+    missing = sorted(given.truths.keys() - given.images.keys())
+    if missing:
+        raise EvaluationError(f"no images of {', '.join(missing)}; name their folder (--images), or give "
+                              "results (--results)")
+    reports = []
+    for mode in modes:
+        folder = results_folder(out, mode)
+        folder.mkdir(parents=True, exist_ok=True)
+        runs = run_mode(given, setup.in_mode(mode), folder, jobs, progress)
+        masks = {name: partial(stored_masks, folder, name) for name in given.truths}
+        for post_filter in _possible(filters, given):
+            report = score_variant(Variant(mode, post_filter), given, masks, jobs, progress)
+            report.timing = timing(runs.values())
+            report.latency_ms = [ms for run in runs.values() for ms in run.latency_ms]
+            reports.append(report)
+    return reports
+
+
+def results_folder(out: Path, mode: str) -> Path:
+    """Where the results of a mode are stored."""
+    return out / "results" / mode
+
+
+def run_mode(given: EvaluationInput, setup: Setup, folder: Path, jobs: int,
+             progress: Progress) -> dict[str, StoredRun]:
+    """Results of all sequences in one mode, by name; longest first, so that the last one is short."""
+    lengths = {name: truth.frames for name, truth in given.truths.items()}
+    names = sorted(lengths, key=lambda name: -lengths[name])
+    with progress(f"run {setup.config.window.mode}", sum(lengths.values())) as done:
+        if jobs == 1:  # frame by frame
+            finished, runs = 0, {}
+            for name in names:
+                runs[name] = run_sequence(setup, name, given.images[name], folder,
+                                          partial(_add, done, finished))
+                finished += lengths[name]
+        else:
+            tasks = [(setup, name, given.images[name], folder) for name in names]
+            answers = parallel(_run, tasks, jobs, lambda at: done(sum(lengths[names[i]] for i in at)))
+            runs = dict(zip(names, answers, strict=True))
+    for name, run in runs.items():
+        _check_length(given, name, run)
+    return {name: runs[name] for name in given.truths}
+
+
+def _add(done: Callable[[int], None], before: int, frames: int) -> None:
+    done(before + frames)
+
+
+def _run(task: tuple[Any, ...]) -> StoredRun:
+    return run_sequence(*task)
+
+
+def _check_length(given: EvaluationInput, name: str, run: StoredRun) -> None:
+    """Ground truth texts do not say how long a sequence is, but it has no more frames than images."""
+    if run.frames < given.truths[name].frames:
+        raise EvaluationError(f"sequence {name}: {run.frames} images in {given.images[name].path}, but the "
+                              f"ground truth has {given.truths[name].frames} frames")
+
+
+def score_variant(variant: Variant, given: EvaluationInput, results: Mapping[str, Masks], jobs: int,
+                  progress: Progress) -> VariantReport:
+    """Score one variant, a sequence per task. Raises EvaluationError."""
+    names = list(given.truths)
+    tasks = [(variant, given.format, given.truths[name], results[name]) for name in names]
+    with progress(f"score {variant.name}", len(names)) as done:
+        answers = parallel(_score, tasks, jobs, lambda at: done(len(at)))
+    protocol = protocol_of(given.format)
+    scores = {name: scores for name, (scores, _) in zip(names, answers, strict=True)}
+    diagnostics = {name: found for name, (_, found) in zip(names, answers, strict=True) if found}
+    return VariantReport(variant, combine(protocol, scores),
+                         {name: sequence_measures(protocol, score) for name, score in scores.items()},
+                         diagnostics=diagnostics)
+
+
+def _score(task: tuple[Variant, str, SequenceMasks, Masks]) -> tuple[SequenceScores, Diagnostics | None]:
+    variant, format_name, truth, results = task
+    truth, result = prepare(variant, format_name, truth, results())
+    protocol = protocol_of(format_name)
+    return score_sequence(protocol, truth, result), diagnose(truth, result) if protocol is MOTS else None
+
+
+def protocol_of(format_name: str) -> Protocol:
+    """The measures of a format."""
+    return PROTOCOLS["kitti_mots" if format_name == BAG else format_name]
+
+
+def parallel(function: Callable[[Task], Answer], tasks: Sequence[Task], jobs: int,
+             done: Callable[[Collection[int]], None]) -> list[Answer]:
+    """Answers in order of the tasks, from ``jobs`` processes; ``done`` is told which tasks are finished."""
+    answers: dict[int, Answer] = {}
+    if jobs == 1 or len(tasks) < 2:
+        for i, task in enumerate(tasks):
+            answers[i] = function(task)
+            done(answers)
+        return list(answers.values())
+    with ProcessPoolExecutor(min(jobs, len(tasks)), multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(function, task): i for i, task in enumerate(tasks)}
+        try:
+            for future in as_completed(futures):
+                answers[futures[future]] = future.result()
+                done(answers)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [answers[i] for i in range(len(tasks))]
+
+
+def timing(runs: Iterable[StoredRun]) -> Timing:
+    """Speed over all sequences, also those of an earlier, stopped run."""
+    everything = list(runs)
+    frames = sum(run.frames for run in everything)
+    return Timing(frames, round(frames / sum(run.seconds for run in everything), 3),
+                  round(frames / sum(run.network_seconds for run in everything), 3),
+                  percentiles([ms for run in everything for ms in run.latency_ms]))
+
+
+def _possible(filters: Sequence[bool], given: EvaluationInput) -> list[bool]:
+    fits = all(has_post_filter(truth.classes) for truth in given.truths.values())
+    if not fits and True in filters and False not in filters:
+        raise EvaluationError("the released post-filter is for the classes car (1) and pedestrian (2)")
+    return [wanted for wanted in filters if fits or not wanted]

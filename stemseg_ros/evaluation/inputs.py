@@ -1,0 +1,146 @@
+"""What is evaluated: ground truth with the images it belongs to, from benchmark folders and ROS 2 bags."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stemseg_ros.evaluation.formats import format_named
+from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks, from_results
+from stemseg_ros.media.bag import IMAGE_TYPES, INSTANCE_ARRAY, BagReader, bag_info, stamp_ns
+from stemseg_ros.media.instance_bag import InstanceBagReader
+from stemseg_ros.media.sources import FrameSource, is_bag, open_source
+
+BAG = "bag"
+"""Format name of ROS 2 bags with /ground_truth/instances; scored like KITTI-MOTS, by the bag's classes."""
+TRUTH_TOPIC = "/ground_truth/instances"
+IGNORE = "ignore"
+"""Class name of instances in a ground truth bag whose pixels are ignored."""
+IGNORE_ID = 255
+"""Their class id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Where the frames of a sequence are; they are opened when they are needed."""
+
+    path: Path
+    """A folder of images, a pattern, a video or a bag."""
+    topic: str | None = None
+
+    def open(self) -> FrameSource:
+        """Raises MediaError."""
+        return open_source(self.path, self.topic)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationInput:
+    """Ground truth of every sequence, and images where there are any."""
+
+    format: str
+    truths: dict[str, SequenceMasks]
+    images: dict[str, Images]
+
+
+def read_input(ground_truth: Path, format_name: str, images: Path | None,
+               sequences: Collection[str] = (), topic: str | None = None) -> EvaluationInput:
+    """Ground truth, and the images in ``images`` or beside it. Raises EvaluationError, MediaError.
+
+    sequences: names of those to evaluate; none: all.
+    """
+    if not ground_truth.exists():
+        raise EvaluationError(f"no ground truth at {ground_truth}")
+    if is_bag(ground_truth):
+        truth = split_ignored(read_bag(ground_truth, TRUTH_TOPIC))
+        place = Images(images or ground_truth, topic)
+        found = {truth.name: place} if _check_images(ground_truth, place) else {}
+        return EvaluationInput(BAG, {truth.name: truth}, found)
+    if format_name == BAG:
+        raise EvaluationError(f"{ground_truth} is no ROS 2 bag")
+    truths = chosen(format_named(format_name).read_truth(ground_truth), sequences, ground_truth)
+    layouts = BESIDE_TRUTH if images is None else (*BESIDE_TRUTH, *IMAGE_ROOTS)
+    folders = {name: find_images(images or ground_truth, name, layouts) for name in truths}
+    missing = [name for name, folder in folders.items() if folder is None]
+    if images is not None and missing:
+        raise EvaluationError(f"{images}: no images of {', '.join(missing)} "
+                              f"(expected {images}/{missing[0]}/*.png)")
+    found = {name: Images(folder, topic) for name, folder in folders.items() if folder}
+    return EvaluationInput(format_name, truths, found)
+
+
+def chosen(truths: dict[str, SequenceMasks], names: Collection[str], where: Path) -> dict[str, SequenceMasks]:
+    """The named sequences, or all. Raises EvaluationError for a name that is not there."""
+    unknown = sorted(set(names) - truths.keys())
+    if unknown:
+        raise EvaluationError(f"{where}: no sequence {', '.join(unknown)}; there are {', '.join(truths)}")
+    return {name: truth for name, truth in truths.items() if not names or name in names}
+
+
+BESIDE_TRUTH = ("image_02/{}", "training/image_02/{}", "{}/img1")
+"""Where benchmarks keep the images of a sequence: in the folder that also holds the ground truth,"""
+IMAGE_ROOTS = ("{}", "JPEGImages/480p/{}", "JPEGImages/{}", "{}.mcap", "{}.db3")
+"""or in one of their own; also a bag per sequence."""
+
+
+def find_images(root: Path, name: str, layouts: Collection[str]) -> Path | None:
+    """The folder of images, or the bag, of a sequence; none if no layout fits."""
+    for layout in layouts:
+        place = root / layout.format(name)
+        if is_bag(place) and place.exists():
+            return place
+        if place.is_dir() and any(_is_frame(file) for file in place.iterdir()):
+            return place
+    return None
+
+
+def _is_frame(file: Path) -> bool:
+    return file.suffix.lower() in (".png", ".jpg", ".jpeg")
+
+
+def read_bag(path: Path, topic: str | None) -> SequenceMasks:
+    """Instances of a bag as a sequence that is named like it. Raises EvaluationError, BagError."""
+    with InstanceBagReader(path, topic) as bag:
+        return from_results(path.stem, bag, {})
+
+
+def read_results_bag(path: Path, truth_bag: Path, truth: SequenceMasks) -> SequenceMasks:
+    """Recorded answers to the images of a ground truth bag. Raises EvaluationError, BagError."""
+    topics = [t.name for t in bag_info(path).topics if t.type == INSTANCE_ARRAY and t.name != TRUTH_TOPIC]
+    topic = topics[0] if len(topics) == 1 else None
+    _same_stamps(stamps(truth_bag, (INSTANCE_ARRAY,), TRUTH_TOPIC), stamps(path, (INSTANCE_ARRAY,), topic),
+                 f"{path}: answers")
+    return replace(read_bag(path, topic), name=truth.name)
+
+
+def stamps(path: Path, types: Collection[str], topic: str | None) -> list[int]:
+    """Header stamps of a topic's messages in ns. Raises BagError."""
+    with BagReader(path, types, topic) as bag:
+        return [stamp_ns(message) for _, message in bag]
+
+
+def _same_stamps(truth: list[int], found: list[int], what: str) -> None:
+    if truth != found:
+        at = next((n for n, (a, b) in enumerate(zip(truth, found, strict=False)) if a != b),
+                  min(len(truth), len(found)))
+        raise EvaluationError(f"{what} and ground truth must have the same stamps; they differ from frame "
+                              f"{at} on ({len(found)} and {len(truth)} messages)")
+
+
+def _check_images(bag: Path, images: Images) -> bool:
+    """Whether there are images; raises EvaluationError unless they have the stamps of the ground truth."""
+    if not is_bag(images.path):
+        return True
+    if not any(topic.type in IMAGE_TYPES for topic in bag_info(images.path).topics):
+        return False
+    _same_stamps(stamps(bag, (INSTANCE_ARRAY,), TRUTH_TOPIC), stamps(images.path, IMAGE_TYPES, images.topic),
+                 f"{images.path}: images")
+    return True
+
+
+def split_ignored(sequence: SequenceMasks) -> SequenceMasks:
+    """Masks of the class IGNORE as ignored pixels."""
+    ids = {class_id for class_id, name in sequence.classes.items() if name == IGNORE}
+    return replace(sequence, rows=tuple(row for row in sequence.rows if row.class_id not in ids),
+                   ignored={row.frame: row.rle for row in sequence.rows if row.class_id in ids},
+                   classes={i: name for i, name in sequence.classes.items() if i not in ids}, scores={})

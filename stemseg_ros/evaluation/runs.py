@@ -1,0 +1,156 @@
+"""Sequences through the pipeline, each in one process; results and timings are stored, so a run can resume.
+
+A stored sequence is NAME.txt (KITTI-MOTS text with frames from 0, for any class list) and NAME.json, which is
+written last and names the settings it was made with: it counts only for the same settings, weights and input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from stemseg_ros.config import Config, dump_config, update_config
+from stemseg_ros.errors import MediaError
+from stemseg_ros.evaluation.inputs import Images
+from stemseg_ros.evaluation.kitti_text import IDS_PER_CLASS, TrackCollector, read_results, write_results
+from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
+from stemseg_ros.network import StemSeg, load_network
+from stemseg_ros.network.checkpoint import bundled_checkpoint
+from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.run import Timings, push_all, write_json
+
+MODES = ("offline", "near_online", "online")
+"""offline: the paper's protocol, foreground and class logits averaged over all windows of a frame.
+near_online: windows as they come. online: no look-ahead."""
+PAPER_STAGES = ("backbone", "heads", "cluster")
+"""Stages whose time the paper counts: network and clustering."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a run is made with."""
+
+    config: Config
+    checkpoint: str | None
+    """As load_network takes it."""
+    device: str
+    threads: int | None = None
+    """Threads of the network on the CPU; none: torch's default."""
+
+    def in_mode(self, mode: str) -> Setup:
+        """The same with another window mode."""
+        return replace(self, config=update_config(self.config, {"window.mode": mode}))
+
+    def fingerprint(self, name: str, images: Images) -> str:
+        """Changes whenever the stored results of a sequence would."""
+        weights = self.checkpoint or str(bundled_checkpoint(self.config))
+        file = Path(weights)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else weights
+        place = [str(images.path.resolve()), images.topic]
+        inputs = json.dumps([dump_config(self.config), digest, name, place])
+        return hashlib.sha256(inputs.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """What NAME.json holds beside the text."""
+
+    fingerprint: str
+    frames: int
+    size: tuple[int, int]
+    """(H, W), pixels."""
+    classes: dict[int, str]
+    scores: dict[int, float]
+    """Mean score of each track, by id."""
+    seconds: float
+    """End to end: reading images, pipeline, collecting results."""
+    network_seconds: float
+    """Network and clustering alone, as the paper counts."""
+    latency_ms: list[float]
+    """Of each frame, from handing it in to having its result."""
+
+
+def run_sequence(setup: Setup, name: str, images: Images, out: Path,
+                 progress: Callable[[int], None] = lambda frames: None) -> StoredRun:
+    """Results of one sequence in ``out``, computed unless they are there. Raises MediaError, CheckpointError.
+
+    progress: called with the number of frames done, the total at once for a stored sequence.
+    """
+    fingerprint = setup.fingerprint(name, images)
+    stored = load_run(out, name)
+    if stored is not None and stored.fingerprint == fingerprint and (out / f"{name}.txt").is_file():
+        progress(stored.frames)
+        return stored
+    if setup.threads is not None:
+        torch.set_num_threads(setup.threads)
+    pipeline = Pipeline(setup.config, network=_network(setup.config, setup.checkpoint, setup.device),
+                        synchronise=True)
+    run = _compute(pipeline, name, images, out, fingerprint, progress)
+    write_json(out / f"{name}.json", asdict(run))
+    return run
+
+
+def load_run(out: Path, name: str) -> StoredRun | None:
+    """The record of a finished sequence; none if there is none that can be read."""
+    try:
+        content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+        for key in ("classes", "scores"):
+            content[key] = {int(number): value for number, value in content[key].items()}
+        return StoredRun(**{**content, "size": tuple(content["size"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def stored_masks(out: Path, name: str) -> SequenceMasks:
+    """Results of a finished sequence. Raises EvaluationError."""
+    run = load_run(out, name)
+    if run is None:
+        raise EvaluationError(f"{out}: no finished results of sequence {name}")
+    try:
+        rows = read_results(out / f"{name}.txt", frames=run.frames, size=run.size)
+    except MediaError as error:
+        raise EvaluationError(str(error)) from error
+    return SequenceMasks(name, run.size, run.frames, run.classes, tuple(rows), scores=run.scores)
+
+
+@lru_cache(maxsize=1)
+def _network(config: Config, checkpoint: str | None, device: str) -> StemSeg:
+    """Loaded once a process, not once a sequence."""
+    return load_network(config, checkpoint, device)
+
+
+def _compute(pipeline: Pipeline, name: str, images: Images, out: Path, fingerprint: str,
+             progress: Callable[[int], None]) -> StoredRun:
+    collector, timings = TrackCollector(), Timings(pipeline.stage_ms)
+    scores: dict[tuple[int, int], list[float]] = {}
+    size = (0, 0)
+    start = time.perf_counter()
+    with images.open() as source:
+        for results in push_all(source, pipeline, timings):
+            for result in results:
+                size = _same_size(name, size, (result.height, result.width))
+                collector.add(result)
+                for instance in result.instances:
+                    scores.setdefault((result.epoch, instance.track_id), []).append(instance.score)
+            progress(collector.frames)
+    write_results(out / f"{name}.txt", collector.rows())
+    spent = sum(sum(timings.stages_ms.get(stage, ())) for stage in PAPER_STAGES)
+    means = {track.class_id * IDS_PER_CLASS + n: round(sum(scores[key]) / len(scores[key]), 6)
+             for n, (key, track) in enumerate(collector.numbered(), start=1)}
+    return StoredRun(
+        fingerprint, collector.frames, size, dict(enumerate(pipeline.config.network.classes, start=1)), means,
+        seconds=round(time.perf_counter() - start, 4), network_seconds=round(spent / 1e3, 4),
+        latency_ms=[round(1e3 * seconds, 2) for seconds in timings.latency])
+
+
+def _same_size(name: str, known: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    if known not in ((0, 0), size):
+        raise MediaError(f"sequence {name}: images of {known[1]}x{known[0]} and {size[1]}x{size[0]} pixels")
+    return size

@@ -1,0 +1,82 @@
+"""Ground truth into a ROS 2 bag, beside its images; recorded answers out of a bag into benchmark files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from pycocotools import mask as coco_mask
+
+from stemseg_ros.evaluation.formats import format_named
+from stemseg_ros.evaluation.inputs import IGNORE, IGNORE_ID, TRUTH_TOPIC, chosen, read_bag
+from stemseg_ros.evaluation.kitti_text import ResultRow
+from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
+from stemseg_ros.evaluation.variants import match_classes
+from stemseg_ros.media.bag import INSTANCE_ARRAY, ImageBagWriter, Storage
+from stemseg_ros.media.instance_bag import message_from_result
+from stemseg_ros.media.sources import Image
+from stemseg_ros.records import FrameResult, Instance, Rle
+
+
+def read_sequence(path: Path, format_name: str, name: str | None) -> SequenceMasks:
+    """Ground truth of one sequence; ``name`` where there are several. Raises EvaluationError."""
+    truths = chosen(format_named(format_name).read_truth(path), [name] if name else (), path)
+    if len(truths) > 1:
+        raise EvaluationError(f"{path} holds the sequences {', '.join(truths)}: choose one (--sequence)")
+    return next(iter(truths.values()))
+
+
+def write_labelled_bag(source: Iterable[tuple[int, Image]], truth: SequenceMasks, out: Path, *, topic: str,
+                       frame_id: str, encoding: Literal["bgr8", "jpeg"], storage: Storage | None,
+                       progress: Callable[[int], None]) -> int:
+    """Write (stamp in ns, BGR image) pairs with their ground truth to a new bag; returns their number.
+
+    Raises BagError, and EvaluationError for images that do not fit the ground truth.
+    """
+    by_frame = truth.by_frame()
+    count = 0
+    with ImageBagWriter(out, topic, frame_id, encoding, storage) as bag:
+        write_truth = bag.second_topic(TRUTH_TOPIC, INSTANCE_ARRAY)
+        for frame, (stamp, image) in enumerate(source):
+            height, width = image.shape[:2]
+            if truth.size not in ((0, 0), (height, width)):
+                raise EvaluationError(f"frame {frame} is {width}x{height} pixels, its ground truth "
+                                      f"{truth.size[1]}x{truth.size[0]}")
+            bag.write(stamp, image)
+            rows = by_frame[frame] if frame < len(by_frame) else []
+            instances = _instances(truth, rows, truth.ignored.get(frame))
+            result = FrameResult(frame, stamp, height, width, 0, instances)
+            write_truth(stamp, message_from_result(result, frame_id))
+            count = frame + 1
+            progress(count)
+        if count < truth.frames:
+            raise EvaluationError(f"{count} images, but the ground truth has {truth.frames} frames")
+    return count
+
+
+def _instances(truth: SequenceMasks, rows: Iterable[ResultRow], ignored: Rle | None) -> tuple[Instance, ...]:
+    instances = [_instance(row.id, row.class_id, truth.classes[row.class_id], row.rle) for row in rows]
+    if ignored is not None:
+        instances.append(_instance(IGNORE_ID, IGNORE_ID, IGNORE, ignored))
+    return tuple(instances)
+
+
+def _instance(id_: int, class_id: int, name: str, rle: Rle) -> Instance:
+    x, y, width, height = (int(side) for side in coco_mask.toBbox(rle))
+    return Instance(id_, class_id, name, 1.0, rle, (x, y, width, height))
+
+
+def convert_bag(bag: Path, topic: str | None, format_name: str, out: Path, name: str | None) -> SequenceMasks:
+    """Recorded answers in a benchmark's format, classes matched by name. Raises EvaluationError, BagError."""
+    files = format_named(format_name)
+    result = read_bag(bag, topic)
+    if name is not None:
+        result = replace(result, name=name)
+    classes: Mapping[int, str] | None = getattr(files, "CLASSES", None)
+    if classes is not None:
+        empty = replace(result, rows=(), classes=classes)
+        result = match_classes(empty, result, open_classes=False)[1]
+    files.write(out, [result])
+    return result

@@ -1,0 +1,95 @@
+"""From stored masks to the masks that are scored: classes by name, the released post-filter, limits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pycocotools import mask as coco_mask
+
+from stemseg_ros.evaluation.formats.davis import CLASSES as DAVIS_CLASSES
+from stemseg_ros.evaluation.formats.kitti_mots import CLASSES as KITTI_CLASSES
+from stemseg_ros.evaluation.kitti_text import filter_rows
+from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
+
+DAVIS_OBJECTS = 20
+"""Most objects of a sequence that DAVIS unsupervised takes; the largest are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One row of the report: where the results are from, and what was done to them."""
+
+    source: str
+    """A window mode, or "stored results"."""
+    post_filter: bool = False
+    """Whether the released post-filter was applied; it looks at whole tracks and is not causal."""
+
+    @property
+    def name(self) -> str:
+        """As it is printed."""
+        return f"{self.source} + post-filter" if self.post_filter else self.source
+
+
+def prepare(variant: Variant, format_name: str, truth: SequenceMasks,
+            result: SequenceMasks) -> tuple[SequenceMasks, SequenceMasks]:
+    """Ground truth and results in common classes, as they are scored. Raises EvaluationError."""
+    truth, result = match_classes(truth, result, open_classes=format_name == "bag")
+    if variant.post_filter:
+        result = post_filtered(result)
+    if format_name == "davis":
+        result = largest_tracks(result, DAVIS_OBJECTS)
+    return truth, result
+
+
+def match_classes(truth: SequenceMasks, result: SequenceMasks, *,
+                  open_classes: bool) -> tuple[SequenceMasks, SequenceMasks]:
+    """Results with the class ids of the ground truth, matched by name; ids of tracks stay.
+
+    Classes that the ground truth does not know are left out, unless ``open_classes``: then they are added to
+    both. In DAVIS every class is an object. Raises EvaluationError if no class is common.
+    """
+    if truth.classes == DAVIS_CLASSES:
+        return truth, _renumbered(result, dict.fromkeys(result.classes, 1), DAVIS_CLASSES)
+    classes = dict(truth.classes)
+    known = {name: class_id for class_id, name in classes.items()}
+    for name in result.classes.values():
+        if open_classes and name not in known:
+            known[name] = max([0, *classes]) + 1
+            classes[known[name]] = name
+    mapping = {class_id: known[name] for class_id, name in result.classes.items() if name in known}
+    if not mapping and result.rows:
+        raise EvaluationError(f"sequence {truth.name}: the classes of the results, {_list(result)}, and of "
+                              f"the ground truth, {_list(truth)}, have no name in common")
+    return replace(truth, classes=classes), _renumbered(result, mapping, classes)
+
+
+def _list(sequence: SequenceMasks) -> str:
+    return "/".join(sequence.classes.values())
+
+
+def _renumbered(result: SequenceMasks, mapping: Mapping[int, int],
+                classes: Mapping[int, str]) -> SequenceMasks:
+    rows = (replace(row, class_id=mapping[row.class_id]) for row in result.rows if row.class_id in mapping)
+    return replace(result, rows=tuple(rows), classes=classes)
+
+
+def has_post_filter(classes: Mapping[int, str]) -> bool:
+    """Whether the released post-filter, which is for cars (1) and pedestrians (2), fits the classes."""
+    return set(classes.items()) <= set(KITTI_CLASSES.items())
+
+
+def post_filtered(result: SequenceMasks) -> SequenceMasks:
+    """Without the masks and tracks that the released post-filter drops."""
+    rows = sorted(result.rows, key=lambda row: (row.id, row.frame))
+    return replace(result, rows=tuple(filter_rows(rows)))
+
+
+def largest_tracks(result: SequenceMasks, count: int) -> SequenceMasks:
+    """The tracks of most pixels."""
+    pixels: Counter[int] = Counter()
+    for row in result.rows:
+        pixels[row.id] += int(coco_mask.area(row.rle))
+    kept = {id_ for id_, _ in pixels.most_common(count)}
+    return replace(result, rows=tuple(row for row in result.rows if row.id in kept))

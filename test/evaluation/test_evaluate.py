@@ -1,0 +1,304 @@
+"""``stemseg evaluate`` from end to end, with a network that reads objects off their colours."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from colour_network import ColourNetwork, Image, scene
+from mask_strips import row, sequence, two_cars
+from typer.testing import CliRunner
+
+pytest.importorskip("trackeval")
+
+from stemseg_ros.cli import app
+from stemseg_ros.config import Config
+from stemseg_ros.evaluation import evaluate as work
+from stemseg_ros.evaluation import runs
+from stemseg_ros.evaluation.diagnostics import diagnose
+from stemseg_ros.evaluation.formats import FORMATS, kitti_mots
+from stemseg_ros.evaluation.inputs import read_bag, read_input
+from stemseg_ros.evaluation.kitti_text import ResultRow
+from stemseg_ros.evaluation.measures import MOTS, score_sequence, sequence_measures
+from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
+from stemseg_ros.evaluation.variants import (
+    Variant,
+    largest_tracks,
+    match_classes,
+    post_filtered,
+    prepare,
+)
+from stemseg_ros.masks import encode
+from stemseg_ros.media.instance_bag import InstanceBagWriter
+from stemseg_ros.pipeline import Pipeline
+
+SIZE = (96, 160)
+SETTINGS = ["--set", "input.min_dim=96", "--set", "input.max_dim=512"]
+CAR, PEDESTRIAN = 1, 2
+
+
+def frame(index: int) -> tuple[Image, list[ResultRow]]:
+    """A car that moves to the right and a pedestrian that stands, with their true masks."""
+    places = [(1, CAR, 16, 8 + 4 * index, 32), (2, PEDESTRIAN, 56, 112, 24)]
+    image = scene(SIZE, *places)
+    rows = [ResultRow(index, kind * 1000 + number, kind, encode(image[..., 0] == number))
+            for number, kind, *_ in places]
+    return image, rows
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A KITTI-MOTS folder with the sequences 0000 (12 frames) and 0001 (9 frames)."""
+    for name, length in (("0000", 12), ("0001", 9)):
+        folder = tmp_path / "kitti" / "image_02" / name
+        folder.mkdir(parents=True)
+        frames = [frame(index) for index in range(length)]
+        for index, (image, _) in enumerate(frames):
+            cv2.imwrite(str(folder / f"{index:06d}.png"), image)
+        rows = tuple(row for _, rows in frames for row in rows)
+        truth = SequenceMasks(name, SIZE, length, kitti_mots.CLASSES, rows)
+        kitti_mots.write(tmp_path / "kitti" / "instances_txt", [truth], truth=True)
+    return tmp_path / "kitti"
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> list[ColourNetwork]:
+    """The stand-in for the network; one entry for each sequence that was really run."""
+    made: list[ColourNetwork] = []
+
+    def load(config: Config, checkpoint: str | None, device: str) -> ColourNetwork:
+        made.append(ColourNetwork(config))
+        return made[-1]
+
+    monkeypatch.setattr(runs, "_network", load)
+    return made
+
+
+def evaluate(*arguments: object, code: int = 0) -> str:
+    done = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return " ".join(done.output.split())
+
+
+def run(dataset: Path, out: Path, *arguments: object) -> dict[str, Any]:
+    evaluate("--ground-truth", dataset, "--out", out, "--checkpoint", "random", "--device", "cpu", *SETTINGS,
+             *arguments)
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return report
+
+
+def test_run_in_all_modes(dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    modes = ["--mode", "offline", "--mode", "near_online", "--mode", "online"]
+    report = run(dataset, tmp_path / "out", *modes)
+    assert [variant["name"] for variant in report["runs"]] == [
+        "offline", "offline + post-filter", "near_online", "near_online + post-filter",
+        "online", "online + post-filter"]
+    for variant in report["runs"]:
+        car, pedestrian = (variant["measures"][name] for name in ("car", "pedestrian"))
+        assert car["MOTSA"] == 100
+        assert 80 < car["sMOTSA"] <= 100  # the stride-4 grid rounds corners off
+        # Pedestrians need 10 frames to pass the post-filter: those of the second sequence, 9 of 21, do not.
+        kept = 12 / 21 if variant["post_filter"] else 1
+        assert pedestrian["MOTSA"] == pytest.approx(100 * kept, abs=0.001)
+        timing = variant["timing"]
+        assert timing["frames"] == 21
+        assert timing["fps_end_to_end"] < timing["fps_network_and_clustering"]
+    assert [network.config.window.mode for network in networks] == [
+        "offline", "offline", "near_online", "near_online", "online", "online"]
+    assert "input" in report["config"] and report["checkpoint"] == "random"
+
+
+def test_stored_sequences_are_not_run_again(
+        dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    first = run(dataset, tmp_path / "out")
+    assert len(networks) == 2
+    (tmp_path / "out" / "results" / "near_online" / "0001.json").unlink()
+    assert run(dataset, tmp_path / "out")["runs"][0]["measures"] == first["runs"][0]["measures"]
+    assert len(networks) == 3
+    run(dataset, tmp_path / "out", "--set", "clustering.min_heat=0.7")
+    assert len(networks) == 5
+
+
+def test_a_cut_record_is_run_again(dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    run(dataset, tmp_path / "out", "--sequence", "0001")
+    record = tmp_path / "out" / "results" / "near_online" / "0001.json"
+    record.write_text(record.read_text()[:40])
+    run(dataset, tmp_path / "out", "--sequence", "0001")
+    assert len(networks) == 2
+
+
+def test_results_of_a_run_score_the_same_when_stored(
+        dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    made = run(dataset, tmp_path / "out")
+    evaluate("--ground-truth", dataset, "--out", tmp_path / "again", "--results",
+             tmp_path / "out" / "results" / "near_online")
+    again = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert [v["name"] for v in again["runs"]] == ["stored results", "stored results + post-filter"]
+    assert [v["measures"] for v in again["runs"]] == [v["measures"] for v in made["runs"]]
+    assert again["config"] is None and again["runs"][0]["timing"] is None
+
+
+def test_bag_with_ground_truth(dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    """From frames and text to a bag, and the bag evaluated: the same measures as the folder."""
+    bag = tmp_path / "0001.mcap"
+    done = CliRunner().invoke(app, ["bag", "from-frames", str(dataset / "image_02" / "0001"), str(bag),
+                                    "--ground-truth", str(dataset), "--sequence", "0001"])
+    assert done.exit_code == 0, done.output
+    from_bag = run(bag, tmp_path / "bag_out")
+    from_folder = run(dataset, tmp_path / "folder_out", "--sequence", "0001")
+    assert from_bag["format"] == "bag"
+    assert from_bag["runs"][0]["measures"] == from_folder["runs"][0]["measures"]
+
+
+def test_ignored_pixels_survive_the_bag(dataset: Path, tmp_path: Path) -> None:
+    truth = kitti_mots.read_truth(dataset)["0000"]
+    labels = tmp_path / "labels"
+    corner = np.zeros(SIZE, bool)
+    corner[:8] = True
+    kitti_mots.write(labels, [replace(truth, ignored={2: encode(corner)})], truth=True)
+    done = CliRunner().invoke(app, ["bag", "from-frames", str(dataset / "image_02" / "0000"),
+                                    str(tmp_path / "b.db3"), "--ground-truth", str(labels)])
+    assert done.exit_code == 0, done.output
+    given = read_input(tmp_path / "b.db3", "kitti_mots", None).truths["b"]
+    assert list(given.ignored) == [2]
+    assert given.frames == 12 and len(given.rows) == 24
+
+
+def test_recorded_answers_to_benchmark_files(
+        dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    """A recorded bag, converted, holds what an evaluation stores; and it can be scored as it is."""
+    run(dataset, tmp_path / "out", "--sequence", "0001")
+    config = networks[0].config
+    with InstanceBagWriter(tmp_path / "answers.mcap") as bag:
+        pipeline = Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
+        for index in range(9):
+            for result in pipeline.push(frame(index)[0], index * 100_000_000):
+                bag.write(result)
+        for result in pipeline.flush():
+            bag.write(result)
+    for name in FORMATS:
+        place = tmp_path / name / ("r.json" if name == "youtube_vis" else "")
+        done = CliRunner().invoke(app, ["convert", str(tmp_path / "answers.mcap"), str(place),
+                                        "--name", "0001", "--format", name])
+        assert done.exit_code == 0, done.output
+    stored = tmp_path / "out" / "results" / "near_online" / "0001.txt"
+    assert (tmp_path / "kitti_mots" / "0001.txt").read_bytes() == stored.read_bytes()
+    assert len(list((tmp_path / "davis" / "0001").glob("*.png"))) == 9
+    assert {r.class_id for r in read_bag(tmp_path / "answers.mcap", None).rows} == {CAR, PEDESTRIAN}
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--sequence", "0009"], "no sequence 0009; there are 0000, 0001"),
+    (["--images", "{tmp}"], "no images of 0000, 0001"),
+    (["--results", "{tmp}"], "no results for sequences 0000, 0001"),
+    (["--format", "davis"], "no label images"),
+    (["--ground-truth", "{tmp}/none"], "no ground truth at"),
+    (["--set", "window.overlap=9"], "overlap 9 is not below length"),
+])
+def test_mistakes_take_one_line(arguments: list[str], words: str, dataset: Path,
+                                networks: list[ColourNetwork], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    filled = [argument.replace("{tmp}", str(tmp_path / "empty")) for argument in arguments]
+    base = ["--ground-truth", dataset, "--out", tmp_path / "out", "--checkpoint", "random"]
+    assert words in evaluate(*base, *filled, code=2)
+
+
+def test_too_few_images(dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    (dataset / "image_02" / "0001" / "000008.png").unlink()
+    text = evaluate("--ground-truth", dataset, "--out", tmp_path / "out", "--device", "cpu", "--checkpoint",
+                    "random", *SETTINGS, code=2)
+    assert "sequence 0001: 8 images" in text and "ground truth has 9 frames" in text
+
+
+def switching(length: int = 10) -> SequenceMasks:
+    """Results for two_cars: car 1 changes its id in frame 4 and is lost in frame 7, with another id after."""
+    rows = []
+    for t in range(length):
+        if t != 7:
+            rows.append(row(t, 1 if t < 4 else 5 if t < 7 else 6, 0, 12))
+        rows.append(row(t, 2, 12, 20))
+    return sequence(rows, length)
+
+
+def test_diagnostics_agree_with_the_measures() -> None:
+    truth, result = two_cars(), switching()
+    found = diagnose(truth, result)
+    measures = sequence_measures(MOTS, score_sequence(MOTS, truth, result))["car"]
+    assert [(s.frame, s.previous_frame, s.previous_id, s.id) for s in found.switches] == [
+        (4, 3, 1001, 1005), (8, 6, 1005, 1006)]
+    assert len(found.switches) == measures["IDS"] == 2
+    assert sum(errors.missed for errors in found.frames.values()) == measures["FN"] == 1
+    assert found.overlaps["small"] == [1, *[0] * 8, 19]
+    assert found.tracks[1001][6:9] == [(6, 1005), (7, 0), (8, 1006)]
+
+
+def test_sequences_in_parallel_processes(tmp_path: Path) -> None:
+    truths = {name: replace(two_cars(), name=name) for name in ("0000", "0001")}
+    results = {name: replace(switching(), name=name) for name in truths}
+    given = work.EvaluationInput("kitti_mots", truths, {})
+    told: list[int] = []
+
+    @contextmanager
+    def progress(title: str, total: int) -> Any:
+        yield told.append
+
+    one, = work.evaluate_stored(given, results, [False], 1, progress)
+    two, = work.evaluate_stored(given, results, [False], 2, progress)
+    assert (one.measures, one.sequences) == (two.measures, two.sequences)
+    assert told == [1, 2] * 2
+
+
+def test_page_shows_every_switch_and_needs_nothing_else(tmp_path: Path) -> None:
+    kitti_mots.write(tmp_path / "gt", [two_cars()], truth=True)
+    kitti_mots.write(tmp_path / "results", [switching()])
+    evaluate("--ground-truth", tmp_path / "gt", "--results", tmp_path / "results", "--out", tmp_path / "out",
+             "--post-filter", "without")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Id switches: 2" in page
+    assert "0000, car 1001: result 1005 in frame 6, 1006 in frame 8" in page
+    assert page.count("data:image/jpeg;base64,") == 1 + 2  # the other bad frames are near the first
+    references = re.findall(r"""(?:src|href)=["']([^"']+)""", page)
+    assert all(reference.startswith(("data:", "#")) for reference in references)
+
+
+@pytest.mark.parametrize(("classes", "open_classes", "expected"), [
+    ({1: "pedestrian", 2: "car"}, False, {1: "car", 2: "pedestrian"}),
+    ({1: "car", 3: "truck"}, False, {1: "car", 2: "pedestrian"}),
+    ({1: "car", 3: "truck"}, True, {1: "car", 2: "pedestrian", 3: "truck"}),
+])
+def test_classes_are_matched_by_name(classes: dict[int, str], open_classes: bool,
+                                     expected: dict[int, str]) -> None:
+    result = sequence([row(0, 1, 0, 5, class_id) for class_id in classes], 1, classes=classes)
+    truth, matched = match_classes(two_cars(1), result, open_classes=open_classes)
+    assert truth.classes == matched.classes == expected
+    known = [name for name in classes.values() if name in expected.values()]
+    assert [expected[r.class_id] for r in matched.rows] == known
+
+
+def test_no_common_class() -> None:
+    result = sequence([row(0, 1, 0, 5)], 1, classes={1: "duck"})
+    with pytest.raises(EvaluationError, match="results, duck, and of the ground truth, car/pedestrian"):
+        match_classes(two_cars(1), result, open_classes=False)
+
+
+def test_davis_keeps_the_largest_objects() -> None:
+    rows = [row(t, n, 2 * n, 2 * n + 2) for t in range(2) for n in range(25)]
+    many = sequence([*rows, row(2, 3, 0, 40)], 3)
+    kept = largest_tracks(many, 20)
+    assert len(kept.by_track()) == 20 and 1003 in kept.by_track()
+    _, result = prepare(Variant("offline"), "davis", sequence([], 3, classes={1: "object"}), many)
+    assert len(result.by_track()) == 20 and set(result.classes.values()) == {"object"}
+
+
+def test_post_filter_drops_small_masks_and_short_tracks() -> None:
+    """Cars need 150 px and 3 frames: columns of 20 px, so 8 are enough and 7 are not."""
+    rows = [row(t, n, first, last) for t in range(3) for n, first, last in ((1, 0, 8), (2, 10, 17))]
+    rows += [row(t, 3, 20, 30) for t in range(2)]
+    assert {r.id for r in post_filtered(sequence(rows, 3)).rows} == {1001}
