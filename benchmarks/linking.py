@@ -1,18 +1,20 @@
 """Linking of windows alone, on real tracks: how well do window-local clusters become tracks?
 
-The clusters of every window come from KITTI-MOTS ground truth, disturbed by seeded noise; nothing but linking
-is measured. Masks are the ground truth at quarter resolution, cut into windows whose labels are numbered anew
-at random. Three kinds of problem:
+The clusters of every window come from KITTI-MOTS ground truth, disturbed by seeded noise; nothing
+but linking is measured. Masks are the ground truth at quarter resolution, cut into windows whose
+labels are numbered anew at random. Three kinds of problem:
 
 clean      every instance is one cluster
-noisy      per window, an instance is absent (10 %), or fused with the nearest of its class that comes within
-           10 cells in some frame (5 %); a drifting ellipse is added as a false cluster (5 %)
-occluded   noisy, and 30 % of the tracks that live long enough are hidden for 6 to 12 frames of their
-           life, in the ground truth that is scored against, too
+noisy      per window, an instance is absent (10 %), or fused with the nearest of its class that
+           comes within 10 cells in some frame (5 %); a drifting ellipse is a false cluster (5 %)
+occluded   noisy, and 30 % of the tracks that live long enough are hidden for 6 to 12 frames of
+           their life, in the ground truth that is scored against, too
 
-Foreground of a frame is what any of its windows clusters; what one window leaves out is its outlier.
+Foreground of a frame is what any of its windows clusters; what one window leaves out is its
+outlier.
 
-    python benchmarks/linking.py GROUND_TRUTH_DIR --sequences 2,6,7 --seeds 0,1,2 --json linking.json
+    python benchmarks/linking.py GROUND_TRUTH_DIR --sequences 2,6,7 --seeds 0,1,2 --json
+    linking.json
 """
 
 from __future__ import annotations
@@ -34,7 +36,13 @@ from scipy.ndimage import distance_transform_edt, find_objects
 
 from stemseg_ros.config import load_config
 from stemseg_ros.evaluation.kitti_text import ResultRow, read_results
-from stemseg_ros.evaluation.measures import ALL_CLASSES, MOTS, SequenceScores, combine, score_sequence
+from stemseg_ros.evaluation.measures import (
+    ALL_CLASSES,
+    MOTS,
+    SequenceScores,
+    combine,
+    score_sequence,
+)
 from stemseg_ros.evaluation.sequence_masks import SequenceMasks
 from stemseg_ros.masks import decode, encode_box
 from stemseg_ros.stitching import link_windows
@@ -105,7 +113,8 @@ def make_problem(
 
 
 def _quarter(rows: list[ResultRow], size: tuple[int, int]) -> Volume:
-    """Ground truth sampled at the centre of each block of SCALE x SCALE pixels; ignored regions left out."""
+    """Ground truth sampled at the centre of each block of SCALE x SCALE pixels; ignored regions
+    left out."""
     y, x = (np.minimum(np.arange(0, side, SCALE) + SCALE // 2, side - 1) for side in size)
     volume = np.zeros((1 + max(row.frame for row in rows), len(y), len(x)), np.int32)
     for row in rows:
@@ -139,13 +148,19 @@ def _disturb(volume: Volume, rng: np.random.Generator, window: int) -> Volume:
     seen = np.where(np.isin(volume, present), volume, 0)
     for one in list(present):
         if one in present and rng.random() < P_FUSED:
-            other = _nearest(volume, one, [o for o in present if o // IDS_PER_CLASS == one // IDS_PER_CLASS])
+            other = _nearest(
+                volume, one, [o for o in present if o // IDS_PER_CLASS == one // IDS_PER_CLASS]
+            )
             if other is not None:
-                larger, smaller = sorted((one, other), key=lambda i: -np.count_nonzero(volume == i))
+                larger, smaller = sorted(
+                    (one, other), key=lambda i: -np.count_nonzero(volume == i)
+                )
                 seen[seen == smaller] = larger
                 present = [i for i in present if i not in (one, other)]  # nothing is fused twice
     if rng.random() < P_FALSE:
-        seen[_ellipse(volume.shape, rng) & (volume == 0)] = FALSE_IDENTITY * int(rng.choice(CLASSES)) + window
+        seen[_ellipse(volume.shape, rng) & (volume == 0)] = (
+            FALSE_IDENTITY * int(rng.choice(CLASSES)) + window
+        )
     return seen
 
 
@@ -201,7 +216,9 @@ def linker(variant: str) -> Callable[[Problem], Volume]:
 
 
 LINKERS: dict[str, Callable[[Problem], Volume]] = {
-    "reference": linker("reference"), "corrected": linker("corrected"), "true identities": true_identities,
+    "reference": linker("reference"),
+    "corrected": linker("corrected"),
+    "true identities": true_identities,
 }
 
 
@@ -209,7 +226,9 @@ def rows_of(labels: Volume, problem: Problem) -> list[ResultRow]:
     """Label maps as rows at full resolution; the class of a track is that of most of its cells."""
     labels = np.maximum(labels, 0)
     tracks, dense = np.unique(labels, return_inverse=True)
-    votes = np.stack([np.bincount(dense.ravel(), problem.classes.ravel() == kind) for kind in CLASSES])
+    votes = np.stack(
+        [np.bincount(dense.ravel(), problem.classes.ravel() == kind) for kind in CLASSES]
+    )
     kinds = np.array(CLASSES)[votes.argmax(axis=0)]
     height, width = problem.size
     rows = []
@@ -230,22 +249,37 @@ def score(labels: Volume, problem: Problem, name: str) -> SequenceScores:
     truth = [row for row in problem.truth if row.class_id != IGNORE_CLASS]
     ignored = {row.frame: row.rle for row in problem.truth if row.class_id == IGNORE_CLASS}
     shape = (name, problem.size, len(labels), names)
-    return score_sequence(MOTS, SequenceMasks(*shape, tuple(truth), ignored),
-                          SequenceMasks(*shape, tuple(rows_of(labels, problem))))
+    return score_sequence(
+        MOTS,
+        SequenceMasks(*shape, tuple(truth), ignored),
+        SequenceMasks(*shape, tuple(rows_of(labels, problem))),
+    )
 
 
 def main(
-    ground_truth: Annotated[Path, typer.Argument(help="Folder of KITTI-MOTS ground truth, 0002.txt, ...")],
-    sequences: Annotated[str, typer.Option(help="Numbers of sequences.")] = ",".join(map(str, VALIDATION)),
+    ground_truth: Annotated[
+        Path, typer.Argument(help="Folder of KITTI-MOTS ground truth, 0002.txt, ...")
+    ],
+    sequences: Annotated[str, typer.Option(help="Numbers of sequences.")] = ",".join(
+        map(str, VALIDATION)
+    ),
     settings: Annotated[str, typer.Option(help="LENGTH:OVERLAP of the windows.")] = "8:4,8:2,16:6",
     kinds: Annotated[str, typer.Option(help="clean, noisy, occluded.")] = "clean,noisy,occluded",
-    seeds: Annotated[str, typer.Option(help="Seeds of the noise; results are averaged.")] = "0,1,2",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the table here.")] = None,
+    seeds: Annotated[
+        str, typer.Option(help="Seeds of the noise; results are averaged.")
+    ] = "0,1,2",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the table here.")
+    ] = None,
 ) -> None:
     """Score linking on every problem."""
     numbers = [int(part) for part in sequences.split(",")]
-    jobs = [(setting, kind, int(seed)) for setting in settings.split(",") for kind in kinds.split(",")
-            for seed in (seeds.split(",") if kind != "clean" else "0")]  # clean problems have no noise
+    jobs = [
+        (setting, kind, int(seed))
+        for setting in settings.split(",")
+        for kind in kinds.split(",")
+        for seed in (seeds.split(",") if kind != "clean" else "0")
+    ]  # clean problems have no noise
     rows = []
     for job in track(jobs, description="linking", console=Console(stderr=True)):
         rows += run(ground_truth, numbers, *job)
@@ -255,7 +289,9 @@ def main(
         json_file.write_text(json.dumps(table, indent=1) + "\n")
 
 
-def run(ground_truth: Path, sequences: Sequence[int], setting: str, kind: str, seed: int) -> list[Row]:
+def run(
+    ground_truth: Path, sequences: Sequence[int], setting: str, kind: str, seed: int
+) -> list[Row]:
     """One problem over all sequences with every linker: a row of measures each."""
     length, overlap = (int(part) for part in setting.split(":"))
     scores: dict[str, dict[str, SequenceScores]] = {name: {} for name in LINKERS}
@@ -270,8 +306,18 @@ def run(ground_truth: Path, sequences: Sequence[int], setting: str, kind: str, s
             spent[name] += time.perf_counter() - begin
             scores[name][str(sequence)] = score(labels, problem, f"{sequence:04d}")
     pooled = {name: combine(MOTS, scores[name])[ALL_CLASSES] for name in LINKERS}
-    return [(setting, kind, name, {**{measure: pooled[name][measure] for measure in MEASURES},
-                                   "ms/window": 1e3 * spent[name] / windows}) for name in LINKERS]
+    return [
+        (
+            setting,
+            kind,
+            name,
+            {
+                **{measure: pooled[name][measure] for measure in MEASURES},
+                "ms/window": 1e3 * spent[name] / windows,
+            },
+        )
+        for name in LINKERS
+    ]
 
 
 def average(rows: list[Row]) -> list[dict[str, str | float]]:
@@ -279,16 +325,24 @@ def average(rows: list[Row]) -> list[dict[str, str | float]]:
     groups: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     for *key, measures in rows:
         groups.setdefault((key[0], key[1], key[2]), []).append(measures)
-    return [{"setting": setting, "kind": kind, "linker": name,
-             **{measure: float(np.mean([one[measure] for one in group])) for measure in group[0]}}
-            for (setting, kind, name), group in groups.items()]
+    return [
+        {
+            "setting": setting,
+            "kind": kind,
+            "linker": name,
+            **{measure: float(np.mean([one[measure] for one in group])) for measure in group[0]},
+        }
+        for (setting, kind, name), group in groups.items()
+    ]
 
 
 def show(table: list[dict[str, str | float]]) -> None:
     """Print the averages."""
     view = Table(*table[0], title="linking alone, car and pedestrian pooled")
     for row in table:
-        view.add_row(*(value if isinstance(value, str) else f"{value:.1f}" for value in row.values()))
+        view.add_row(
+            *(value if isinstance(value, str) else f"{value:.1f}" for value in row.values())
+        )
     Console(width=140).print(view)
 
 

@@ -12,9 +12,11 @@ from stemseg_ros.window import real_slots
 
 
 class EvidenceAverage:
-    """Running means per frame, on the device: semantic logits or, without a semantic head, the heat map.
+    """Running means per frame, on the device: semantic logits or, without a semantic head, the
+    heat map.
 
-    Online modes read the mean over the windows so far; the offline mode waits until no window is to come.
+    Online modes read the mean over the windows so far; the offline mode waits until no window is
+    to come.
     """
 
     def __init__(self) -> None:
@@ -30,8 +32,11 @@ class EvidenceAverage:
             self._sums[index] = maps[:, slot] if seen is None else seen + maps[:, slot]
             self._counts[index] = self._counts.get(index, 0) + 1
 
-    def apply(self, indices: tuple[int, ...], output: NetworkOutput) -> tuple[NetworkOutput, Tensor]:
-        """The output with averaged semantic logits, and the foreground evidence (T, h, w) of its frames."""
+    def apply(
+        self, indices: tuple[int, ...], output: NetworkOutput
+    ) -> tuple[NetworkOutput, Tensor]:
+        """The output with averaged semantic logits, and the foreground evidence (T, h, w) of its
+        frames."""
         means = torch.stack([self._sums[index] / self._counts[index] for index in indices], dim=1)
         if output.semantic_logits is None:
             return output, means[0]

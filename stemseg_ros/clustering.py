@@ -1,7 +1,8 @@
 """From the network's maps of one window to its instances (Sec. 3.3).
 
-Everything runs on the device of the maps. The number of instances is not known beforehand, so the loop asks
-the host whether to go on; on a GPU it does so once per CHUNK instances, and the result is copied once.
+Everything runs on the device of the maps. The number of instances is not known beforehand, so the
+loop asks the host whether to go on; on a GPU it does so once per CHUNK instances, and the result
+is copied once.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ CHUNK = 16
 def foreground_mask(evidence: Tensor, config: Config) -> Tensor:
     """Averaged foreground evidence (T, h, w) to a bool mask.
 
-    Evidence is the logit of the semantic foreground channel or, without a semantic head, the heat map; either
-    averaged over the windows that contain the frame.
+    Evidence is the logit of the semantic foreground channel or, without a semantic head, the heat
+    map; either averaged over the windows that contain the frame.
     """
     if config.network.semantic_head:
         return torch.sigmoid(evidence) > config.clustering.foreground_probability
@@ -38,8 +39,8 @@ def cluster_window(output: NetworkOutput, foreground: Tensor, config: Config) ->
     foreground: bool (T, h, w). Class logits are averaged over each cluster if the output has any.
     """
     cells = foreground.flatten().nonzero().squeeze(1)  # (P,) in t, y, x order
-    # Descending heat, stable: the best free seed is then always the first free one, as the first of several
-    # equal maxima in t, y, x order.
+    # Descending heat, stable: the best free seed is then always the first free one, as the first
+    # of several equal maxima in t, y, x order.
     heat, order = output.heatmap.flatten()[cells].sort(descending=True, stable=True)
     cells = cells[order]
     embeddings = output.embeddings.flatten(1)[:, cells]  # (E, P)
@@ -47,7 +48,11 @@ def cluster_window(output: NetworkOutput, foreground: Tensor, config: Config) ->
     found = _grow(embeddings, precisions, heat, config.clustering)
     labels = torch.zeros(foreground.numel(), dtype=torch.int16, device=foreground.device)
     labels[cells] = found.labels
-    logits = None if output.semantic_logits is None else _class_logits(output.semantic_logits, cells, found)
+    logits = (
+        None
+        if output.semantic_logits is None
+        else _class_logits(output.semantic_logits, cells, found)
+    )
     return WindowClusters(
         labels=labels.view(foreground.shape).cpu().numpy(),
         centers=embeddings[:, found.seeds].T.cpu().numpy(),
@@ -64,8 +69,11 @@ class _Clusters:
     """int64 (K,) positions of the centres among the P pixels."""
 
 
-def _grow(embeddings: Tensor, precisions: Tensor, heat: Tensor, config: ClusteringConfig) -> _Clusters:
-    """The sequential algorithm of Sec. 3.3 on P pixels sorted by falling heat; embeddings (E, P)."""
+def _grow(
+    embeddings: Tensor, precisions: Tensor, heat: Tensor, config: ClusteringConfig
+) -> _Clusters:
+    """The sequential algorithm of Sec. 3.3 on P pixels sorted by falling heat; embeddings (E,
+    P)."""
     pixels = heat.numel()
     state = _State.start(pixels, heat, config)
     seeds: list[Tensor] = []
@@ -118,23 +126,30 @@ class _State:
     def next_seed(self) -> tuple[Tensor, Tensor]:
         """Position of the hottest free pixel, and whether there was one."""
         last = self.positions.numel()
-        # min() of positions rather than argmax of heat, whose choice among equals is not defined on a GPU.
+        # min() of positions rather than argmax of heat, whose choice among equals is not defined
+        # on a GPU.
         first = torch.where(self.seedable & (self.labels == 0), self.positions, last).min()
         return first.clamp(max=last - 1), first < last
 
-    def claim(self, seed: Tensor, valid: Tensor, probability: Tensor, config: ClusteringConfig) -> Tensor:
-        """Give the seed's pixels to a new cluster unless it is rejected; returns whether it was accepted."""
+    def claim(
+        self, seed: Tensor, valid: Tensor, probability: Tensor, config: ClusteringConfig
+    ) -> Tensor:
+        """Give the seed's pixels to a new cluster unless it is rejected; returns whether it was
+        accepted."""
         inside = (probability > config.min_probability) & valid
         members = inside & (self.labels == 0)
         accepted = valid
         if config.corrected("seed_rejection"):
-            # Most pixels taken already: this is the rim of a found object. None of what is left is tried again.
+            # Most pixels taken already: this is the rim of a found object. None of what is left is
+            # tried again.
             accepted = valid & (members.sum() >= config.seed_min_free * inside.sum())
             self.seedable &= ~members
         self.count = self.count + accepted.to(torch.int16)
         self.labels = torch.where(members & accepted, self.count, self.labels)
         # The released code offers a leftover to the FARTHEST cluster, where the nearest is meant.
-        better = probability > self.best if config.corrected("leftovers") else probability < self.best
+        better = (
+            probability > self.best if config.corrected("leftovers") else probability < self.best
+        )
         self.best = torch.where(better & accepted, probability, self.best)
         self.choice = torch.where(better & accepted, self.count, self.choice)
         return accepted
@@ -152,8 +167,11 @@ def _precisions(bandwidths: Tensor, config: NetworkConfig) -> Tensor:
     return torch.cat((bandwidths, free))
 
 
-def _probability(embeddings: Tensor, precisions: Tensor, seed: Tensor, config: ClusteringConfig) -> Tensor:
-    """Probability (P,) of every pixel under the Gaussian of the seed's embedding and bandwidth (Eq. 2).
+def _probability(
+    embeddings: Tensor, precisions: Tensor, seed: Tensor, config: ClusteringConfig
+) -> Tensor:
+    """Probability (P,) of every pixel under the Gaussian of the seed's embedding and bandwidth
+    (Eq. 2).
 
     As in the released code without the normalising factor, so that it is 1 at the centre.
     """
@@ -163,7 +181,8 @@ def _probability(embeddings: Tensor, precisions: Tensor, seed: Tensor, config: C
 
 
 def _class_logits(semantic: Tensor, cells: Tensor, found: _Clusters) -> Tensor:
-    """Mean logits (K, C) of the classes, without background and foreground channel, over each cluster."""
+    """Mean logits (K, C) of the classes, without background and foreground channel, over each
+    cluster."""
     logits = semantic[1:-1].flatten(1)[:, cells].T  # (P, C)
     clusters = found.seeds.numel()
     # Outliers (-1) go to a row of their own, which is cut off again.

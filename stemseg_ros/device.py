@@ -8,7 +8,7 @@ from stemseg_ros.errors import DeviceError
 
 
 def resolve_device(name: str) -> torch.device:
-    """"auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N" as a device.
+    """ "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N" as a device.
 
     Raises DeviceError for other names, and for a CUDA device that is not there.
     """
@@ -28,13 +28,23 @@ def resolve_device(name: str) -> torch.device:
 
 def describe_device(device: torch.device) -> str:
     """The device with the name of its hardware, for reports."""
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    return (
+        f"{device} ({torch.cuda.get_device_name(device)})"
+        if device.type == "cuda"
+        else str(device)
+    )
 
 
 def fast_precision(device: torch.device) -> torch.dtype:
-    """The shortest float type that the device computes in natively: bfloat16 or float16, else float32."""
+    """The shortest float type that the device computes in natively: bfloat16 or float16, else
+    float32."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    # Private, but there is no public question; without the instructions bfloat16 is emulated, and slower.
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
+    # Private, but there is no public question; without the instructions bfloat16 is emulated, and
+    # slower.
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32

@@ -1,8 +1,9 @@
 """Label grids to full-size masks and their run lengths; decoding for subscribers.
 
-A mask grows from the stride-4 grid to the image in two bilinear steps, as in the released code (x4, crop of
-the padding, resize to the image), and is binarised once, at the end. Both steps are linear and separable, so
-one small matrix an axis does them, and only the rows and columns of an object's box are ever computed.
+A mask grows from the stride-4 grid to the image in two bilinear steps, as in the released code
+(x4, crop of the padding, resize to the image), and is binarised once, at the end. Both steps are
+linear and separable, so one small matrix an axis does them, and only the rows and columns of an
+object's box are ever computed.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ class FullMask:
 
 
 def full_size_masks(grid: npt.NDArray[np.integer], geometry: Geometry) -> Iterator[FullMask]:
-    """Masks of all labels > 0 of an (h, w) grid, in ascending order; those that vanish are left out.
+    """Masks of all labels > 0 of an (h, w) grid, in ascending order; those that vanish are left
+    out.
 
-    The masks do not overlap: at most one label can hold more than half of the interpolation weight of a pixel.
+    The masks do not overlap: at most one label can hold more than half of the interpolation weight
+    of a pixel.
     """
     labels, dense = np.unique(grid, return_inverse=True)
     first = int(np.searchsorted(labels, 1))  # labels[first:] are the positive ones
@@ -70,7 +73,9 @@ def encode_box(crop: Bools, top: int, left: int, size: tuple[int, int]) -> Rle:
     crop: bool (h, w), its first pixel at (top, left) of an image of ``size`` (H, W).
     """
     height, width = size
-    steps = np.diff(crop.astype(np.int8), axis=0, prepend=0, append=0).T  # (w, h + 1): run starts and ends
+    steps = np.diff(
+        crop.astype(np.int8), axis=0, prepend=0, append=0
+    ).T  # (w, h + 1): run starts and ends
     column, row = steps.nonzero()  # column-major order, as COCO's
     edges = (left + column) * height + top + row
     if crop.shape[0] == height:  # a run may go on at the top of the next column: drop the seam
@@ -79,15 +84,17 @@ def encode_box(crop: Bools, top: int, left: int, size: tuple[int, int]) -> Rle:
     if edges.size == 0 or edges[-1] != height * width:
         edges = np.append(edges, height * width)
     counts = np.diff(edges, prepend=0)
-    compressed = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    compressed = coco.frPyObjects(
+        {"size": [height, width], "counts": counts.tolist()}, height, width
+    )
     return Rle(size=[height, width], counts=compressed["counts"])
 
 
 def decode(rle: Rle | bytes, size: tuple[int, int] | None = None) -> Bools:
     """Compressed run lengths to a bool (H, W) mask.
 
-    Takes an Rle, or the bytes of ``Instance.mask_rle`` and the (height, width) of its InstanceArray. Raises
-    ValueError if the run lengths do not fill the image exactly.
+    Takes an Rle, or the bytes of ``Instance.mask_rle`` and the (height, width) of its
+    InstanceArray. Raises ValueError if the run lengths do not fill the image exactly.
     """
     if isinstance(rle, dict):
         height, width = rle["size"]
@@ -105,7 +112,9 @@ def label_image(result: FrameResult) -> npt.NDArray[np.uint16]:
     image = np.zeros((result.height, result.width), np.uint16)
     for instance in result.instances:
         if instance.track_id > np.iinfo(np.uint16).max:
-            raise ValueError(f"track id {instance.track_id} does not fit into 16 bits; reset the tracker")
+            raise ValueError(
+                f"track id {instance.track_id} does not fit into 16 bits; reset the tracker"
+            )
         x, y, width, height = instance.box
         window = np.s_[y : y + height, x : x + width]
         image[window][decode(instance.rle)[window]] = instance.track_id
@@ -114,17 +123,34 @@ def label_image(result: FrameResult) -> npt.NDArray[np.uint16]:
 
 def _full_mask(label: int, crop: Bools, top: int, left: int, size: tuple[int, int]) -> FullMask:
     rows, columns = np.flatnonzero(crop.any(1)), np.flatnonzero(crop.any(0))
-    box = (left + int(columns[0]), top + int(rows[0]),
-           int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1)
+    box = (
+        left + int(columns[0]),
+        top + int(rows[0]),
+        int(columns[-1] - columns[0]) + 1,
+        int(rows[-1] - rows[0]) + 1,
+    )
     return FullMask(label, encode_box(crop, top, left, size), box, int(crop.sum()))
 
 
-def _upsample_box(mask: Bools, box: tuple[slice, slice], geometry: Geometry) -> tuple[Bools, int, int]:
-    """Image pixels that the cells of a box can reach: bool crop, and its top and left in the image."""
-    axes = [_Axis.of(cells, padded, resized, size) for cells, padded, resized, size in zip(
-        mask.shape, geometry.padded_size, geometry.resized_size, geometry.image_size, strict=True)]
-    cells = [slice(max(side.start - REACH, 0), min(side.stop + REACH, n))
-             for side, n in zip(box, mask.shape, strict=True)]
+def _upsample_box(
+    mask: Bools, box: tuple[slice, slice], geometry: Geometry
+) -> tuple[Bools, int, int]:
+    """Image pixels that the cells of a box can reach: bool crop, and its top and left in the
+    image."""
+    axes = [
+        _Axis.of(cells, padded, resized, size)
+        for cells, padded, resized, size in zip(
+            mask.shape,
+            geometry.padded_size,
+            geometry.resized_size,
+            geometry.image_size,
+            strict=True,
+        )
+    ]
+    cells = [
+        slice(max(side.start - REACH, 0), min(side.stop + REACH, n))
+        for side, n in zip(box, mask.shape, strict=True)
+    ]
     pixels = [axis.pixels_of(side) for axis, side in zip(axes, cells, strict=True)]
     rows, columns = (axis.operator[p, c] for axis, p, c in zip(axes, pixels, cells, strict=True))
     soft = rows @ mask[cells[0], cells[1]].astype(np.float32) @ columns.T
@@ -154,8 +180,9 @@ class _Axis:
         """Pixels within reach of a range of cells, which must already include the neighbours."""
         start, stop = np.searchsorted(self.centers, (cells.start, cells.stop - 1), side="left")
         at_end = cells.stop == self.operator.shape[1]
-        return slice(0 if cells.start == 0 else int(start),
-                     len(self.centers) if at_end else int(stop))
+        return slice(
+            0 if cells.start == 0 else int(start), len(self.centers) if at_end else int(stop)
+        )
 
 
 def _linear(cells: int, pixels: int) -> npt.NDArray[np.float64]:
@@ -172,7 +199,8 @@ def _linear(cells: int, pixels: int) -> npt.NDArray[np.float64]:
 def check_counts(counts: bytes, pixels: int) -> None:
     """Raises ValueError unless compressed run lengths fill an image of so many pixels exactly.
 
-    pycocotools does not look: it leaves the rest of the image undefined when the runs are too short.
+    pycocotools does not look: it leaves the rest of the image undefined when the runs are too
+    short.
     """
     total, value, shift, previous = 0, 0, 0, [0, 0]
     index = 0

@@ -1,4 +1,5 @@
-"""The whole way of a frame, one call per stage (Sec. 3.3): window, network, clustering, stitching, masks."""
+"""The whole way of a frame, one call per stage (Sec. 3.3): window, network, clustering, stitching,
+masks."""
 
 from __future__ import annotations
 
@@ -61,15 +62,23 @@ class _Stream:
 class Pipeline:
     """Frames in, tracked instances out.
 
-    Every frame that goes in comes out exactly once and in order, with a delay that the window mode sets. Not
-    thread-safe: one thread owns a pipeline.
+    Every frame that goes in comes out exactly once and in order, with a delay that the window mode
+    sets. Not thread-safe: one thread owns a pipeline.
     """
 
-    def __init__(self, config: Config, checkpoint: str | Path | None = None, device: str = "cpu", *,
-                 network: StemSeg | None = None, synchronise: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        checkpoint: str | Path | None = None,
+        device: str = "cpu",
+        *,
+        network: StemSeg | None = None,
+        synchronise: bool = False,
+    ) -> None:
         """Load the network (see load_network), or share one that is loaded already.
 
-        synchronise: wait for the GPU after each stage, so that stage_ms is exact (benchmarks only).
+        synchronise: wait for the GPU after each stage, so that stage_ms is exact (benchmarks
+        only).
         """
         self.config = config
         self.network = network or load_network(config, checkpoint, device)
@@ -84,7 +93,8 @@ class Pipeline:
     def push(self, frame_bgr: npt.NDArray[np.uint8], stamp_ns: int) -> list[FrameResult]:
         """Add an image, uint8 (H, W, 3) BGR, and its time in ns; the frames that are ready now.
 
-        A stamp before the last one, or another image size, finishes what is pending and starts a new epoch.
+        A stamp before the last one, or another image size, finishes what is pending and starts a
+        new epoch.
         """
         _check_image(frame_bgr)
         results: list[FrameResult] = []
@@ -103,7 +113,8 @@ class Pipeline:
         return results + (self._process(window) if window else [])
 
     def flush(self) -> list[FrameResult]:
-        """Finish all pending frames, with a window aligned to the newest; the stream may go on afterwards."""
+        """Finish all pending frames, with a window aligned to the newest; the stream may go on
+        afterwards."""
         window = self._stream.windows.flush()
         results = self._process(window) if window else []
         return results + self._advance(finish=True)
@@ -114,7 +125,8 @@ class Pipeline:
         self._stream = _Stream.start(self.config)
 
     def update(self, config: Config) -> None:
-        """Take over changed thresholds; settings of network, input and window need a new pipeline."""
+        """Take over changed thresholds; settings of network, input and window need a new
+        pipeline."""
         for section in ("input", "network", "window", "runtime"):
             if getattr(config, section) != getattr(self.config, section):
                 raise ValueError(f"'{section}' settings cannot change in a running pipeline")
@@ -131,11 +143,12 @@ class Pipeline:
         return results
 
     def _advance(self, finish: bool) -> list[FrameResult]:
-        """Cluster and link the windows whose evidence is complete; return the frames that are final.
+        """Cluster and link the windows whose evidence is complete; return the frames that are
+        final.
 
-        The next window starts after the newest one, so offline the frames up to that start are complete:
-        windows before it can be clustered, and no later window fills holes of frames before the last linked
-        one. ``finish`` takes everything as complete.
+        The next window starts after the newest one, so offline the frames up to that start are
+        complete: windows before it can be clustered, and no later window fills holes of frames
+        before the last linked one. ``finish`` takes everything as complete.
         """
         stream = self._stream
         complete = stream.waiting[-1][0].indices[0] if stream.waiting else -1
@@ -154,15 +167,20 @@ class Pipeline:
     def _link(self, window: Window, output: NetworkOutput) -> None:
         with self._timed("cluster"):
             averaged, evidence = self._stream.evidence.apply(window.indices, output)
-            clusters = cluster_window(averaged, foreground_mask(evidence, self.config), self.config)
+            clusters = cluster_window(
+                averaged, foreground_mask(evidence, self.config), self.config
+            )
         with self._timed("link"):
             self._stream.stitcher.link(window.indices, clusters)
 
     def _forget(self) -> None:
         """Keep only frames that a window may still contain or that have not come out."""
         oldest = self._stream.newest - self.config.window.length + 1
-        oldest = min([oldest] + [window.indices[0] for window, _ in self._stream.waiting]
-                     + [index for index, _ in self._stream.pending])
+        oldest = min(
+            [oldest]
+            + [window.indices[0] for window, _ in self._stream.waiting]
+            + [index for index, _ in self._stream.pending]
+        )
         self._stream.evidence.forget(oldest)
         self._stream.stitcher.forget(oldest)
 
@@ -177,18 +195,27 @@ class Pipeline:
     def _wanted(self, mask: FullMask) -> bool:
         track = self._stream.stitcher.tracks[mask.label]
         track.age += 1
-        return track.age >= self.config.output.min_track_frames and mask.area >= self.config.output.min_area
+        return (
+            track.age >= self.config.output.min_track_frames
+            and mask.area >= self.config.output.min_area
+        )
 
     def _instance(self, mask: FullMask) -> Instance:
         track = self._stream.stitcher.tracks[mask.label]
         index, probability = _best_class(track)
         return Instance(
-            track_id=mask.label, class_id=index + 1, class_name=self.config.network.classes[index],
-            score=track.heat * probability, rle=mask.rle, box=mask.box)
+            track_id=mask.label,
+            class_id=index + 1,
+            class_name=self.config.network.classes[index],
+            score=track.heat * probability,
+            rle=mask.rle,
+            box=mask.box,
+        )
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        """Add a stage's time. A GPU works off a queue: without ``synchronise`` the wait shows in "cluster"."""
+        """Add a stage's time. A GPU works off a queue: without ``synchronise`` the wait shows in
+        "cluster"."""
         begin = time.perf_counter()
         yield
         if self.synchronise and self.network.device.type == "cuda":
@@ -197,7 +224,8 @@ class Pipeline:
 
 
 def _best_class(track: Track) -> tuple[int, float]:
-    """Index of a track's most probable class and its probability, from the logits averaged so far."""
+    """Index of a track's most probable class and its probability, from the logits averaged so
+    far."""
     if track.class_logits is None:
         return 0, 1.0
     logits = track.class_logits / max(track.cells_seen, 1)

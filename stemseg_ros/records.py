@@ -1,11 +1,11 @@
 """The values that travel between the stages, in the order of the data path.
 
-frames -> window -> network -> clustering -> stitching -> masks -> messages. Read this file first: each
-stage takes one of these records and returns the next. All are immutable; tensors inside them are never
-written in place by a later stage.
+frames -> window -> network -> clustering -> stitching -> masks -> messages. Read this file first:
+each stage takes one of these records and returns the next. All are immutable; tensors inside them
+are never written in place by a later stage.
 
-Shapes: T frames of a window, C channels, E embedding dimensions, V learned bandwidth dimensions (E minus the
-free ones), h x w the stride-4 grid of the padded network input, H x W the source image.
+Shapes: T frames of a window, C channels, E embedding dimensions, V learned bandwidth dimensions (E
+minus the free ones), h x w the stride-4 grid of the padded network input, H x W the source image.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Rle(TypedDict):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Geometry:
-    """How a source image lies in the network input: resized, then zero-padded on the right and bottom."""
+    """How a source image lies in the network input: resized, then zero-padded on the right and
+    bottom."""
 
     image_size: tuple[int, int]
     """(H, W) of the source image, pixels."""
@@ -56,8 +57,8 @@ class Features:
 class Window:
     """T successive frames that the network sees at once.
 
-    A stream shorter than T is padded at the front with copies of its first frame, so an index may repeat;
-    the last occurrence is the real frame.
+    A stream shorter than T is padded at the front with copies of its first frame, so an index may
+    repeat; the last occurrence is the real frame.
     """
 
     indices: tuple[int, ...]
@@ -79,14 +80,16 @@ class NetworkOutput:
     heatmap: Tensor
     """(1, T, h, w) in [0, 1], probability of being an instance centre."""
     semantic_logits: Tensor | None = None
-    """(C + 1, T, h, w): background, classes, and a separate foreground channel last; or None (DAVIS)."""
+    """(C + 1, T, h, w): background, classes, and a separate foreground channel last; or None
+    (DAVIS)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowClusters:
     """The instances of one window, numbered from 1 by order of discovery.
 
-    This is where data leaves the device, in one copy: everything before is tensors, everything after numpy.
+    This is where data leaves the device, in one copy: everything before is tensors, everything
+    after numpy.
     """
 
     labels: npt.NDArray[np.int16]
@@ -96,7 +99,8 @@ class WindowClusters:
     scores: npt.NDArray[np.float32]
     """(K,) in [0, 1], heat of the centre of each cluster."""
     class_logits: npt.NDArray[np.float32] | None = None
-    """(K, C) class logits averaged over the cluster's pixels (Sec. 3.6); None without a semantic head."""
+    """(K, C) class logits averaged over the cluster's pixels (Sec. 3.6); None without a semantic
+    head."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""Where the files that belong to the package lie: a source checkout, a pip install, or a ROS install space."""
+"""Where the files that belong to the package lie: a source checkout, a pip install, or a ROS
+install space."""
 
 from __future__ import annotations
 

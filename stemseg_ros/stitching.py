@@ -1,8 +1,9 @@
 """Joining the clusters of successive windows to tracks (Sec. 3.3, "Video clip stitching").
 
-Clusters are matched to tracks by the IoU of their masks over the frames that the windows share. ``reference``
-does just that, as the released code. ``corrected`` also asks for a minimum IoU and equal classes, offers the
-clusters to tracks that missed a few windows, and fills holes of a frame from later windows.
+Clusters are matched to tracks by the IoU of their masks over the frames that the windows share.
+``reference`` does just that, as the released code. ``corrected`` also asks for a minimum IoU and
+equal classes, offers the clusters to tracks that missed a few windows, and fills holes of a frame
+from later windows.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Stitcher:
         self._config = config
 
     def grid(self, index: int) -> Grid:
-        """Labels (h, w) of a frame as far as they are known: > 0 track id, 0 background, -1 outlier.
+        """Labels (h, w) of a frame as far as they are known: > 0 track id, 0 background, -1
+        outlier.
 
         Raises ValueError for a frame that no window contained, or that is forgotten.
         """
@@ -59,13 +61,16 @@ class Stitcher:
             del self.tracks[track_id]
 
     def link(self, indices: Indices, clusters: WindowClusters) -> None:
-        """Label the new frames of a window; its old ones keep their labels (corrected: but for holes)."""
+        """Label the new frames of a window; its old ones keep their labels (corrected: but for
+        holes)."""
         slots = real_slots(tuple(int(index) for index in indices))
         frames = [int(indices[slot]) for slot in slots]
         masks = ClusterMasks.of(np.asarray(clusters.labels)[slots], len(clusters.centers))
         ids = self._match(masks, frames, clusters)
         self._write(masks, frames, ids)
-        self._next_id = max(self._next_id, 1 + max(int(self._grids[frame].max()) for frame in frames))
+        self._next_id = max(
+            self._next_id, 1 + max(int(self._grids[frame].max()) for frame in frames)
+        )
         self._remember(masks, frames, ids, clusters)
 
     def _match(self, masks: ClusterMasks, frames: list[int], clusters: WindowClusters) -> Grid:
@@ -74,8 +79,8 @@ class Stitcher:
         shared = [slot for slot, frame in enumerate(frames) if frame in self._grids]
         known, score = self._overlaps(masks, frames, shared)
         if self._config.variant == "reference":
-            # Every pair of the assignment is accepted, even one without any overlap, as long as both masks
-            # have a cell in the shared frames.
+            # Every pair of the assignment is accepted, even one without any overlap, as long as
+            # both masks have a cell in the shared frames.
             columns = np.flatnonzero(masks.counts[shared].sum(axis=0)[1:])
             return _assign(ids, known, score[:, columns], columns, least=0.0)
         score[score < self._config.min_iou] = 0.0
@@ -84,8 +89,11 @@ class Stitcher:
         score = np.where(self._same_class(rows, clusters), np.concatenate((score, carried)), 0.0)
         return _assign(ids, rows, score, np.arange(masks.clusters), least=np.finfo(float).tiny)
 
-    def _overlaps(self, masks: ClusterMasks, frames: list[int], shared: list[int]) -> tuple[Grid, Scores]:
-        """Ids written in the shared frames, ascending, and their IoU (R, K) with the clusters there."""
+    def _overlaps(
+        self, masks: ClusterMasks, frames: list[int], shared: list[int]
+    ) -> tuple[Grid, Scores]:
+        """Ids written in the shared frames, ascending, and their IoU (R, K) with the clusters
+        there."""
         if not shared:
             return np.empty(0, np.int32), np.zeros((0, masks.clusters))
         written = np.stack([self._grids[frames[slot]] for slot in shared])
@@ -95,20 +103,28 @@ class Stitcher:
         new = np.maximum(labels.ravel()[alive], 0).astype(np.int64)
         known, row = np.unique(old, return_inverse=True)
         columns = masks.clusters + 1
-        table = np.bincount(row * columns + new, minlength=len(known) * columns).reshape(len(known), columns)
+        table = np.bincount(row * columns + new, minlength=len(known) * columns).reshape(
+            len(known), columns
+        )
         first = int(np.searchsorted(known, 1))
         both = table[first:, 1:]
         union = table.sum(1)[first:, None] + table.sum(0)[None, 1:] - both
         return known[first:].astype(np.int32), both / np.maximum(union, 1)
 
-    def _carry(self, masks: ClusterMasks, frames: list[int], known: set[int],
-               clusters: WindowClusters) -> tuple[Grid, Scores]:
-        """Ids of lost tracks, and the IoU (L, K) of their last masks, carried along, with the clusters.
+    def _carry(
+        self, masks: ClusterMasks, frames: list[int], known: set[int], clusters: WindowClusters
+    ) -> tuple[Grid, Scores]:
+        """Ids of lost tracks, and the IoU (L, K) of their last masks, carried along, with the
+        clusters.
 
         A cluster is looked at in its first frame, where the gap is shortest.
         """
-        lost = [track for track_id, track in self.tracks.items()
-                if track_id not in known and frames[-1] - track.frame <= self._config.max_gap + len(frames)]
+        lost = [
+            track
+            for track_id, track in self.tracks.items()
+            if track_id not in known
+            and frames[-1] - track.frame <= self._config.max_gap + len(frames)
+        ]
         score = np.zeros((len(lost), masks.clusters))
         carrier = MaskCarrier(*masks.labels.shape[1:])
         first = (masks.counts > 0).argmax(axis=0)
@@ -126,12 +142,15 @@ class Stitcher:
         """(R, K): whether the classes of track and cluster agree, where they are known."""
         if clusters.class_logits is None:
             return np.ones((len(rows), len(clusters.centers)), bool)
-        old = np.array([self.tracks[track_id].class_index for track_id in rows.tolist()]).reshape(-1, 1)
+        old = np.array([self.tracks[track_id].class_index for track_id in rows.tolist()]).reshape(
+            -1, 1
+        )
         agree: npt.NDArray[np.bool_] = np.equal(old, clusters.class_logits.argmax(axis=1))
         return agree
 
     def _near(self, track: Track, cluster: int, clusters: WindowClusters) -> bool:
-        """Whether the embedding centres of a lost track and a cluster (from 0) are close, time left out."""
+        """Whether the embedding centres of a lost track and a cluster (from 0) are close, time
+        left out."""
         if track.center is None:
             return True
         offset = clusters.centers[cluster][self._timeless] - track.center[self._timeless]
@@ -149,7 +168,9 @@ class Stitcher:
                 if hole.any():
                     self._grids[frame] = np.where(hole, table[labels], self._grids[frame])
 
-    def _remember(self, masks: ClusterMasks, frames: list[int], ids: Grid, clusters: WindowClusters) -> None:
+    def _remember(
+        self, masks: ClusterMasks, frames: list[int], ids: Grid, clusters: WindowClusters
+    ) -> None:
         """Bring the tracks up to date with the window's clusters."""
         for k in (np.flatnonzero(masks.counts.sum(axis=0)[1:]) + 1).tolist():
             track = self.tracks.setdefault(int(ids[k]), Track(int(ids[k])))
@@ -165,8 +186,11 @@ class Stitcher:
                 track.see_class(clusters.class_logits[k - 1], int(masks.counts[fresh, k].sum()))
 
 
-def _assign(ids: Grid, rows: Grid, score: Scores, columns: npt.NDArray[np.intp], least: float) -> Grid:
-    """Hungarian assignment of rows (track ids) to columns (clusters from 0); below ``least`` they stay new."""
+def _assign(
+    ids: Grid, rows: Grid, score: Scores, columns: npt.NDArray[np.intp], least: float
+) -> Grid:
+    """Hungarian assignment of rows (track ids) to columns (clusters from 0); below ``least`` they
+    stay new."""
     for row, column in np.transpose(linear_sum_assignment(score, maximize=True)).tolist():
         if score[row, column] >= least:
             ids[1 + columns[column]] = rows[row]
@@ -176,12 +200,14 @@ def _assign(ids: Grid, rows: Grid, score: Scores, columns: npt.NDArray[np.intp],
 def link_windows(windows: Sequence[tuple[Indices, npt.ArrayLike]], config: Config) -> Grid:
     """Join window-local clusters to tracks.
 
-    windows: in temporal order, (frame indices, int labels (T, h, w): 0 background, -1 outlier, > 0 cluster);
-    together they cover the frames 0 .. N - 1. Returns int32 (N, h, w) global ids, 0 background, -1 outlier.
-    Raises ValueError if frames are missing.
+    windows: in temporal order, (frame indices, int labels (T, h, w): 0 background, -1 outlier, > 0
+    cluster); together they cover the frames 0 .. N - 1. Returns int32 (N, h, w) global ids, 0
+    background, -1 outlier. Raises ValueError if frames are missing.
     """
-    return _link_all(((indices, _unscored(np.asarray(labels))) for indices, labels in windows),
-                     Stitcher(config.stitching))
+    return _link_all(
+        ((indices, _unscored(np.asarray(labels))) for indices, labels in windows),
+        Stitcher(config.stitching),
+    )
 
 
 def track_labels(
@@ -189,8 +215,8 @@ def track_labels(
 ) -> Grid:
     """Cluster every window and join the clusters to tracks.
 
-    windows: in temporal order, (frame indices, output); foreground: bool (N, h, w). Returns int32 (N, h, w):
-    > 0 track id, 0 background, -1 outlier. Raises ValueError if frames are missing.
+    windows: in temporal order, (frame indices, output); foreground: bool (N, h, w). Returns int32
+    (N, h, w): > 0 track id, 0 background, -1 outlier. Raises ValueError if frames are missing.
     """
     mask = torch.as_tensor(np.asarray(foreground), dtype=torch.bool)
 
@@ -198,8 +224,10 @@ def track_labels(
         inside = mask[[int(index) for index in indices]].to(output.heatmap.device)
         return cluster_window(output, inside, config)
 
-    return _link_all(((indices, clusters(indices, output)) for indices, output in windows),
-                     Stitcher(config.stitching, config.network.mixing))
+    return _link_all(
+        ((indices, clusters(indices, output)) for indices, output in windows),
+        Stitcher(config.stitching, config.network.mixing),
+    )
 
 
 def _link_all(windows: Iterable[tuple[Indices, WindowClusters]], stitcher: Stitcher) -> Grid:
@@ -217,5 +245,8 @@ def _link_all(windows: Iterable[tuple[Indices, WindowClusters]], stitcher: Stitc
 def _unscored(labels: npt.NDArray[np.integer]) -> WindowClusters:
     """Clusters of which nothing but the labels is known."""
     count = max(int(labels.max(initial=0)), 0)
-    return WindowClusters(labels.astype(np.int16, copy=False), np.zeros((count, 0), np.float32),
-                          np.ones(count, np.float32))
+    return WindowClusters(
+        labels.astype(np.int16, copy=False),
+        np.zeros((count, 0), np.float32),
+        np.ones(count, np.float32),
+    )

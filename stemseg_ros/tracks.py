@@ -33,7 +33,8 @@ class Track:
     age: int = 0
     """Number of frames that came out with it."""
     class_logits: npt.NDArray[np.float64] | None = None
-    """(C,) sum over the windows so far of the mean class logits times the cells behind them (Sec. 3.6)."""
+    """(C,) sum over the windows so far of the mean class logits times the cells behind them (Sec.
+    3.6)."""
     cells_seen: float = 0.0
     """Number of those cells."""
     heat: float = 1.0
@@ -85,12 +86,17 @@ class ClusterMasks:
         if groups <= np.iinfo(np.uint16).max:
             key = key.astype(np.uint16)  # 16-bit keys are sorted by radix, several times faster
         counts = np.bincount(key, minlength=groups)
-        sums = [np.bincount(key, weights=axis, minlength=groups) for axis in np.divmod(cell, width)]
+        sums = [
+            np.bincount(key, weights=axis, minlength=groups) for axis in np.divmod(cell, width)
+        ]
         shape = (slots, clusters + 1)
         return cls(
-            labels, counts.reshape(shape), (np.cumsum(counts) - counts).reshape(shape),
+            labels,
+            counts.reshape(shape),
+            (np.cumsum(counts) - counts).reshape(shape),
             cell[np.argsort(key, kind="stable")],
-            np.stack([(total / np.maximum(counts, 1)).reshape(shape) for total in sums]))
+            np.stack([(total / np.maximum(counts, 1)).reshape(shape) for total in sums]),
+        )
 
     @property
     def clusters(self) -> int:
@@ -116,12 +122,14 @@ class MaskCarrier:
         self._scratch = np.zeros(height * width, bool)
 
     def iou(self, track: Track, frame: int, mask: Cells, box: tuple[int, int, int, int]) -> float:
-        """IoU of a mask in ``frame`` with the track's last, moved on at its velocity or left where it was."""
+        """IoU of a mask in ``frame`` with the track's last, moved on at its velocity or left where
+        it was."""
         motions = {(0, 0), track.motion(frame)}
         return max(self._shifted_iou(track, motion, mask, box) for motion in motions)
 
-    def _shifted_iou(self, track: Track, motion: tuple[int, int], mask: Cells,
-                     box: tuple[int, int, int, int]) -> float:
+    def _shifted_iou(
+        self, track: Track, motion: tuple[int, int], mask: Cells, box: tuple[int, int, int, int]
+    ) -> float:
         dy, dx = motion
         y0, y1, x0, x1 = track.box
         if y1 + dy < box[0] or y0 + dy > box[1] or x1 + dx < box[2] or x0 + dx > box[3]:

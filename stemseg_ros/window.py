@@ -28,7 +28,8 @@ class WindowBuffer:
         return self._window() if index >= self._next_end else None
 
     def flush(self) -> Window | None:
-        """A window aligned with the newest frame, if frames are pending; the stream may go on afterwards."""
+        """A window aligned with the newest frame, if frames are pending; the stream may go on
+        afterwards."""
         pending = self._frames and self._frames[-1][0] > self._emitted
         return self._window() if pending else None
 
@@ -37,15 +38,25 @@ class WindowBuffer:
         padding = self._length - len(self._frames)
         slots = [first] * padding + list(self._frames)
         newest = slots[-1][0]
-        new = tuple(slot for slot, (index, _) in enumerate(slots) if slot >= padding and index > self._emitted)
+        new = tuple(
+            slot
+            for slot, (index, _) in enumerate(slots)
+            if slot >= padding and index > self._emitted
+        )
         self._emitted = newest
         # After a flush of a short stream the next window still waits for T real frames.
         self._next_end = newest + self._stride
         if not self._pad_start:
             self._next_end = max(self._next_end, self._length - 1)
-        return Window(tuple(index for index, _ in slots), tuple(features for _, features in slots), new)
+        return Window(
+            tuple(index for index, _ in slots), tuple(features for _, features in slots), new
+        )
 
 
 def real_slots(indices: tuple[int, ...]) -> list[int]:
     """Slots of a window that are no padding: the last one of each index."""
-    return [slot for slot, index in enumerate(indices) if slot + 1 == len(indices) or indices[slot + 1] != index]
+    return [
+        slot
+        for slot, index in enumerate(indices)
+        if slot + 1 == len(indices) or indices[slot + 1] != index
+    ]

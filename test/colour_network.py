@@ -1,4 +1,5 @@
-"""A stand-in for the network that reads objects off their colours, for tests of everything behind it."""
+"""A stand-in for the network that reads objects off their colours, for tests of everything behind
+it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ FAR = 10.0
 
 
 class ColourNetwork:
-    """Takes StemSeg's place in a Pipeline: blue is the object, green its class (1, 2), red 255 a seed."""
+    """Takes StemSeg's place in a Pipeline: blue is the object, green its class (1, 2), red 255 a
+    seed."""
 
     device = torch.device("cpu")
 
@@ -28,7 +30,9 @@ class ColourNetwork:
 
     def frame_features(self, image: Image) -> Features:
         self.encoded += 1
-        place = geometry((image.shape[0], image.shape[1]), self.config.input.min_dim, self.config.input.max_dim)
+        place = geometry(
+            (image.shape[0], image.shape[1]), self.config.input.min_dim, self.config.input.max_dim
+        )
         assert place.resized_size == place.image_size, "the stand-in does not resize"
         cells = torch.zeros(1, 3, place.padded_size[0] // 4, place.padded_size[1] // 4)
         sampled = torch.from_numpy(image[1::4, 1::4].astype(np.float32)).permute(2, 0, 1)
@@ -41,8 +45,13 @@ class ColourNetwork:
         embeddings = torch.stack([FAR * blue, torch.zeros_like(blue), torch.zeros_like(blue)])
         foreground = blue > 0
         heat = torch.where(foreground, torch.where(red == 255, 0.99, 0.95), 0.0)
-        logits = torch.stack([torch.where(foreground, -5.0, 5.0), *(torch.where(green == c, 4.0, -4.0) for c in (1, 2)),
-                              torch.where(foreground, 6.0, -6.0)])
+        logits = torch.stack(
+            [
+                torch.where(foreground, -5.0, 5.0),
+                *(torch.where(green == c, 4.0, -4.0) for c in (1, 2)),
+                torch.where(foreground, 6.0, -6.0),
+            ]
+        )
         return NetworkOutput(embeddings, torch.ones_like(embeddings), heat.unsqueeze(0), logits)
 
 

@@ -1,4 +1,5 @@
-"""Clustering against the released code's outputs, and its corrections on cases small enough to see."""
+"""Clustering against the released code's outputs, and its corrections on cases small enough to
+see."""
 
 from __future__ import annotations
 
@@ -14,25 +15,45 @@ from stemseg_ros.clustering import cluster_window, foreground_mask
 from stemseg_ros.config import Config, load_config
 from stemseg_ros.records import NetworkOutput
 
-GOLDEN_MIXING = {"xyt": "xyt", "sparse": "xyt", "empty_window": "xyt", "xyff": "xyff", "cap": "xyff"}
+GOLDEN_MIXING = {
+    "xyt": "xyt",
+    "sparse": "xyt",
+    "empty_window": "xyt",
+    "xyff": "xyff",
+    "cap": "xyff",
+}
 
 
 def golden_config(name: str, variant: str = "reference", **overrides: Any) -> Config:
-    return load_config("kitti_mots", {
-        "network.mixing": GOLDEN_MIXING[name], "clustering.min_heat": 0.6, "clustering.variant": variant,
-        "stitching.variant": variant, **overrides})
+    return load_config(
+        "kitti_mots",
+        {
+            "network.mixing": GOLDEN_MIXING[name],
+            "clustering.min_heat": 0.6,
+            "clustering.variant": variant,
+            "stitching.variant": variant,
+            **overrides,
+        },
+    )
 
 
 def golden_window(data: Any, window: int) -> NetworkOutput:
-    return NetworkOutput(*(torch.from_numpy(data[key][window]) for key in ("embeddings", "bandwidths", "heatmap")))
+    return NetworkOutput(
+        *(torch.from_numpy(data[key][window]) for key in ("embeddings", "bandwidths", "heatmap"))
+    )
 
 
 @pytest.mark.parametrize("name", GOLDEN_MIXING)
-def test_reference_equals_the_released_code_pixel_for_pixel(name: str, golden: Callable[[str], Path]) -> None:
+def test_reference_equals_the_released_code_pixel_for_pixel(
+    name: str, golden: Callable[[str], Path]
+) -> None:
     data = np.load(golden(f"clustering_{name}.npz"))
     for window, frames in enumerate(data["frames"]):
-        found = cluster_window(golden_window(data, window), torch.from_numpy(data["foreground"][frames]),
-                               golden_config(name))
+        found = cluster_window(
+            golden_window(data, window),
+            torch.from_numpy(data["foreground"][frames]),
+            golden_config(name),
+        )
         np.testing.assert_array_equal(found.labels, data["window_labels"][window])
 
 
@@ -41,18 +62,31 @@ def test_each_switch_alone_changes_the_result(switch: str, golden: Callable[[str
     data = np.load(golden("clustering_xyt.npz"))
     config = golden_config("xyt", **{f"clustering.{switch}": "corrected"})
     changed = sum(
-        int((cluster_window(golden_window(data, window), torch.from_numpy(data["foreground"][frames]), config).labels
-             != data["window_labels"][window]).sum())
-        for window, frames in enumerate(data["frames"]))
+        int(
+            (
+                cluster_window(
+                    golden_window(data, window),
+                    torch.from_numpy(data["foreground"][frames]),
+                    config,
+                ).labels
+                != data["window_labels"][window]
+            ).sum()
+        )
+        for window, frames in enumerate(data["frames"])
+    )
     assert changed > 600
 
 
-def line(positions: list[float], heat: list[float], logits: list[list[float]] | None = None) -> NetworkOutput:
+def line(
+    positions: list[float], heat: list[float], logits: list[list[float]] | None = None
+) -> NetworkOutput:
     """One frame of one row of pixels on a line in embedding space, bandwidth 1."""
     x = torch.tensor(positions).view(1, 1, 1, -1)
     embeddings = torch.cat((torch.zeros_like(x), torch.zeros_like(x), x))
     semantic = None if logits is None else torch.tensor(logits).T.reshape(-1, 1, 1, len(positions))
-    return NetworkOutput(embeddings, torch.ones_like(embeddings), torch.tensor(heat).view(1, 1, 1, -1), semantic)
+    return NetworkOutput(
+        embeddings, torch.ones_like(embeddings), torch.tensor(heat).view(1, 1, 1, -1), semantic
+    )
 
 
 def labels_of(output: NetworkOutput, **overrides: Any) -> list[int]:
@@ -62,32 +96,69 @@ def labels_of(output: NetworkOutput, **overrides: Any) -> list[int]:
 
 
 CASES: list[tuple[str, list[float], list[float], dict[str, Any], list[int]]] = [
-    ("hottest first", [0, 9], [.91, .95], {}, [2, 1]),
-    ("equal heat: first pixel first", [0, 9], [.95, .95], {}, [1, 2]),
-    ("no pixel hot enough: outliers", [0, 9], [.5, .5], {}, [-1, -1]),
-    ("radius of exp(-d^2/2) > 0.5 is 1.177", [0, 1.17, 1.18], [.95, .1, .1], {"leftover_probability": .9}, [1, 1, -1]),
-    ("radius of exp(-d/2) > 0.5 is 1.386", [0, 1.38, 1.39], [.95, .1, .1],
-     {"distance": "reference", "leftover_probability": .9}, [1, 1, -1]),
-    ("leftover goes to the nearest", [0, 1.5, 4], [.95, .1, .95], {}, [1, 1, 2]),
-    ("leftover near one of two is lost in the reference", [0, 1.5, 4], [.95, .1, .95],
-     {"leftovers": "reference"}, [1, -1, 2]),
-    ("leftover near both goes to the farther in the reference", [0, 1.3, 2.7], [.95, .1, .95],
-     {"leftovers": "reference", "min_probability": .6}, [1, 2, 2]),
-    ("a rim does not seed a second object", [0, 1, 1.1, 1.3], [.97, .1, .1, .95], {"leftover_probability": .99},
-     [1, 1, 1, -1]),
-    ("but does without seed rejection", [0, 1, 1.1, 1.3], [.97, .1, .1, .95],
-     {"leftover_probability": .99, "seed_rejection": "reference"}, [1, 1, 1, 2]),
-    ("at most max_instances", [0, 9, 18], [.97, .96, .95], {"max_instances": 2}, [1, 2, -1]),
+    ("hottest first", [0, 9], [0.91, 0.95], {}, [2, 1]),
+    ("equal heat: first pixel first", [0, 9], [0.95, 0.95], {}, [1, 2]),
+    ("no pixel hot enough: outliers", [0, 9], [0.5, 0.5], {}, [-1, -1]),
+    (
+        "radius of exp(-d^2/2) > 0.5 is 1.177",
+        [0, 1.17, 1.18],
+        [0.95, 0.1, 0.1],
+        {"leftover_probability": 0.9},
+        [1, 1, -1],
+    ),
+    (
+        "radius of exp(-d/2) > 0.5 is 1.386",
+        [0, 1.38, 1.39],
+        [0.95, 0.1, 0.1],
+        {"distance": "reference", "leftover_probability": 0.9},
+        [1, 1, -1],
+    ),
+    ("leftover goes to the nearest", [0, 1.5, 4], [0.95, 0.1, 0.95], {}, [1, 1, 2]),
+    (
+        "leftover near one of two is lost in the reference",
+        [0, 1.5, 4],
+        [0.95, 0.1, 0.95],
+        {"leftovers": "reference"},
+        [1, -1, 2],
+    ),
+    (
+        "leftover near both goes to the farther in the reference",
+        [0, 1.3, 2.7],
+        [0.95, 0.1, 0.95],
+        {"leftovers": "reference", "min_probability": 0.6},
+        [1, 2, 2],
+    ),
+    (
+        "a rim does not seed a second object",
+        [0, 1, 1.1, 1.3],
+        [0.97, 0.1, 0.1, 0.95],
+        {"leftover_probability": 0.99},
+        [1, 1, 1, -1],
+    ),
+    (
+        "but does without seed rejection",
+        [0, 1, 1.1, 1.3],
+        [0.97, 0.1, 0.1, 0.95],
+        {"leftover_probability": 0.99, "seed_rejection": "reference"},
+        [1, 1, 1, 2],
+    ),
+    ("at most max_instances", [0, 9, 18], [0.97, 0.96, 0.95], {"max_instances": 2}, [1, 2, -1]),
 ]
 
 
-@pytest.mark.parametrize(("positions", "heat", "overrides", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_line(positions: list[float], heat: list[float], overrides: dict[str, Any], expected: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("positions", "heat", "overrides", "expected"),
+    [c[1:] for c in CASES],
+    ids=[c[0] for c in CASES],
+)
+def test_line(
+    positions: list[float], heat: list[float], overrides: dict[str, Any], expected: list[int]
+) -> None:
     assert labels_of(line(positions, heat), **overrides) == expected
 
 
 def test_without_foreground_there_are_no_labels() -> None:
-    output = line([0, 9], [.95, .95])
+    output = line([0, 9], [0.95, 0.95])
     found = cluster_window(output, torch.zeros(1, 1, 2, dtype=torch.bool), load_config("lite"))
     assert not found.labels.any() and found.centers.shape == (0, 3) and found.scores.shape == (0,)
 
@@ -100,11 +171,15 @@ def test_three_hundred_instances() -> None:
 
 
 def test_scores_centers_and_averaged_class_logits() -> None:
-    logits = [[0., 1., 3., 9.], [0., 5., 1., 9.], [0., 0., 7., 9.]]  # background, car, pedestrian, foreground
-    output = line([0, 0.5, 9], [.95, .1, .97], logits)
+    logits = [
+        [0.0, 1.0, 3.0, 9.0],
+        [0.0, 5.0, 1.0, 9.0],
+        [0.0, 0.0, 7.0, 9.0],
+    ]  # background, car, pedestrian, foreground
+    output = line([0, 0.5, 9], [0.95, 0.1, 0.97], logits)
     found = cluster_window(output, torch.ones(1, 1, 3, dtype=torch.bool), load_config("lite"))
     assert found.labels.ravel().tolist() == [2, 2, 1]
-    np.testing.assert_allclose(found.scores, [.97, .95])
+    np.testing.assert_allclose(found.scores, [0.97, 0.95])
     np.testing.assert_allclose(found.centers[:, 2], [9, 0])
     assert found.class_logits is not None
     np.testing.assert_allclose(found.class_logits, [[0, 7], [3, 2]])
@@ -112,16 +187,25 @@ def test_scores_centers_and_averaged_class_logits() -> None:
 
 def test_free_dimensions_have_a_fixed_sigma() -> None:
     config = load_config("lite", {"network.mixing": "xyf", "network.free_sigma": 0.3})
-    free = torch.tensor([0., .35, .36]).view(1, 1, 1, 3)  # 1.177 sigma = 0.353
-    output = NetworkOutput(torch.cat((torch.zeros(2, 1, 1, 3), free)), torch.ones(2, 1, 1, 3),
-                           torch.tensor([.95, .1, .1]).view(1, 1, 1, 3))
+    free = torch.tensor([0.0, 0.35, 0.36]).view(1, 1, 1, 3)  # 1.177 sigma = 0.353
+    output = NetworkOutput(
+        torch.cat((torch.zeros(2, 1, 1, 3), free)),
+        torch.ones(2, 1, 1, 3),
+        torch.tensor([0.95, 0.1, 0.1]).view(1, 1, 1, 3),
+    )
     found = cluster_window(output, torch.ones(1, 1, 3, dtype=torch.bool), config)
     assert found.labels.ravel()[:2].tolist() == [1, 1]
     config = load_config("lite", {"network.mixing": "xyf", "clustering.leftover_probability": 0.9})
-    assert cluster_window(output, torch.ones(1, 1, 3, dtype=torch.bool), config).labels.ravel().tolist() == [1, 1, -1]
+    assert cluster_window(
+        output, torch.ones(1, 1, 3, dtype=torch.bool), config
+    ).labels.ravel().tolist() == [1, 1, -1]
 
 
 def test_foreground_from_logits_or_from_heat() -> None:
     evidence = torch.tensor([[[-0.1, 0.1, 0.2, 0.3]]])
-    assert foreground_mask(evidence, load_config("kitti_mots")).tolist() == [[[False, True, True, True]]]
-    assert foreground_mask(evidence, load_config("davis")).tolist() == [[[False, False, False, True]]]
+    assert foreground_mask(evidence, load_config("kitti_mots")).tolist() == [
+        [[False, True, True, True]]
+    ]
+    assert foreground_mask(evidence, load_config("davis")).tolist() == [
+        [[False, False, False, True]]
+    ]

@@ -8,11 +8,27 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from stemseg_ros.config import Config, ConfigError, dump_config, load_config, preset_names, update_config, walk_settings
+from stemseg_ros.config import (
+    Config,
+    ConfigError,
+    dump_config,
+    load_config,
+    preset_names,
+    update_config,
+    walk_settings,
+)
 
 STABLE_NAMES = [
-    "input.min_dim", "input.max_dim", "window.length", "window.overlap", "clustering.variant", "stitching.variant",
-    "training.targets", "clustering.min_heat", "network.mixing", "network.backbone",
+    "input.min_dim",
+    "input.max_dim",
+    "window.length",
+    "window.overlap",
+    "clustering.variant",
+    "stitching.variant",
+    "training.targets",
+    "clustering.min_heat",
+    "network.mixing",
+    "network.backbone",
 ]
 """Dotted names that other programs build on."""
 
@@ -32,15 +48,26 @@ def test_presets_survive_a_round_trip_through_yaml(name: str, tmp_path: Path) ->
     assert config.name == name and load_config(tmp_path / "copy.yaml") == config
 
 
-@pytest.mark.parametrize(("preset", "expected"), [
-    ("kitti_mots", (736, 1948, 8, 4, "xyt", 0.95, "reference", ("car", "pedestrian"))),
-    ("davis", (736, 1248, 16, 6, "xyff", 0.8, "reference", ("object",))),
-    ("lite", (544, 1088, 4, 2, "xyt", None, "corrected", ("car", "pedestrian"))),
-])
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("kitti_mots", (736, 1948, 8, 4, "xyt", 0.95, "reference", ("car", "pedestrian"))),
+        ("davis", (736, 1248, 16, 6, "xyff", 0.8, "reference", ("object",))),
+        ("lite", (544, 1088, 4, 2, "xyt", None, "corrected", ("car", "pedestrian"))),
+    ],
+)
 def test_presets_hold_the_published_settings(preset: str, expected: tuple[Any, ...]) -> None:
     c = load_config(preset)
-    found = (c.input.min_dim, c.input.max_dim, c.window.length, c.window.overlap, c.network.mixing,
-             c.clustering.min_heat, c.clustering.variant, c.network.classes)
+    found = (
+        c.input.min_dim,
+        c.input.max_dim,
+        c.window.length,
+        c.window.overlap,
+        c.network.mixing,
+        c.clustering.min_heat,
+        c.clustering.variant,
+        c.network.classes,
+    )
     assert all(e is None or e == f for e, f in zip(expected, found, strict=True)), found
 
 
@@ -50,33 +77,59 @@ def test_youtube_vis_has_forty_classes() -> None:
 
 
 def test_overrides_by_dotted_name() -> None:
-    config = load_config("kitti_mots", {"input.min_dim": 96, "window.overlap": 2, "clustering.variant": "corrected"})
-    assert (config.input.min_dim, config.window.overlap, config.clustering.variant) == (96, 2, "corrected")
+    config = load_config(
+        "kitti_mots", {"input.min_dim": 96, "window.overlap": 2, "clustering.variant": "corrected"}
+    )
+    assert (config.input.min_dim, config.window.overlap, config.clustering.variant) == (
+        96,
+        2,
+        "corrected",
+    )
     assert config.input.max_dim == 1948
 
 
-@pytest.mark.parametrize(("overrides", "words"), [
-    ({"clustering.min_heaat": 0.5}, r"unknown setting 'clustering\.min_heaat'; did you mean 'clustering\.min_heat'"),
-    ({"clustring.min_heat": 0.5}, r"unknown setting 'clustring.*did you mean 'clustering\.min_heat'"),
-    ({"min_dim": 96}, r"unknown setting 'min_dim'; did you mean 'input\.min_dim'"),
-    ({"clustering.min_heat": 1.5}, r"clustering\.min_heat: .*less than or equal to 1 \(got 1\.5\)"),
-    ({"window.length": 5}, r"window\.length: .*2, 4, 8, 16, 24 or 32 \(got 5\)"),
-    ({"window.overlap": 4}, r"window: overlap 4 is not below length 4"),
-    ({"network.mixing": "yx"}, r"network\.mixing: .*'xyt'.*got 'yx'"),
-    ({"network.norm_groups": 7}, r"network: 64 decoder channels are no multiple of norm_groups 7"),
-    ({"input": 3}, r"input: .*got 3"),
-    ({"input.min_dim.x": 3}, r"unknown setting 'input\.min_dim\.x'|input\.min_dim"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            {"clustering.min_heaat": 0.5},
+            r"unknown setting 'clustering\.min_heaat'; did you mean 'clustering\.min_heat'",
+        ),
+        (
+            {"clustring.min_heat": 0.5},
+            r"unknown setting 'clustring.*did you mean 'clustering\.min_heat'",
+        ),
+        ({"min_dim": 96}, r"unknown setting 'min_dim'; did you mean 'input\.min_dim'"),
+        (
+            {"clustering.min_heat": 1.5},
+            r"clustering\.min_heat: .*less than or equal to 1 \(got 1\.5\)",
+        ),
+        ({"window.length": 5}, r"window\.length: .*2, 4, 8, 16, 24 or 32 \(got 5\)"),
+        ({"window.overlap": 4}, r"window: overlap 4 is not below length 4"),
+        ({"network.mixing": "yx"}, r"network\.mixing: .*'xyt'.*got 'yx'"),
+        (
+            {"network.norm_groups": 7},
+            r"network: 64 decoder channels are no multiple of norm_groups 7",
+        ),
+        ({"input": 3}, r"input: .*got 3"),
+        ({"input.min_dim.x": 3}, r"unknown setting 'input\.min_dim\.x'|input\.min_dim"),
+    ],
+)
 def test_wrong_settings_are_named(overrides: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_config("lite", overrides)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("window: {length: 4", "not readable as YAML"), ("- a\n- b", "expected a mapping"),
-    ("window: {lenght: 4}", r"did you mean 'window\.length'"), ("window: 4", "window"),
-    ("network: {classes: []}", r"network\.classes"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("window: {length: 4", "not readable as YAML"),
+        ("- a\n- b", "expected a mapping"),
+        ("window: {lenght: 4}", r"did you mean 'window\.length'"),
+        ("window: 4", "window"),
+        ("network: {classes: []}", r"network\.classes"),
+    ],
+)
 def test_wrong_files_are_named(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=words) as caught:
@@ -91,7 +144,9 @@ def test_binary_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_preset_names_the_nearest_and_all() -> None:
-    with pytest.raises(ConfigError, match=r"'ligte'; did you mean 'lite'\?; presets: davis, kitti_mots"):
+    with pytest.raises(
+        ConfigError, match=r"'ligte'; did you mean 'lite'\?; presets: davis, kitti_mots"
+    ):
         load_config("ligte")
 
 

@@ -15,13 +15,19 @@ from stemseg_ros.network.preprocess import geometry
 from stemseg_ros.records import FrameResult, Geometry, Instance
 
 GEOMETRIES = [  # image, min_dim, max_dim
-    ((75, 247), 94, 310), ((375, 1242), 736, 1948), ((96, 128), 96, 128), ((60, 50), 96, 96), ((200, 101), 96, 160),
+    ((75, 247), 94, 310),
+    ((375, 1242), 736, 1948),
+    ((96, 128), 96, 128),
+    ((60, 50), 96, 96),
+    ((200, 101), 96, 160),
 ]
 
 
 def reference_mask(mask: np.ndarray, place: Geometry) -> np.ndarray:
     """The released way, on whole frames: x4, crop, resize; still to be binarised at one half."""
-    soft = F.interpolate(torch.from_numpy(mask.astype(np.float32))[None, None], scale_factor=4, mode="bilinear")
+    soft = F.interpolate(
+        torch.from_numpy(mask.astype(np.float32))[None, None], scale_factor=4, mode="bilinear"
+    )
     soft = soft[..., : place.resized_size[0], : place.resized_size[1]]
     if place.resized_size != place.image_size:
         soft = F.interpolate(soft, size=place.image_size, mode="bilinear")
@@ -30,7 +36,9 @@ def reference_mask(mask: np.ndarray, place: Geometry) -> np.ndarray:
 
 @pytest.mark.parametrize(("image", "min_dim", "max_dim"), GEOMETRIES)
 @pytest.mark.parametrize("seed", range(3))
-def test_boxes_give_what_whole_frames_give(image: tuple[int, int], min_dim: int, max_dim: int, seed: int) -> None:
+def test_boxes_give_what_whole_frames_give(
+    image: tuple[int, int], min_dim: int, max_dim: int, seed: int
+) -> None:
     place = geometry(image, min_dim, max_dim)
     rng = np.random.default_rng(seed)
     grid = np.zeros([side // 4 for side in place.padded_size], np.int32)
@@ -52,7 +60,9 @@ def test_boxes_give_what_whole_frames_give(image: tuple[int, int], min_dim: int,
         ys, xs = mask.nonzero()
         assert found[label].box == (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)
         np.testing.assert_array_equal(upsample(grid == label, place), mask)
-    assert sum(decode(m.rle).astype(int) for m in found.values()).max() == 1  # masks do not overlap
+    assert (
+        sum(decode(m.rle).astype(int) for m in found.values()).max() == 1
+    )  # masks do not overlap
 
 
 @settings(deadline=None)
@@ -69,21 +79,29 @@ def test_box_encoding_equals_full_frame_encoding(crop: np.ndarray, data: st.Data
     np.testing.assert_array_equal(decode(rle["counts"], (height, width)), full)
 
 
-@pytest.mark.parametrize(("counts", "size", "words"), [
-    (encode(np.ones((4, 4), bool))["counts"], (4, 5), "cover 16 pixels of an image with 20"),
-    (encode(np.ones((4, 4), bool))["counts"], (3, 3), "cover 16 pixels of an image with 9"),
-    (b"", (2, 2), "cover 0 pixels"),
-    (b"\xff", (2, 2), "byte 255"),
-    (b"o", (1, 1), "run lengths"),
-], ids=["too short", "too long", "empty", "no run lengths at all", "cut off"])
-def test_run_lengths_that_do_not_fill_the_image_are_refused(counts: bytes, size: tuple[int, int], words: str) -> None:
+@pytest.mark.parametrize(
+    ("counts", "size", "words"),
+    [
+        (encode(np.ones((4, 4), bool))["counts"], (4, 5), "cover 16 pixels of an image with 20"),
+        (encode(np.ones((4, 4), bool))["counts"], (3, 3), "cover 16 pixels of an image with 9"),
+        (b"", (2, 2), "cover 0 pixels"),
+        (b"\xff", (2, 2), "byte 255"),
+        (b"o", (1, 1), "run lengths"),
+    ],
+    ids=["too short", "too long", "empty", "no run lengths at all", "cut off"],
+)
+def test_run_lengths_that_do_not_fill_the_image_are_refused(
+    counts: bytes, size: tuple[int, int], words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         decode(counts, size)
 
 
 @settings(deadline=None)
 @given(counts=st.binary(max_size=12), height=st.integers(1, 9), width=st.integers(1, 9))
-def test_arbitrary_bytes_never_give_undefined_pixels(counts: bytes, height: int, width: int) -> None:
+def test_arbitrary_bytes_never_give_undefined_pixels(
+    counts: bytes, height: int, width: int
+) -> None:
     try:
         mask = decode(counts, (height, width))
     except ValueError:
@@ -99,7 +117,9 @@ def test_bare_run_lengths_need_a_size() -> None:
 def _result(track_id: int) -> FrameResult:
     mask = np.zeros((6, 8), bool)
     mask[2:4, 3:7] = True
-    return FrameResult(0, 0, 6, 8, 0, (Instance(track_id, 1, "car", 1.0, encode(mask), (3, 2, 4, 2)),))
+    return FrameResult(
+        0, 0, 6, 8, 0, (Instance(track_id, 1, "car", 1.0, encode(mask), (3, 2, 4, 2)),)
+    )
 
 
 def test_label_image_holds_track_ids() -> None:

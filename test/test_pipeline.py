@@ -18,14 +18,24 @@ SIZE = (96, 128)
 
 
 def make(**overrides: Any) -> tuple[Pipeline, ColourNetwork]:
-    config = load_config("lite", {"input.min_dim": 96, "input.max_dim": 128, "window.length": 4, "window.overlap": 2,
-                                  **{key.replace("__", "."): value for key, value in overrides.items()}})
+    config = load_config(
+        "lite",
+        {
+            "input.min_dim": 96,
+            "input.max_dim": 128,
+            "window.length": 4,
+            "window.overlap": 2,
+            **{key.replace("__", "."): value for key, value in overrides.items()},
+        },
+    )
     network = ColourNetwork(config)
     return Pipeline(config, network=network), network  # type: ignore[arg-type]
 
 
 def run(pipeline: Pipeline, images: list[Any], flush: bool = True) -> list[FrameResult]:
-    results = [result for i, image in enumerate(images) for result in pipeline.push(image, 1000 * i)]
+    results = [
+        result for i, image in enumerate(images) for result in pipeline.push(image, 1000 * i)
+    ]
     return results + (pipeline.flush() if flush else [])
 
 
@@ -56,9 +66,14 @@ def test_masks_classes_and_ids_are_those_of_the_scene(mode: str) -> None:
             assert 0.9 < instance.score <= 1
 
 
-@pytest.mark.parametrize(("mode", "counts"), [
-    ("near_online", [0, 0, 0, 4, 0, 2, 0, 2]), ("online", [1] * 8), ("offline", [0, 0, 0, 0, 0, 0, 0, 1]),
-])
+@pytest.mark.parametrize(
+    ("mode", "counts"),
+    [
+        ("near_online", [0, 0, 0, 4, 0, 2, 0, 2]),
+        ("online", [1] * 8),
+        ("offline", [0, 0, 0, 0, 0, 0, 0, 1]),
+    ],
+)
 def test_when_frames_come_out(mode: str, counts: list[int]) -> None:
     pipeline, _ = make(window__mode=mode)
     assert [len(pipeline.push(image, i)) for i, image in enumerate(two_movers(8))] == counts
@@ -95,12 +110,16 @@ def test_three_hundred_instances() -> None:
 def test_backward_stamp_or_new_size_starts_a_new_epoch_and_loses_nothing(change: str) -> None:
     pipeline, _ = make()
     results = run(pipeline, two_movers(5), flush=False)
-    image = scene((96, 112), (7, 1, 8, 8, 24)) if change == "size" else scene(SIZE, (7, 1, 8, 8, 24))
+    image = (
+        scene((96, 112), (7, 1, 8, 8, 24)) if change == "size" else scene(SIZE, (7, 1, 8, 8, 24))
+    )
     stamp = 10**9 if change == "size" else 0
     results += pipeline.push(image, stamp)
     assert [(r.index, r.epoch) for r in results] == [(i, 0) for i in range(5)]
     last = pipeline.flush()
-    assert [(r.index, r.epoch, r.stamp_ns, r.width) for r in last] == [(0, 1, stamp, image.shape[1])]
+    assert [(r.index, r.epoch, r.stamp_ns, r.width) for r in last] == [
+        (0, 1, stamp, image.shape[1])
+    ]
     assert [i.track_id for i in last[0].instances] == [1]
 
 
@@ -121,8 +140,11 @@ def test_reset_drops_what_is_pending_and_starts_a_new_epoch() -> None:
 def test_tracking_goes_on_after_a_flush() -> None:
     pipeline, _ = make()
     images = two_movers(12)
-    results = [r for i, image in enumerate(images) for r in pipeline.push(image, i) + (
-        pipeline.flush() if i in (0, 4, 8) else [])] + pipeline.flush()
+    results = [
+        r
+        for i, image in enumerate(images)
+        for r in pipeline.push(image, i) + (pipeline.flush() if i in (0, 4, 8) else [])
+    ] + pipeline.flush()
     assert [r.index for r in results] == list(range(12))
     assert all([i.track_id for i in r.instances] == [1, 2] for r in results)
 
@@ -135,10 +157,14 @@ def test_hidden_object_keeps_its_id() -> None:
     assert {i.track_id for r in lost for i in r.instances} == {1, 2}
 
 
-@pytest.mark.parametrize(("setting", "value", "counts"), [
-    ("output.min_track_frames", 3, [0, 0, 2, 2, 2, 2]), ("output.min_area", 500, [1] * 6),
-    ("output.min_score", 0.999, [0] * 6),
-])
+@pytest.mark.parametrize(
+    ("setting", "value", "counts"),
+    [
+        ("output.min_track_frames", 3, [0, 0, 2, 2, 2, 2]),
+        ("output.min_area", 500, [1] * 6),
+        ("output.min_score", 0.999, [0] * 6),
+    ],
+)
 def test_output_settings(setting: str, value: float, counts: list[int]) -> None:
     assert [len(r.instances) for r in run(make(**{setting: value})[0], two_movers(6))] == counts
 
@@ -155,10 +181,14 @@ def test_thresholds_change_in_a_running_pipeline_and_nothing_else_does() -> None
 def test_stage_times_are_measured() -> None:
     pipeline, _ = make()
     run(pipeline, two_movers(6))
-    assert set(pipeline.stage_ms) == set(STAGES) and all(ms > 0 for ms in pipeline.stage_ms.values())
+    assert set(pipeline.stage_ms) == set(STAGES) and all(
+        ms > 0 for ms in pipeline.stage_ms.values()
+    )
 
 
-@pytest.mark.parametrize(("mode", "frames"), [("near_online", 2000), ("online", 500), ("offline", 500)])
+@pytest.mark.parametrize(
+    ("mode", "frames"), [("near_online", 2000), ("online", 500), ("offline", 500)]
+)
 def test_memory_does_not_grow_with_the_stream(mode: str, frames: int) -> None:
     pipeline, _ = make(window__mode=mode)
     images = two_movers(20) + [np.zeros((*SIZE, 3), np.uint8)] * 30
@@ -169,13 +199,22 @@ def test_memory_does_not_grow_with_the_stream(mode: str, frames: int) -> None:
         if i in (frames // 5 - 1, frames - 1):
             used.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    assert used[1] < used[0] + 150_000, used  # one (h, w) grid alone is 3 kB, one frame of features 9 kB
+    assert used[1] < used[0] + 150_000, (
+        used
+    )  # one (h, w) grid alone is 3 kB, one frame of features 9 kB
 
 
-@pytest.mark.parametrize("image", [
-    np.zeros((0, 128, 3), np.uint8), np.zeros((96, 128), np.uint8), np.zeros((96, 128, 4), np.uint8),
-    np.zeros((96, 128, 3), np.float32), "not an image",
-], ids=["empty", "grey", "alpha", "float", "string"])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((0, 128, 3), np.uint8),
+        np.zeros((96, 128), np.uint8),
+        np.zeros((96, 128, 4), np.uint8),
+        np.zeros((96, 128, 3), np.float32),
+        "not an image",
+    ],
+    ids=["empty", "grey", "alpha", "float", "string"],
+)
 def test_wrong_images_are_refused_and_the_stream_goes_on(image: Any) -> None:
     pipeline, _ = make()
     results = pipeline.push(two_movers(1)[0], 0)
@@ -186,9 +225,13 @@ def test_wrong_images_are_refused_and_the_stream_goes_on(image: Any) -> None:
 
 
 def test_the_real_network_streams_what_it_predicts_at_once() -> None:
-    config: Config = load_config("lite", {"input.min_dim": 96, "input.max_dim": 128, "clustering.min_heat": 0.3})
+    config: Config = load_config(
+        "lite", {"input.min_dim": 96, "input.max_dim": 128, "clustering.min_heat": 0.3}
+    )
     pipeline = Pipeline(config, "random")
     frames = np.random.default_rng(0).integers(0, 255, (4, *SIZE, 3), np.uint8)
-    streamed = pipeline.network.window_output(tuple(pipeline.network.frame_features(f) for f in frames))
+    streamed = pipeline.network.window_output(
+        tuple(pipeline.network.frame_features(f) for f in frames)
+    )
     np.testing.assert_array_equal(streamed.embeddings, pipeline.network.predict(frames).embeddings)
     assert len(run(pipeline, list(frames))) == 4

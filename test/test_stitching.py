@@ -1,4 +1,5 @@
-"""Linking of windows against the released code's outputs, and its corrections on cases small enough to see."""
+"""Linking of windows against the released code's outputs, and its corrections on cases small
+enough to see."""
 
 from __future__ import annotations
 
@@ -16,9 +17,13 @@ from stemseg_ros.stitching import Stitcher, link_windows, track_labels
 
 
 @pytest.mark.parametrize("name", GOLDEN_MIXING)
-def test_reference_equals_the_released_code_pixel_for_pixel(name: str, golden: Callable[[str], Path]) -> None:
+def test_reference_equals_the_released_code_pixel_for_pixel(
+    name: str, golden: Callable[[str], Path]
+) -> None:
     data = np.load(golden(f"clustering_{name}.npz"))
-    windows = [(frames, golden_window(data, window)) for window, frames in enumerate(data["frames"])]
+    windows = [
+        (frames, golden_window(data, window)) for window, frames in enumerate(data["frames"])
+    ]
     labels = track_labels(windows, data["foreground"], golden_config(name))
     assert labels.dtype == np.int32
     np.testing.assert_array_equal(labels, data["labels"])
@@ -27,21 +32,32 @@ def test_reference_equals_the_released_code_pixel_for_pixel(name: str, golden: C
 @pytest.mark.parametrize("name", GOLDEN_MIXING)
 def test_linking_alone_equals_the_released_code(name: str, golden: Callable[[str], Path]) -> None:
     data = np.load(golden(f"clustering_{name}.npz"))
-    linked = link_windows(list(zip(data["frames"], data["window_labels"], strict=True)), golden_config(name))
+    linked = link_windows(
+        list(zip(data["frames"], data["window_labels"], strict=True)), golden_config(name)
+    )
     np.testing.assert_array_equal(linked, data["labels"])
 
 
 def rows(*frames: str) -> np.ndarray:
     """One row of cells a frame: digits are labels, '.' background, 'x' outlier."""
     values = {".": 0, "x": -1}
-    return np.array([[[values.get(c) if c in values else int(c) for c in frame]] for frame in frames])
+    return np.array(
+        [[[values.get(c) if c in values else int(c) for c in frame]] for frame in frames]
+    )
 
 
 def link(variant: str, *windows: tuple[list[int], np.ndarray], **overrides: Any) -> list[str]:
-    config = load_config("lite", {"stitching.variant": variant,
-                                  **{f"stitching.{key}": value for key, value in overrides.items()}})
+    config = load_config(
+        "lite",
+        {
+            "stitching.variant": variant,
+            **{f"stitching.{key}": value for key, value in overrides.items()},
+        },
+    )
     labels = link_windows(windows, config)
-    return ["".join({0: ".", -1: "x"}.get(v, str(v)) for v in frame[0].tolist()) for frame in labels]
+    return [
+        "".join({0: ".", -1: "x"}.get(v, str(v)) for v in frame[0].tolist()) for frame in labels
+    ]
 
 
 def test_numbers_of_a_window_mean_nothing() -> None:
@@ -57,8 +73,11 @@ def test_reference_accepts_a_pair_without_overlap_and_corrected_does_not() -> No
 
 
 def test_track_that_misses_a_window_is_found_again() -> None:
-    windows = (([0, 1], rows("11....", ".11...")), ([1, 2], rows(".xx...", "......")),
-               ([2, 3], rows("......", "...11.")))  # moves one cell a frame
+    windows = (
+        ([0, 1], rows("11....", ".11...")),
+        ([1, 2], rows(".xx...", "......")),
+        ([2, 3], rows("......", "...11.")),
+    )  # moves one cell a frame
     assert link("reference", *windows)[3] == "...22."
     assert link("corrected", *windows)[3] == "...11."
     assert link("corrected", *windows, max_gap=1)[3] == "...22."
@@ -66,8 +85,11 @@ def test_track_that_misses_a_window_is_found_again() -> None:
 
 
 def test_track_elsewhere_is_not_found_again() -> None:
-    windows = (([0, 1], rows("11....", "11....")), ([1, 2], rows("xx....", "......")),
-               ([2, 3], rows("......", "....11")))
+    windows = (
+        ([0, 1], rows("11....", "11....")),
+        ([1, 2], rows("xx....", "......")),
+        ([2, 3], rows("......", "....11")),
+    )
     assert link("corrected", *windows)[3] == "....22"
 
 
@@ -85,14 +107,21 @@ def test_minimum_iou() -> None:
 
 def test_padding_slots_do_not_count() -> None:
     # In the padded window frame 0 appears three times; only the last copy is real.
-    windows = ([0, 0, 0, 1], rows("2...", "2...", "11..", "11..")), ([0, 1, 2, 3], rows(*["11.."] * 4))
+    windows = (
+        ([0, 0, 0, 1], rows("2...", "2...", "11..", "11..")),
+        ([0, 1, 2, 3], rows(*["11.."] * 4)),
+    )
     assert link("reference", *windows) == ["11.."] * 4
 
 
 def clusters(labels: np.ndarray, *logits: list[float]) -> WindowClusters:
     count = int(labels.max())
-    return WindowClusters(labels, np.zeros((count, 3), np.float32), np.ones(count, np.float32),
-                          np.array(logits, np.float32).reshape(count, 2))
+    return WindowClusters(
+        labels,
+        np.zeros((count, 3), np.float32),
+        np.ones(count, np.float32),
+        np.array(logits, np.float32).reshape(count, 2),
+    )
 
 
 @pytest.mark.parametrize(("variant", "expected"), [("reference", 1), ("corrected", 2)])
@@ -106,7 +135,9 @@ def test_a_car_does_not_become_a_pedestrian(variant: Any, expected: int) -> None
 def test_class_of_a_track_is_that_of_all_its_windows() -> None:
     stitcher = Stitcher(StitchingConfig(variant="reference"))
     stitcher.link([0, 1], clusters(rows("11", "11"), [5, 0]))
-    stitcher.link([1, 2], clusters(rows("11", "11"), [0, 6]))  # twice the pixels in the first window
+    stitcher.link(
+        [1, 2], clusters(rows("11", "11"), [0, 6])
+    )  # twice the pixels in the first window
     assert stitcher.tracks[1].class_index == 0
     stitcher.link([2, 3], clusters(rows("11", "11"), [0, 6]))
     assert stitcher.tracks[1].class_index == 1
@@ -128,7 +159,9 @@ def test_ids_are_never_used_twice() -> None:
     stitcher = Stitcher(StitchingConfig(max_gap=0))
     seen: list[int] = []
     for start in range(0, 60, 3):
-        stitcher.link([start, start + 1], clusters(rows("12", "12"), [1, 0], [1, 0]))  # no shared frames
+        stitcher.link(
+            [start, start + 1], clusters(rows("12", "12"), [1, 0], [1, 0])
+        )  # no shared frames
         seen += np.unique(stitcher.grid(start)).tolist()
         stitcher.forget(start)
     assert len(set(seen)) == len(seen) == 40

@@ -1,4 +1,5 @@
-"""The STEm-Seg network: backbone, feature pyramid, squeeze-expand decoders, mixing, checkpoints."""
+"""The STEm-Seg network: backbone, feature pyramid, squeeze-expand decoders, mixing,
+checkpoints."""
 
 from stemseg_ros.network.build import Maps, StemSeg
 from stemseg_ros.network.checkpoint import CheckpointError, load_network, save_weights

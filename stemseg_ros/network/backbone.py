@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 from torchvision.ops import FrozenBatchNorm2d
 
-# The released models were trained by a code base whose frozen batch norm has no epsilon (torchvision: 1e-5).
+# The released models were trained by a code base whose frozen batch norm has no epsilon
+# (torchvision: 1e-5).
 CaffeNorm = partial(FrozenBatchNorm2d, eps=0.0)
 
 
@@ -22,7 +23,9 @@ class Bottleneck(nn.Module):
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             self.downsample = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), CaffeNorm(channels_out))
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
+                CaffeNorm(channels_out),
+            )
         self.conv1 = nn.Conv2d(channels_in, width, 1, stride, bias=False)
         self.bn1 = CaffeNorm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
@@ -49,7 +52,8 @@ class Stem(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet in the layout of the released checkpoints; ``blocks`` per stage: (3, 4, 23, 3) is ResNet-101."""
+    """ResNet in the layout of the released checkpoints; ``blocks`` per stage: (3, 4, 23, 3) is
+    ResNet-101."""
 
     channels = (256, 512, 1024, 2048)
 

@@ -18,7 +18,8 @@ from stemseg_ros.network.preprocess import preprocess
 from stemseg_ros.records import Features, NetworkOutput
 
 BANDWIDTH_SCALE = 10.0
-"""Bandwidth = 10 * exp(raw variance): a precision, 1 / sigma^2, although the layer is called variance."""
+"""Bandwidth = 10 * exp(raw variance): a precision, 1 / sigma^2, although the layer is called
+variance."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -37,10 +38,12 @@ class Maps(NamedTuple):
 
 
 class StemSeg(nn.Module):
-    """Encoder and temporal squeeze-expand decoders; parameter names are those of the released checkpoints.
+    """Encoder and temporal squeeze-expand decoders; parameter names are those of the released
+    checkpoints.
 
-    It is two plain functions of tensors, ``encode`` (frame to features) and ``decode`` (the features of a
-    window to maps), so that each can be compiled or exported by itself; everything else only calls them.
+    It is two plain functions of tensors, ``encode`` (frame to features) and ``decode`` (the
+    features of a window to maps), so that each can be compiled or exported by itself; everything
+    else only calls them.
     """
 
     def __init__(self, config: Config) -> None:
@@ -51,10 +54,17 @@ class StemSeg(nn.Module):
         self.backbone = Backbone(body, body.channels, net.fpn_channels)
         self.embedding_head = EmbeddingHead(net, length)
         self.seediness_head = (
-            MapHead(net, net.decoder_channels, 1, length) if net.heatmap_head == "separate" else None)
+            MapHead(net, net.decoder_channels, 1, length)
+            if net.heatmap_head == "separate"
+            else None
+        )
         self.semseg_head = (
-            MapHead(net, net.semantic_channels or net.decoder_channels, len(net.classes) + 2, length)
-            if net.semantic_head else None)
+            MapHead(
+                net, net.semantic_channels or net.decoder_channels, len(net.classes) + 2, length
+            )
+            if net.semantic_head
+            else None
+        )
 
     @property
     def device(self) -> torch.device:
@@ -62,7 +72,8 @@ class StemSeg(nn.Module):
         return self.embedding_head.time_scale.device
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Preprocessed images (N, 3, H, W) -> four maps (N, C, H/s, W/s) at strides s = 4, 8, 16, 32."""
+        """Preprocessed images (N, 3, H, W) -> four maps (N, C, H/s, W/s) at strides s = 4, 8, 16,
+        32."""
         maps: list[Tensor] = self.backbone(images)
         return maps
 
@@ -75,7 +86,8 @@ class StemSeg(nn.Module):
         return Maps(embeddings, raw_variance, heatmap, semantic)
 
     def forward(self, clips: Tensor) -> Maps:
-        """Preprocessed clips (N, T, 3, H, W), sides multiples of 32 -> Maps. The path of training."""
+        """Preprocessed clips (N, T, 3, H, W), sides multiples of 32 -> Maps. The path of
+        training."""
         batch, length = clips.shape[:2]
         maps = self.encode(clips.flatten(0, 1))
         return self.decode([m.unflatten(0, (batch, length)).transpose(1, 2) for m in maps])
@@ -94,14 +106,20 @@ class StemSeg(nn.Module):
     @torch.inference_mode()
     def window_output(self, features: tuple[Features, ...]) -> NetworkOutput:
         """Features of T frames -> float32 NetworkOutput of the window, on the device."""
-        stacked = [torch.stack(levels, dim=2) for levels in zip(*(f.maps for f in features), strict=True)]
+        stacked = [
+            torch.stack(levels, dim=2) for levels in zip(*(f.maps for f in features), strict=True)
+        ]
         if self.config.runtime.channels_last:
             stacked = [m.contiguous(memory_format=torch.channels_last_3d) for m in stacked]
         with self._precision():
             maps = self.decode(stacked)
         semantic = None if maps.semantic_logits is None else maps.semantic_logits[0]
         return NetworkOutput(
-            maps.embeddings[0], BANDWIDTH_SCALE * torch.exp(maps.raw_variance[0]), maps.heatmap[0], semantic)
+            maps.embeddings[0],
+            BANDWIDTH_SCALE * torch.exp(maps.raw_variance[0]),
+            maps.heatmap[0],
+            semantic,
+        )
 
     def predict(self, frames: npt.NDArray[np.uint8]) -> NetworkOutput:
         """One window of images to its maps.
@@ -110,10 +128,16 @@ class StemSeg(nn.Module):
         Returns float32 maps at stride 4 of the resized and padded input.
         """
         length = self.config.window.length
-        if frames.ndim != 4 or frames.shape[0] != length or frames.shape[3] != 3 or frames.dtype != np.uint8:
+        if (
+            frames.ndim != 4
+            or frames.shape[0] != length
+            or frames.shape[3] != 3
+            or frames.dtype != np.uint8
+        ):
             raise ValueError(
-                f"expected uint8 frames of shape ({length}, H, W, 3), got {frames.dtype} {frames.shape}; "
-                "window.length sets the number of frames")
+                f"expected uint8 frames of shape ({length}, H, W, 3), got {frames.dtype} "
+                f"{frames.shape}; window.length sets the number of frames"
+            )
         return self.window_output(tuple(self.frame_features(frame) for frame in frames))
 
     def compile_parts(self) -> None:

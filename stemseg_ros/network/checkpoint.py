@@ -1,6 +1,8 @@
-"""Loading weights: the authors' pickles as they are, our own safetensors files, or seeded random weights.
+"""Loading weights: the authors' pickles as they are, our own safetensors files, or seeded random
+weights.
 
-No pickle is ever executed: torch's restricted unpickler reads tensors and plain containers, nothing else.
+No pickle is ever executed: torch's restricted unpickler reads tensors and plain containers,
+nothing else.
 """
 
 from __future__ import annotations
@@ -27,18 +29,22 @@ RANDOM = "random"
 """Checkpoint name that stands for seeded random weights."""
 IGNORED_PREFIX = "embedding_loss_criterion."
 """The released checkpoints also hold state of the training loss."""
-AUTHORS_SOURCE = "the authors publish theirs at https://github.com/sabarim/STEm-Seg (section Model Zoo)"
+AUTHORS_SOURCE = (
+    "the authors publish theirs at https://github.com/sabarim/STEm-Seg (section Model Zoo)"
+)
 
 
 class CheckpointError(StemsegError):
     """A checkpoint cannot be used; the message names the file and the key or the reason."""
 
 
-def load_network(config: Config, checkpoint: str | Path | None = None, device: str = "cpu") -> StemSeg:
+def load_network(
+    config: Config, checkpoint: str | Path | None = None, device: str = "cpu"
+) -> StemSeg:
     """Build the configured network, load its weights, and put it on ``device`` in eval mode.
 
-    checkpoint: a file (.pth as released, or .safetensors); None for the weights bundled with the preset;
-    "random" for seeded weights, which serve benchmarks only. Raises CheckpointError.
+    checkpoint: a file (.pth as released, or .safetensors); None for the weights bundled with the
+    preset; "random" for seeded weights, which serve benchmarks only. Raises CheckpointError.
     """
     network = StemSeg(config)
     if checkpoint == RANDOM:
@@ -64,7 +70,8 @@ def bundled_checkpoint(config: Config) -> Path:
     except FileNotFoundError:
         raise CheckpointError(
             f"no weights are bundled with the config '{config.name}': name a checkpoint file; "
-            f"{AUTHORS_SOURCE}. 'random' gives seeded random weights, for benchmarks") from None
+            f"{AUTHORS_SOURCE}. 'random' gives seeded random weights, for benchmarks"
+        ) from None
 
 
 def load_weights(network: StemSeg, path: Path) -> None:
@@ -76,15 +83,17 @@ def load_weights(network: StemSeg, path: Path) -> None:
     for key, tensor in state.items():
         if tensor.shape != wanted[key].shape:
             raise CheckpointError(
-                f"{path}: key '{key}' has shape {list(tensor.shape)}, the config '{network.config.name}' "
-                f"wants {list(wanted[key].shape)}; is it the checkpoint of another preset?")
+                f"{path}: key '{key}' has shape {list(tensor.shape)}, the config "
+                f"'{network.config.name}' wants {list(wanted[key].shape)}; is it the checkpoint of another preset?"
+            )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: key '{key}' holds values that are not finite")
     network.load_state_dict({key: tensor.to(wanted[key].dtype) for key, tensor in state.items()})
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """State dict of a .safetensors file, or of a pickle with the key ``model``. Raises CheckpointError."""
+    """State dict of a .safetensors file, or of a pickle with the key ``model``. Raises
+    CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"checkpoint '{path}' does not exist")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
@@ -92,7 +101,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: holds no state dict, but {type(content).__name__}")
     for key, value in content.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: key '{key}' holds {type(value).__name__}, not a tensor")
+            raise CheckpointError(
+                f"{path}: key '{key}' holds {type(value).__name__}, not a tensor"
+            )
     return dict(content)
 
 
@@ -101,7 +112,9 @@ def save_weights(network: nn.Module, path: Path, metadata: Mapping[str, str]) ->
 
     metadata: strings to keep in the file's header (config, data, seed, code version).
     """
-    state = {k: v.detach().cpu().to(torch.float16).contiguous() for k, v in network.state_dict().items()}
+    state = {
+        k: v.detach().cpu().to(torch.float16).contiguous() for k, v in network.state_dict().items()
+    }
     partial = path.with_name(path.name + ".partial")
     safetensors.torch.save_file(state, partial, metadata=dict(metadata))
     partial.replace(path)
@@ -109,7 +122,8 @@ def save_weights(network: nn.Module, path: Path, metadata: Mapping[str, str]) ->
 
 @torch.no_grad()
 def initialise(network: nn.Module, seed: int) -> None:
-    """Seeded weights that keep the scale of activations: He for convolutions, one and zero for norms."""
+    """Seeded weights that keep the scale of activations: He for convolutions, one and zero for
+    norms."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
@@ -120,7 +134,8 @@ def initialise(network: nn.Module, seed: int) -> None:
 
 
 def fuse_frozen_norms(network: nn.Module) -> None:
-    """Fold every frozen batch norm into the convolution before it; the keys of the state dict change."""
+    """Fold every frozen batch norm into the convolution before it; the keys of the state dict
+    change."""
     for parent in list(network.modules()):
         children = list(parent.named_children())
         for (conv_name, conv), (norm_name, norm) in pairwise(children):
@@ -149,21 +164,35 @@ def _read_pickle(path: Path) -> object:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: refused, since reading it would run code or it is no checkpoint: {_first_line(error)}"
+            f"{path}: refused, since reading it would run code or it is no checkpoint: "
+            f"{_first_line(error)}"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: truncated or no checkpoint: {_first_line(error)}") from None
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        raise CheckpointError(
+            f"{path}: truncated or no checkpoint: {_first_line(error)}"
+        ) from None
     if isinstance(content, Mapping) and "model" in content:
         return content["model"]
     raise CheckpointError(
-        f"{path}: the key 'model', which holds the state dict of a released checkpoint, is missing")
+        f"{path}: the key 'model', which holds the state dict of a released checkpoint, is missing"
+    )
 
 
 def _refuse(path: Path, verb: str, keys: list[str]) -> None:
     if keys:
         shown = ", ".join(f"'{key}'" for key in keys[:3])
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-        raise CheckpointError(f"{path}: {verb} {'key' if len(keys) == 1 else 'keys'} {shown}{more}")
+        raise CheckpointError(
+            f"{path}: {verb} {'key' if len(keys) == 1 else 'keys'} {shown}{more}"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -18,12 +18,14 @@ EMBEDDING_GAIN = 0.25
 
 
 def pools_of(length: int) -> int:
-    """How many pools of a block really halve the time axis, for windows of T frames; the rest do nothing."""
+    """How many pools of a block really halve the time axis, for windows of T frames; the rest do
+    nothing."""
     return {2: 0, 4: 1, 8: 2}.get(length, 3)
 
 
 class SqueezeExpandDecoder(nn.Module):
-    """Compresses the coarse maps in time with 3D convolutions and pools, then expands them to stride 4."""
+    """Compresses the coarse maps in time with 3D convolutions and pools, then expands them to
+    stride 4."""
 
     def __init__(self, channels_in: int, channels: Widths, groups: int, length: int) -> None:
         super().__init__()
@@ -32,7 +34,8 @@ class SqueezeExpandDecoder(nn.Module):
         for (name, layers), width in zip(BLOCK_LAYERS.items(), channels[:3], strict=True):
             self.add_module(name, _squeeze(channels_in, width, layers, groups, pools))
         self.block_4x = nn.Sequential(
-            nn.Conv3d(channels_in, c4, 3, padding=1), nn.GroupNorm(groups, c4), nn.ReLU())
+            nn.Conv3d(channels_in, c4, 3, padding=1), nn.GroupNorm(groups, c4), nn.ReLU()
+        )
         self.conv_16 = nn.Conv3d(c32 + c16, c16, 1, bias=False)
         self.conv_8 = nn.Conv3d(c16 + c8, c8, 1, bias=False)
         self.conv_4 = nn.Conv3d(c8 + c4, c4, 1, bias=False)
@@ -66,20 +69,27 @@ class EmbeddingHead(SqueezeExpandDecoder):
         self.conv_seediness = nn.Conv3d(width, 1, 1, bias=False) if has_heatmap else None
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
-        """-> embeddings (N, E, T, h, w), raw variance (N, V, T, h, w), heat map (N, 1, T, h, w) or None.
+        """-> embeddings (N, E, T, h, w), raw variance (N, V, T, h, w), heat map (N, 1, T, h, w) or
+        None.
 
-        Offsets and grid are added in float32: half precision has too few digits for pixel coordinates.
+        Offsets and grid are added in float32: half precision has too few digits for pixel
+        coordinates.
         """
         x = super().forward(maps)
         offsets = torch.tanh(self.conv_embedding(x).float() * EMBEDDING_GAIN)
         _, _, length, height, width = x.shape
-        grid = coordinate_grid(self.mixing, (length, height, width), self.coordinates, self.time_scale)
-        heatmap = None if self.conv_seediness is None else torch.sigmoid(self.conv_seediness(x).float())
+        grid = coordinate_grid(
+            self.mixing, (length, height, width), self.coordinates, self.time_scale
+        )
+        heatmap = (
+            None if self.conv_seediness is None else torch.sigmoid(self.conv_seediness(x).float())
+        )
         return offsets + grid, self.conv_variance(x).float(), heatmap
 
 
 class MapHead(SqueezeExpandDecoder):
-    """A decoder that ends in ``outputs`` channels: semantic logits, or the heat map before its sigmoid."""
+    """A decoder that ends in ``outputs`` channels: semantic logits, or the heat map before its
+    sigmoid."""
 
     def __init__(self, config: NetworkConfig, channels: Widths, outputs: int, length: int) -> None:
         super().__init__(config.fpn_channels, channels, config.norm_groups, length)
@@ -91,7 +101,9 @@ class MapHead(SqueezeExpandDecoder):
         return out.float()
 
 
-def _squeeze(channels_in: int, channels: int, layers: int, groups: int, pools: int) -> nn.Sequential:
+def _squeeze(
+    channels_in: int, channels: int, layers: int, groups: int, pools: int
+) -> nn.Sequential:
     modules: list[nn.Module] = []
     for layer in range(layers):
         modules += [

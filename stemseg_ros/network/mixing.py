@@ -11,12 +11,14 @@ GRID_STRIDE = 4
 """Pixels of the network input per cell of the output grid."""
 
 
-def coordinate_grid(mixing: str, size: tuple[int, int, int], unit: str, time_scale: Tensor) -> Tensor:
+def coordinate_grid(
+    mixing: str, size: tuple[int, int, int], unit: str, time_scale: Tensor
+) -> Tensor:
     """Offsets phi(0) as float32 (1, E, T, h, w) for a window of ``size`` (T, h, w).
 
     Channels in the order (t, y, x), then zeros for free dimensions. With unit "image", x runs from
-    -max(1, w / h) to max(1, w / h) and y likewise; with "pixels", they are cell centres in units of 256 px.
-    t runs from -time_scale to time_scale in both.
+    -max(1, w / h) to max(1, w / h) and y likewise; with "pixels", they are cell centres in units
+    of 256 px. t runs from -time_scale to time_scale in both.
     """
     length, height, width = size
     device = time_scale.device

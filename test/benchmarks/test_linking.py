@@ -1,4 +1,5 @@
-"""The linking benchmark itself: its problems have the noise they promise, and its scores the known ends."""
+"""The linking benchmark itself: its problems have the noise they promise, and its scores the known
+ends."""
 
 from __future__ import annotations
 
@@ -28,11 +29,16 @@ def cars(frames: int, count: int = 3) -> list[ResultRow]:
 
 def test_clean_windows_are_a_renumbered_truth() -> None:
     problem = make_problem(cars(12), 8, 4, "clean", (0,))
-    assert [frames.tolist() for frames, _ in problem.windows] == [list(range(8)), list(range(4, 12))]
+    assert [frames.tolist() for frames, _ in problem.windows] == [
+        list(range(8)),
+        list(range(4, 12)),
+    ]
     for (_, labels), names in zip(problem.windows, problem.identities, strict=True):
         assert sorted(names.tolist()) == [0, 1001, 1002, 1003] and labels.min() == 0
     measures = combine(MOTS, {"0": score(true_identities(problem), problem, "0")})
-    assert (measures["car"]["IDS"], measures["car"]["IDF1"]) == (0, 100) and measures["car"]["HOTA"] > 90, measures
+    assert (measures["car"]["IDS"], measures["car"]["IDF1"]) == (0, 100) and measures["car"][
+        "HOTA"
+    ] > 90, measures
 
 
 def test_wrong_identities_cost_what_they_should() -> None:

@@ -1,4 +1,5 @@
-"""Checkpoints that must be refused, with words that help; those that must load are in test_goldens.py."""
+"""Checkpoints that must be refused, with words that help; those that must load are in
+test_goldens.py."""
 
 from __future__ import annotations
 
@@ -39,33 +40,46 @@ def test_missing_file_is_named(config: Config, tmp_path: Path) -> None:
         load_network(config, tmp_path / "gone.pth")
 
 
-def test_missing_key_is_named(config: Config, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_missing_key_is_named(
+    config: Config, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     partial = {k: v for k, v in state.items() if k != "embedding_head.conv_4.weight"}
     with pytest.raises(CheckpointError, match=r"lacks key 'embedding_head\.conv_4\.weight'"):
         load_network(config, _saved({"model": partial}, tmp_path / "x.pth"))
 
 
-def test_unknown_key_is_named(config: Config, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_unknown_key_is_named(
+    config: Config, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     with pytest.raises(CheckpointError, match=r"unknown key 'surplus'"):
-        load_network(config, _saved({"model": {**state, "surplus": torch.zeros(1)}}, tmp_path / "x.pth"))
+        load_network(
+            config, _saved({"model": {**state, "surplus": torch.zeros(1)}}, tmp_path / "x.pth")
+        )
 
 
 def test_wrong_shape_names_the_key_and_both_shapes(
-        config: Config, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    config: Config, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     wrong = {**state, "embedding_head.conv_variance.bias": torch.zeros(7)}
-    with pytest.raises(CheckpointError, match=r"conv_variance\.bias' has shape \[7\].* wants \[3\]"):
+    with pytest.raises(
+        CheckpointError, match=r"conv_variance\.bias' has shape \[7\].* wants \[3\]"
+    ):
         load_network(config, _saved({"model": wrong}, tmp_path / "x.pth"))
 
 
 def test_values_that_are_not_finite_are_refused(
-        config: Config, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    config: Config, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     wrong = {**state, "embedding_head.conv_variance.bias": torch.full((3,), torch.nan)}
-    with pytest.raises(CheckpointError, match=r"conv_variance\.bias' holds values that are not finite"):
+    with pytest.raises(
+        CheckpointError, match=r"conv_variance\.bias' holds values that are not finite"
+    ):
         load_network(config, _saved({"model": wrong}, tmp_path / "x.pth"))
 
 
 def test_pickle_that_wants_to_run_code_is_refused_and_does_not_run(
-        config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="refused, since reading it would run code"):
         load_network(config, _saved({"model": _Attack()}, tmp_path / "x.pth"))
@@ -75,7 +89,8 @@ def test_pickle_that_wants_to_run_code_is_refused_and_does_not_run(
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("keep", [0, 100, 5000], ids=lambda n: f"{n}_bytes")
 def test_truncated_file_is_refused(
-        config: Config, state: dict[str, torch.Tensor], tmp_path: Path, suffix: str, keep: int) -> None:
+    config: Config, state: dict[str, torch.Tensor], tmp_path: Path, suffix: str, keep: int
+) -> None:
     path = tmp_path / f"x{suffix}"
     if suffix == ".pth":
         torch.save({"model": state}, path)
@@ -86,19 +101,27 @@ def test_truncated_file_is_refused(
         load_network(config, path)
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    ({"weights": {}}, "key 'model'"),
-    ([1, 2], "key 'model'"),
-    ({"model": {}}, "holds no state dict"),
-    ({"model": {"a": 3}}, "key 'a' holds int"),
-])
-def test_other_content_is_refused(config: Config, tmp_path: Path, content: object, words: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"weights": {}}, "key 'model'"),
+        ([1, 2], "key 'model'"),
+        ({"model": {}}, "holds no state dict"),
+        ({"model": {"a": 3}}, "key 'a' holds int"),
+    ],
+)
+def test_other_content_is_refused(
+    config: Config, tmp_path: Path, content: object, words: str
+) -> None:
     with pytest.raises(CheckpointError, match=words):
         load_network(config, _saved(content, tmp_path / "x.pth"))
 
 
 def test_preset_without_bundled_weights_says_where_to_get_them() -> None:
-    with torch.device("meta"), pytest.raises(CheckpointError, match="no weights are bundled with .*'davis'.*github"):
+    with (
+        torch.device("meta"),
+        pytest.raises(CheckpointError, match=r"no weights are bundled with .*'davis'.*github"),
+    ):
         load_network(load_config("davis"))
 
 

@@ -14,18 +14,31 @@ from stemseg_ros.network.mixing import coordinate_grid
 from stemseg_ros.network.preprocess import geometry, preprocess
 
 SMALL: dict[str, Any] = {"input.min_dim": 96, "input.max_dim": 128}
-EXACT: dict[str, Any] = {**SMALL, "runtime.fuse": False, "runtime.precision": "float32", "runtime.channels_last": False}
+EXACT: dict[str, Any] = {
+    **SMALL,
+    "runtime.fuse": False,
+    "runtime.precision": "float32",
+    "runtime.channels_last": False,
+}
 
 
-@pytest.mark.parametrize(("image", "min_dim", "max_dim", "resized", "padded"), [
-    ((375, 1242), 736, 1948, (588, 1948), (608, 1952)),  # the longer side decides
-    ((720, 1280), 736, 1948, (736, 1308), (736, 1312)),  # the shorter side decides
-    ((96, 128), 96, 128, (96, 128), (96, 128)),          # nothing to do
-    ((131, 100), 96, 120, (120, 92), (128, 96)),         # portrait
-    ((10, 2000), 96, 1000, (5, 1000), (96, 1024)),       # never below what the decoders can pool
-])
-def test_geometry(image: tuple[int, int], min_dim: int, max_dim: int,
-                  resized: tuple[int, int], padded: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("image", "min_dim", "max_dim", "resized", "padded"),
+    [
+        ((375, 1242), 736, 1948, (588, 1948), (608, 1952)),  # the longer side decides
+        ((720, 1280), 736, 1948, (736, 1308), (736, 1312)),  # the shorter side decides
+        ((96, 128), 96, 128, (96, 128), (96, 128)),  # nothing to do
+        ((131, 100), 96, 120, (120, 92), (128, 96)),  # portrait
+        ((10, 2000), 96, 1000, (5, 1000), (96, 1024)),  # never below what the decoders can pool
+    ],
+)
+def test_geometry(
+    image: tuple[int, int],
+    min_dim: int,
+    max_dim: int,
+    resized: tuple[int, int],
+    padded: tuple[int, int],
+) -> None:
     place = geometry(image, min_dim, max_dim)
     assert (place.image_size, place.resized_size, place.padded_size) == (image, resized, padded)
 
@@ -38,14 +51,26 @@ def test_padding_is_zero_after_the_mean_is_subtracted() -> None:
     assert not out[:, :, 100:].any() and not out[:, :, :, 130:].any()
 
 
-@pytest.mark.parametrize(("mixing", "channels"), [
-    ("xy", "yx"), ("ff", "00"), ("xyt", "tyx"), ("xyf", "yx0"), ("xytf", "tyx0"),
-    ("xyff", "yx00"), ("xytff", "tyx00"), ("xyfff", "yx000"),
-])
+@pytest.mark.parametrize(
+    ("mixing", "channels"),
+    [
+        ("xy", "yx"),
+        ("ff", "00"),
+        ("xyt", "tyx"),
+        ("xyf", "yx0"),
+        ("xytf", "tyx0"),
+        ("xyff", "yx00"),
+        ("xytff", "tyx00"),
+        ("xyfff", "yx000"),
+    ],
+)
 def test_mixing_functions(mixing: Mixing, channels: str) -> None:
     grid = coordinate_grid(mixing, (4, 6, 12), "image", torch.tensor(1.0))[0]
-    ends = {"t": (grid[:, 0, 0, 0], grid[:, -1, 0, 0], 1.0), "y": (grid[:, 0, 0, 0], grid[:, 0, -1, 0], 1.0),
-            "x": (grid[:, 0, 0, 0], grid[:, 0, 0, -1], 2.0)}  # the longer axis reaches to w / h
+    ends = {
+        "t": (grid[:, 0, 0, 0], grid[:, -1, 0, 0], 1.0),
+        "y": (grid[:, 0, 0, 0], grid[:, 0, -1, 0], 1.0),
+        "x": (grid[:, 0, 0, 0], grid[:, 0, 0, -1], 2.0),
+    }  # the longer axis reaches to w / h
     assert len(grid) == len(channels)
     for channel, axis in enumerate(channels):
         if axis == "0":
@@ -56,7 +81,10 @@ def test_mixing_functions(mixing: Mixing, channels: str) -> None:
 
 
 def test_pixel_grid_does_not_depend_on_the_size_of_the_image() -> None:
-    small, large = (coordinate_grid("xyt", (4, h, w), "pixels", torch.tensor(1.0)) for h, w in ((8, 8), (16, 32)))
+    small, large = (
+        coordinate_grid("xyt", (4, h, w), "pixels", torch.tensor(1.0))
+        for h, w in ((8, 8), (16, 32))
+    )
     torch.testing.assert_close(large[..., :8, :8], small)
     assert large[0, 2, 0, 0, 1] - large[0, 2, 0, 0, 0] == pytest.approx(4 / 256)
 
@@ -64,16 +92,22 @@ def test_pixel_grid_does_not_depend_on_the_size_of_the_image() -> None:
 @pytest.mark.parametrize("length", [2, 4, 8, 16, 24, 32])
 @pytest.mark.parametrize("mixing", ["xy", "xyt", "xyff"])
 def test_every_length_gives_maps_of_the_input(length: int, mixing: str) -> None:
-    config = load_config("lite", {**SMALL, "window.length": length, "window.overlap": 1, "network.mixing": mixing})
+    config = load_config(
+        "lite", {**SMALL, "window.length": length, "window.overlap": 1, "network.mixing": mixing}
+    )
     network = load_network(config, "random")
-    out = network.predict(np.random.default_rng(0).integers(0, 255, (length, 90, 120, 3), np.uint8))
+    out = network.predict(
+        np.random.default_rng(0).integers(0, 255, (length, 90, 120, 3), np.uint8)
+    )
     grid = (length, 24, 32)
     assert out.embeddings.shape == (len(mixing), *grid)
     assert out.bandwidths.shape == (len(mixing) - mixing.count("f"), *grid)
     assert out.heatmap.shape == (1, *grid)
     assert out.semantic_logits is not None and out.semantic_logits.shape == (4, *grid)
-    assert all(m.dtype == torch.float32 and bool(m.isfinite().all())
-               for m in (out.embeddings, out.bandwidths, out.heatmap, out.semantic_logits))
+    assert all(
+        m.dtype == torch.float32 and bool(m.isfinite().all())
+        for m in (out.embeddings, out.bandwidths, out.heatmap, out.semantic_logits)
+    )
     assert bool((out.bandwidths > 0).all())
 
 
@@ -97,13 +131,21 @@ def test_training_path_equals_prediction() -> None:
     maps = network(preprocess(torch.from_numpy(frames), config.input).unsqueeze(0))
     out = network.predict(frames)
     torch.testing.assert_close(maps.embeddings[0], out.embeddings, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(10 * maps.raw_variance[0].exp(), out.bandwidths, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        10 * maps.raw_variance[0].exp(), out.bandwidths, atol=1e-4, rtol=1e-3
+    )
 
 
-@pytest.mark.parametrize("overrides", [
-    {"runtime.channels_last": True}, {"runtime.fuse": True},
-    {"runtime.precision": "bfloat16"}, {"runtime.precision": "bfloat16", "runtime.channels_last": True},
-], ids=str)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"runtime.channels_last": True},
+        {"runtime.fuse": True},
+        {"runtime.precision": "bfloat16"},
+        {"runtime.precision": "bfloat16", "runtime.channels_last": True},
+    ],
+    ids=str,
+)
 def test_runtime_options_keep_the_result(overrides: dict[str, Any]) -> None:
     frames = np.random.default_rng(2).integers(0, 255, (4, 96, 128, 3), np.uint8)
     exact = load_network(load_config("lite", EXACT), "random").predict(frames)
@@ -112,12 +154,20 @@ def test_runtime_options_keep_the_result(overrides: dict[str, Any]) -> None:
     assert out.embeddings.dtype == torch.float32
     difference = (out.embeddings - exact.embeddings).abs()
     assert difference.mean() < (3e-2 if half else 1e-5)
-    assert half == bool(difference.max() > 1e-3)  # the option really changed the arithmetic, or really did not
+    assert half == bool(
+        difference.max() > 1e-3
+    )  # the option really changed the arithmetic, or really did not
 
 
-@pytest.mark.parametrize("frames", [
-    np.zeros((3, 96, 128, 3), np.uint8), np.zeros((4, 96, 128), np.uint8), np.zeros((4, 96, 128, 3), np.float32),
-], ids=["three frames for T=4", "no colour", "float"])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((3, 96, 128, 3), np.uint8),
+        np.zeros((4, 96, 128), np.uint8),
+        np.zeros((4, 96, 128, 3), np.float32),
+    ],
+    ids=["three frames for T=4", "no colour", "float"],
+)
 def test_predict_refuses_other_input(frames: Any) -> None:
     with pytest.raises(ValueError, match=r"expected uint8 frames of shape \(4, H, W, 3\)"):
         load_network(load_config("lite", SMALL), "random").predict(frames)
