@@ -84,7 +84,8 @@ def load_weights(network: StemSeg, path: Path) -> None:
         if tensor.shape != wanted[key].shape:
             raise CheckpointError(
                 f"{path}: key '{key}' has shape {list(tensor.shape)}, the config "
-                f"'{network.config.name}' wants {list(wanted[key].shape)}; is it the checkpoint of another preset?"
+                f"'{network.config.name}' wants {list(wanted[key].shape)}; "
+                "is it the checkpoint of another preset?"
             )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: key '{key}' holds values that are not finite")
