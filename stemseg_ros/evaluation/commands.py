@@ -64,6 +64,9 @@ def evaluate(
     post_filter: Annotated[PostFilter, typer.Option(
         help="Score without, only with, or both without and with the released KITTI-MOTS post-filter.",
         )] = PostFilter.both,
+    pixel_scores: Annotated[bool, typer.Option(
+        "--pixel-scores",
+        help="Score tracks by their pixels, as the released code does for YouTube-VIS.")] = False,
     sequence: Annotated[list[str] | None, typer.Option(
         help="Evaluate this sequence; may be repeated.", show_default="all")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that work in parallel.")] = 1,
@@ -92,6 +95,7 @@ def evaluate(
         from stemseg_ros.evaluation.page import write_page
         from stemseg_ros.evaluation.report import summarise, to_json
         from stemseg_ros.evaluation.runs import stored_masks
+        from stemseg_ros.evaluation.variants import Variant
     prepare_output(out)
     given = read_input(ground_truth, format.value, images, sequence or (), topic)
     filters = FILTERS[post_filter]
@@ -103,7 +107,9 @@ def evaluate(
     else:
         setup = _setup(tree, checkpoint, device, jobs)
         modes = [m.value for m in mode or ()] or [tree.window.mode]
-        variants = work.evaluate_runs(given, setup, modes, filters, out, jobs, _bar)
+        wanted = [Variant(name, post_filter, pixel_scores) for name in modes
+                  for post_filter in work.possible_filters(filters, given)]
+        variants = work.evaluate_runs(given, setup, wanted, out, jobs, _bar)
         masks = partial(stored_masks, work.results_folder(out, modes[0]))
     report = summarise(given, ground_truth, variants, setup)
     write_json(out / "report.json", to_json(report))
@@ -155,7 +161,8 @@ def _print(variants: list[VariantReport]) -> None:
 
     console = Console()
     for variant in variants:
-        names = [name for name in next(iter(variant.measures.values()), {}) if name not in COUNTS or name == "IDS"]
+        measured = next(iter(variant.measures.values()), {})
+        names = [name for name in measured if name not in COUNTS or name == "IDS"]
         table = Table("percent", *names, title=f"{variant.variant.name}, {len(variant.sequences)} sequences",
                       box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for column in table.columns:

@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,35 +80,54 @@ def evaluate_stored(given: EvaluationInput, results: Mapping[str, SequenceMasks]
     """Score results that exist. filters: without, with the post-filter, or both. Raises EvaluationError."""
     masks = {name: partial(_given, result) for name, result in results.items()}
     return [score_variant(Variant(STORED, post_filter), given, masks, jobs, progress)
-            for post_filter in _possible(filters, given)]
+            for post_filter in possible_filters(filters, given)]
 
 
 def _given(masks: SequenceMasks) -> SequenceMasks:
     return masks
 
 
-def evaluate_runs(given: EvaluationInput, setup: Setup, modes: Sequence[str], filters: Sequence[bool],
-                  out: Path, jobs: int, progress: Progress) -> list[VariantReport]:
-    """Run every sequence in every mode and score what comes out; stored sequences are not run again.
+def evaluate_runs(given: EvaluationInput, setup: Setup, variants: Sequence[Variant], out: Path, jobs: int,
+                  progress: Progress) -> list[VariantReport]:
+    """Run every sequence in the mode of every variant and score what comes out; write the benchmark's files.
 
-    Results go to results_folder. Raises EvaluationError, MediaError, CheckpointError.
+    Sequences that are stored in results_folder are not run again. Raises EvaluationError, MediaError,
+    CheckpointError.
     """
     missing = sorted(given.truths.keys() - given.images.keys())
     if missing:
         raise EvaluationError(f"no images of {', '.join(missing)}; name their folder (--images), or give "
                               "results (--results)")
     reports = []
-    for mode in modes:
-        folder = results_folder(out, mode)
+    for variant in variants:
+        folder = results_folder(out, variant.source)
         folder.mkdir(parents=True, exist_ok=True)
-        runs = run_mode(given, setup.in_mode(mode), folder, jobs, progress)
+        runs = run_mode(given, setup.in_mode(variant.source), folder, jobs, progress)
         masks = {name: partial(stored_masks, folder, name) for name in given.truths}
-        for post_filter in _possible(filters, given):
-            report = score_variant(Variant(mode, post_filter), given, masks, jobs, progress)
-            report.timing = timing(runs.values())
-            report.latency_ms = [ms for run in runs.values() for ms in run.latency_ms]
-            reports.append(report)
+        report = score_variant(variant, given, masks, jobs, progress)
+        report.timing = timing(runs.values())
+        report.latency_ms = [ms for run in runs.values() for ms in run.latency_ms]
+        reports.append(report)
+        write_benchmark_files(variant, given, masks, out)
     return reports
+
+
+def write_benchmark_files(variant: Variant, given: EvaluationInput, results: Mapping[str, Masks],
+                          out: Path) -> None:
+    """What the benchmark's own tools and servers take: ``out/benchmark/VARIANT``. Raises EvaluationError."""
+    if given.format == BAG:
+        return
+    folder = out / "benchmark" / variant.name.replace(" + ", "_").replace(" ", "-")
+    prepared = (_named_like(truth, prepare(variant, given.format, truth, results[name]())[1])
+                for name, truth in given.truths.items())
+    place = folder / "results.json" if given.format == "youtube_vis" else folder
+    format_named(given.format).write(place, prepared)
+
+
+def _named_like(truth: SequenceMasks, result: SequenceMasks) -> SequenceMasks:
+    """With the numbers and file names of the ground truth, where it has such."""
+    files = truth.files if len(truth.files) == result.frames else ()
+    return replace(result, name=truth.name, number=truth.number, files=files)
 
 
 def results_folder(out: Path, mode: str) -> Path:
@@ -209,7 +228,8 @@ def timing(runs: Iterable[StoredRun]) -> Timing:
                   percentiles([ms for run in everything for ms in run.latency_ms]))
 
 
-def _possible(filters: Sequence[bool], given: EvaluationInput) -> list[bool]:
+def possible_filters(filters: Sequence[bool], given: EvaluationInput) -> list[bool]:
+    """Those of the wished ones that fit the classes. Raises EvaluationError where none is left."""
     fits = all(has_post_filter(truth.classes) for truth in given.truths.values())
     if not fits and True in filters and False not in filters:
         raise EvaluationError("the released post-filter is for the classes car (1) and pedestrian (2)")

@@ -25,11 +25,13 @@ class Variant:
     """A window mode, or "stored results"."""
     post_filter: bool = False
     """Whether the released post-filter was applied; it looks at whole tracks and is not causal."""
+    pixel_scores: bool = False
+    """Confidence of a track: its pixels relative to the largest track, as the released code has it."""
 
     @property
     def name(self) -> str:
         """As it is printed."""
-        return f"{self.source} + post-filter" if self.post_filter else self.source
+        return (self.source + " + post-filter" * self.post_filter + " + scores by pixels" * self.pixel_scores)
 
 
 def prepare(variant: Variant, format_name: str, truth: SequenceMasks,
@@ -38,6 +40,8 @@ def prepare(variant: Variant, format_name: str, truth: SequenceMasks,
     truth, result = match_classes(truth, result, open_classes=format_name == "bag")
     if variant.post_filter:
         result = post_filtered(result)
+    if variant.pixel_scores:
+        result = scored_by_pixels(result)
     if format_name == "davis":
         result = largest_tracks(result, DAVIS_OBJECTS)
     return truth, result
@@ -86,10 +90,21 @@ def post_filtered(result: SequenceMasks) -> SequenceMasks:
     return replace(result, rows=tuple(filter_rows(rows)))
 
 
+def scored_by_pixels(result: SequenceMasks) -> SequenceMasks:
+    """Scores in (0, 1]: pixels of a track over those of the largest."""
+    pixels = _pixels(result)
+    most = max(pixels.values(), default=1)
+    return replace(result, scores={id_: count / most for id_, count in pixels.items()})
+
+
 def largest_tracks(result: SequenceMasks, count: int) -> SequenceMasks:
     """The tracks of most pixels."""
+    kept = {id_ for id_, _ in _pixels(result).most_common(count)}
+    return replace(result, rows=tuple(row for row in result.rows if row.id in kept))
+
+
+def _pixels(result: SequenceMasks) -> Counter[int]:
     pixels: Counter[int] = Counter()
     for row in result.rows:
         pixels[row.id] += int(coco_mask.area(row.rle))
-    kept = {id_ for id_, _ in pixels.most_common(count)}
-    return replace(result, rows=tuple(row for row in result.rows if row.id in kept))
+    return pixels

@@ -297,6 +297,31 @@ def test_davis_keeps_the_largest_objects() -> None:
     assert len(result.by_track()) == 20 and set(result.classes.values()) == {"object"}
 
 
+def test_scores_by_pixels() -> None:
+    result = sequence([row(t, n, 20 * n, 20 * n + 5 * n) for t in range(2) for n in (1, 2)], 2)
+    variant = Variant("offline", pixel_scores=True)
+    assert variant.name == "offline + scores by pixels"
+    assert prepare(variant, "youtube_vis", two_cars(2), result)[1].scores == {1001: 0.5, 1002: 1.0}
+
+
+def test_videos_without_annotations_get_a_results_file(
+        dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    """As the validation and test videos of YouTube-VIS come, for the benchmark's server."""
+    videos = [{"id": 7, "width": SIZE[1], "height": SIZE[0],
+               "file_names": [f"0001/{index:06d}.png" for index in range(9)]}]
+    categories = [{"id": 4, "name": "pedestrian"}, {"id": 9, "name": "car"}]
+    (tmp_path / "valid.json").write_text(json.dumps({"videos": videos, "categories": categories}))
+    evaluate("--ground-truth", tmp_path / "valid.json", "--format", "youtube_vis", "--images",
+             dataset / "image_02", "--out", tmp_path / "out", "--checkpoint", "random", "--device", "cpu",
+             "--post-filter", "without", "--pixel-scores", *SETTINGS)
+    folder = tmp_path / "out" / "benchmark" / "near_online_scores-by-pixels"
+    tracks = json.loads((folder / "results.json").read_text())
+    assert [(t["video_id"], t["category_id"]) for t in tracks] == [(7, 9), (7, 4)]
+    assert all(len(track["segmentations"]) == 9 for track in tracks)
+    assert tracks[0]["score"] == 1.0 and 0.4 < tracks[1]["score"] < 0.7  # 24 x 24 to 32 x 32 pixels
+    assert "hold a mask" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_post_filter_drops_small_masks_and_short_tracks() -> None:
     """Cars need 150 px and 3 frames: columns of 20 px, so 8 are enough and 7 are not."""
     rows = [row(t, n, first, last) for t in range(3) for n, first, last in ((1, 0, 8), (2, 10, 17))]

@@ -19,21 +19,24 @@ from pycocotools import mask as coco_mask
 
 from stemseg_ros.evaluation.kitti_text import ResultRow
 from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
-from stemseg_ros.masks import decode
+from stemseg_ros.masks import check_counts, decode
 from stemseg_ros.records import Rle
 
 Entry = dict[str, Any]
 
 
 def read_truth(path: Path) -> dict[str, SequenceMasks]:
-    """All videos of an annotation file. Raises EvaluationError."""
+    """All videos of an annotation file; the public files of test videos have no annotations.
+
+    Raises EvaluationError.
+    """
     content = _load(path)
-    if not isinstance(content, dict) or not {"videos", "categories", "annotations"} <= content.keys():
+    if not isinstance(content, dict) or not {"videos", "categories"} <= content.keys():
         raise EvaluationError(f"{path}: expected an object with videos, categories and annotations")
     tracks: defaultdict[int, list[tuple[int, Entry]]] = defaultdict(list)
     classes: dict[int, str] = {}
     sequences: dict[str, SequenceMasks] = {}
-    for where, entry in enumerate(content["annotations"]):
+    for where, entry in enumerate(content.get("annotations") or ()):
         with _named(f"{path}, annotations[{where}]"):
             tracks[entry["video_id"]].append((entry["id"], entry))
     for where, category in enumerate(content["categories"]):
@@ -105,23 +108,28 @@ def _track(entry: Entry, id_: int, video: SequenceMasks) -> list[ResultRow]:
         raise ValueError(f"{len(masks)} segmentations, the video {video.name} has {video.frames} frames")
     if entry["category_id"] not in video.classes:
         raise ValueError(f"category_id {entry['category_id']} is not in the ground truth")
-    return [ResultRow(frame, id_, entry["category_id"], _rle(mask, video.size, frame))
+    return [ResultRow(frame, id_, entry["category_id"], _checked_rle(mask, video.size, frame))
             for frame, mask in enumerate(masks) if mask]
 
 
-def _rle(mask: Entry, size: tuple[int, int], frame: int) -> Rle:
+def _checked_rle(mask: Entry, size: tuple[int, int], frame: int) -> Rle:
+    try:
+        return mask_rle(mask, size)
+    except ValueError as error:
+        raise ValueError(f"frame {frame}: {error}") from error
+
+
+def mask_rle(mask: Entry, size: tuple[int, int]) -> Rle:
+    """A mask of an annotation file, {"size", "counts"}, compressed or not. Raises ValueError, KeyError."""
     if list(mask["size"]) != list(size):
-        raise ValueError(f"frame {frame}: mask size {mask['size']} differs from {list(size)} (height, width)")
+        raise ValueError(f"mask size {mask['size']} differs from {list(size)} (height, width)")
     counts = mask["counts"]
     if isinstance(counts, list):
         if sum(counts) != size[0] * size[1] or min(counts, default=0) < 0:
-            raise ValueError(f"frame {frame}: run lengths cover {sum(counts)} of {size[0] * size[1]} pixels")
+            raise ValueError(f"run lengths cover {sum(counts)} of {size[0] * size[1]} pixels")
         counts = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
     rle = Rle(size=list(size), counts=counts.encode() if isinstance(counts, str) else counts)
-    try:
-        decode(rle)
-    except ValueError as error:
-        raise ValueError(f"frame {frame}: {error}") from error
+    check_counts(rle["counts"], size[0] * size[1])
     return rle
 
 
