@@ -210,6 +210,24 @@ class NodeConfig(Section):
     """Type of the input topic: sensor_msgs/Image or sensor_msgs/CompressedImage."""
 
 
+class DatasetConfig(Section):
+    """A labelled dataset of the training mix (``docs/datasets.md``); a bare number is the weight."""
+
+    format: str = "driving"
+    """Layout of the files; driving: the folder of the entry's name in the driving pack."""
+    root: str = "."
+    """Folder of the dataset, relative to the folder of training data."""
+    split: str = Field("train", pattern=r"^\w+$")
+    """Part of the dataset, by the name its own files use."""
+    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """Share among the clips drawn, relative to the other entries."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_weight(cls, value: Any) -> Any:
+        return {"weight": value} if isinstance(value, int | float) else value
+
+
 class TrainingConfig(Section):
     """Losses, clips and schedule (Sec. 3.4, 4.1, supplement)."""
 
@@ -229,8 +247,9 @@ class TrainingConfig(Section):
     """Instances of fewer stride-4 cells a window stay out of the Lovász loss (corrected targets only)."""
     size_power: float = Field(0.0, ge=0, le=1)
     """Weight of an instance in the Lovász loss: its cells to this power (corrected targets only)."""
-    mix: dict[str, float] = {"clips": 0.45, "stills_city": 0.15, "stills_kitti": 0.25, "stills_coco": 0.15}
-    """Share of each folder of the training data among the clips drawn."""
+    mix: dict[str, DatasetConfig] = {name: DatasetConfig(weight=weight) for name, weight in (
+        ("clips", 0.45), ("stills_city", 0.15), ("stills_kitti", 0.25), ("stills_coco", 0.15))}
+    """Datasets that clips are drawn from, {name: {format, root, split, weight}} or {name: weight}."""
     crop: tuple[int, int] = (256, 384)
     """Height and width of training clips, multiples of 32 pixels."""
     scale: tuple[float, float] = (0.75, 2.0)

@@ -1,25 +1,53 @@
 """The driving pack: short clips and stills with KITTI-MOTS label images.
 
-Layout: ``clips/<name>/<frame>.jpg|png`` are videos, ``stills_*/<frame>.jpg|png`` single images; beside every
-JPEG lies a PNG of the same name, uint16, class * 1000 + track id, 0 background, 10000 ignored.
+Layout: ``clips/<name>/<frame>.jpg`` are videos, ``stills_*/<frame>.jpg`` single images; beside every JPEG
+lies a PNG of the same name, uint16, class * 1000 + track id, 0 background, 10000 ignored.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from stemseg_ros.datasets.sequence import DataError, LabelledSequence
+import cv2
+import numpy as np
+
+from stemseg_ros.datasets.classes import IGNORED, Targets, class_targets, compose
+from stemseg_ros.datasets.folders import refuse_missing
+from stemseg_ros.datasets.sequence import (
+    CLASS_STEP,
+    IGNORE_LABEL,
+    DataError,
+    LabelArray,
+    LabelFiles,
+    LabelledSequence,
+)
 
 Split = Literal["train", "development"]
 HELD_OUT_CLIPS = frozenset({"0003"})
 """Clips that training never sees."""
 HELD_OUT_STILL = 5
 """Every so-many-th still of a folder, from the first on, belongs to the development split."""
+CLASSES = {1: "car", 2: "pedestrian"}
 
 
-def load_driving(root: Path, split: Split) -> list[LabelledSequence]:
-    """Clips and stills of one split; nothing is decoded yet.
+def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[LabelledSequence]:
+    """The part of the pack that ``source`` names, mapped to the classes. Raises DataError."""
+    if split not in ("train", "development"):
+        raise DataError(f"{root}: the driving pack has the splits train and development, not '{split}'")
+    targets = class_targets(CLASSES, classes, str(root))
+    sequences = load_driving(root, "train" if split == "train" else "development", targets)
+    chosen = [sequence for sequence in sequences if sequence.source == source]
+    if not chosen:
+        found = ", ".join(sorted({sequence.source for sequence in sequences}))
+        raise DataError(f"{root}: no '{source}', which training.mix names; found {found}")
+    return chosen
+
+
+def load_driving(root: Path, split: Split, targets: Targets | None = None) -> list[LabelledSequence]:
+    """Clips and stills of one split; nothing is decoded yet. Without targets labels stay as they are.
 
     Raises DataError for a missing or incomplete pack.
     """
@@ -27,15 +55,32 @@ def load_driving(root: Path, split: Split) -> list[LabelledSequence]:
         raise DataError(f"{root}: no such folder; expected the driving pack with clips/ and stills_*/")
     held_out = split == "development"
     clips = [folder for folder in sorted((root / "clips").glob("*")) if folder.is_dir()]
-    sequences = [_sequence(folder, "clips", _images(folder)) for folder in clips
+    sequences = [_sequence(folder, "clips", _images(folder), targets) for folder in clips
                  if (folder.name in HELD_OUT_CLIPS) == held_out]
     for folder in sorted(root.glob("stills_*")):
-        sequences += [_sequence(folder, folder.name, [image])
+        sequences += [_sequence(folder, folder.name, [image], targets)
                       for position, image in enumerate(_images(folder))
                       if (position % HELD_OUT_STILL == 0) == held_out]
     if not sequences:
         raise DataError(f"{root}: no clips/<name>/*.jpg or stills_*/*.jpg of the {split} split found")
     return sequences
+
+
+def read_labels(targets: Targets | None, path: Path) -> LabelArray:
+    """A label image, class * 1000 + track id; 10000 is ignored. Raises DataError, ValueError."""
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if labels is None:
+        raise DataError(f"{path}: not readable as a label image")
+    if labels.dtype != np.uint16 or labels.ndim != 2:
+        raise DataError(f"{path}: expected one channel of 16 bits, found {labels.dtype} {labels.shape}")
+    if np.any((labels > 0) & (labels < CLASS_STEP)):
+        raise DataError(f"{path}: labels between 1 and {CLASS_STEP - 1} have no class "
+                        f"(expected class * {CLASS_STEP} + track id)")
+    wide = labels.astype(np.int32)
+    if targets is None:
+        return wide
+    classes = np.where(wide == IGNORE_LABEL, IGNORED, wide // CLASS_STEP)
+    return compose(classes, wide % CLASS_STEP, {0: 0, **targets, IGNORED: IGNORED})
 
 
 def _images(folder: Path) -> list[Path]:
@@ -45,10 +90,9 @@ def _images(folder: Path) -> list[Path]:
     return images
 
 
-def _sequence(folder: Path, source: str, images: list[Path]) -> LabelledSequence:
-    labels = [image.with_suffix(".png") for image in images]
-    for image, label in zip(images, labels, strict=True):
-        if not label.is_file():
-            raise DataError(f"{label}: missing; {image.name} has no label image")
+def _sequence(folder: Path, source: str, images: list[Path], targets: Targets | None) -> LabelledSequence:
+    files = [image.with_suffix(".png") for image in images]
+    refuse_missing(files, "an image has no label image")
     name = f"{source}/{folder.name if source == 'clips' else images[0].stem}"
-    return LabelledSequence(name, source, tuple(images), tuple(labels))
+    labels = LabelFiles(tuple((file,) for file in files), partial(read_labels, targets))
+    return LabelledSequence(name, source, tuple(images), labels)

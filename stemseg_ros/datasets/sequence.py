@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, SupportsIndex, overload
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image as PillowImage
+from pycocotools import mask as coco_mask
 
 from stemseg_ros.errors import StemsegError
+from stemseg_ros.masks import decode
+from stemseg_ros.records import Rle
 
 CLASS_STEP = 1000
 """A label is class * 1000 + track id, as in KITTI-MOTS; 0 is background."""
 IGNORE_LABEL = 10000
 """Label of pixels about which nothing is known."""
+END_MARKS = {".png": (b"IEND", 64), ".jpg": (b"\xff\xd9", 4096), ".jpeg": (b"\xff\xd9", 4096)}
+"""Bytes that a whole file has near its end, and how near."""
+
+LabelArray = npt.NDArray[np.int32]
+"""int32 (H, W): 0 background, class * 1000 + track id, IGNORE_LABEL."""
 
 
 class DataError(StemsegError):
@@ -28,38 +39,113 @@ class LabelledFrame:
 
     image: npt.NDArray[np.uint8]
     """uint8 (H, W, 3), BGR."""
-    labels: npt.NDArray[np.int32]
+    labels: LabelArray
     """int32 (H, W): 0 background, class * 1000 + track id, IGNORE_LABEL."""
 
 
+class Labels(Protocol):
+    """The labels of a sequence; nothing is decoded before it is asked for."""
+
+    def read(self, index: int) -> LabelArray:
+        """Labels of one frame. Raises DataError."""
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(H, W) of one frame's labels, without decoding them. Raises DataError."""
+
+    def place(self, index: int) -> str:
+        """Where the labels of a frame come from, for messages."""
+
+
 @dataclass(frozen=True, slots=True)
-class LabelledSequence:
-    """A labelled video, or a still as a video of one frame."""
+class LabelFiles:
+    """Label images."""
+
+    files: tuple[tuple[Path, ...], ...]
+    """The file or files of each frame."""
+    decode: Callable[..., LabelArray]
+    """Takes the files of a frame. Raises StemsegError, or ValueError for content that cannot be."""
+
+    def read(self, index: int) -> LabelArray:
+        with data_errors(self.place(index)):
+            return self.decode(*self.files[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        sizes = [image_size(file) for file in self.files[index]]
+        if len(set(sizes)) > 1:
+            raise DataError(f"{self.place(index)}: its size differs from that of {self.files[index][1]}")
+        return sizes[0]
+
+    def place(self, index: int) -> str:
+        return str(self.files[index][0])
+
+
+@dataclass(frozen=True, slots=True)
+class MaskLabels:
+    """Run lengths kept in memory, a few hundred bytes a mask."""
+
+    file: Path
+    image_size: tuple[int, int]
+    frames: tuple[tuple[tuple[int, Rle], ...], ...]
+    """(label, mask) of each object of each frame."""
+
+    def read(self, index: int) -> LabelArray:
+        return paint(self.image_size, self.frames[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.image_size
+
+    def place(self, index: int) -> str:
+        return f"{self.file}, frame {index}"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSequence(Sequence[LabelledFrame]):
+    """A labelled video, or a still as a video of one frame; frames are read from disk when indexed."""
 
     name: str
     """Unique in its dataset, for messages."""
     source: str
-    """Part of the dataset it comes from; training mixes parts by weight."""
+    """Entry of the training mix, or part of the driving pack."""
     images: tuple[Path, ...]
-    labels: tuple[Path, ...]
-    """One label file per image, same order."""
+    labels: Labels
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, index: int, classes: int) -> LabelledFrame:
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> LabelledFrame: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[LabelledFrame]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> LabelledFrame | list[LabelledFrame]:
+        if isinstance(index, slice):
+            return [self.read(i) for i in range(*index.indices(len(self)))]
+        return self.read(range(len(self))[index])
+
+    def read(self, index: int, classes: int | None = None) -> LabelledFrame:
         """Decode one frame.
 
         Raises DataError for an unreadable file, a size mismatch or a class above ``classes``.
         """
-        image, labels = _read_image(self.images[index]), _read_labels(self.labels[index], classes)
-        if image.shape[:2] != labels.shape:
-            raise DataError(f"{self.labels[index]}: {labels.shape[1]}x{labels.shape[0]} labels for an image "
-                            f"of {image.shape[1]}x{image.shape[0]}")
+        image, labels = _read_image(self.images[index]), self.labels.read(index)
+        self._compare(index, (image.shape[0], image.shape[1]), (labels.shape[0], labels.shape[1]))
+        top = int(class_of(labels).max(initial=0))
+        if classes is not None and top > classes:
+            raise DataError(f"{self.labels.place(index)}: label {labels[labels != IGNORE_LABEL].max()} has "
+                            f"class {top}, the configuration has {classes} classes (network.classes)")
         return LabelledFrame(image, labels)
 
+    def check(self) -> None:
+        """Look at every file, its header and its end, without decoding it. Raises DataError."""
+        for index, image in enumerate(self.images):
+            self._compare(index, image_size(image), self.labels.size(index))
 
-def class_of(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    def _compare(self, index: int, image: tuple[int, int], labels: tuple[int, int]) -> None:
+        if image != labels:
+            raise DataError(f"{self.labels.place(index)}: {labels[1]}x{labels[0]} labels for an image "
+                            f"of {image[1]}x{image[0]} ({self.images[index].name})")
+
+
+def class_of(labels: LabelArray) -> LabelArray:
     """Class of each label; 0 for background and ignored pixels."""
     return np.where(labels == IGNORE_LABEL, 0, labels // CLASS_STEP).astype(np.int32)
 
@@ -69,24 +155,58 @@ def read_all(sequences: Sequence[LabelledSequence], classes: int) -> list[list[L
     return [[sequence.read(index, classes) for index in range(len(sequence))] for sequence in sequences]
 
 
+def paint(size: tuple[int, int], masks: Iterable[tuple[int, Rle]]) -> LabelArray:
+    """(label, mask) pairs as one label image; ignored regions lie below, small objects above large ones."""
+    labels = np.zeros(size, np.int32)
+    order = sorted(masks, key=lambda pair: (pair[0] != IGNORE_LABEL, -int(coco_mask.area(pair[1]))))
+    for label, rle in order:
+        labels[decode(rle)] = label
+    return labels
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) by the header. Raises DataError for a missing file, no image, or one that was cut off."""
+    try:
+        with PillowImage.open(path) as image:
+            width, height = image.size
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: not readable as an image") from error
+    _refuse_cut_off(path)
+    return height, width
+
+
+@contextmanager
+def data_errors(place: str) -> Iterator[None]:
+    """What goes wrong inside comes out as a DataError that names the place."""
+    try:
+        yield
+    except DataError:
+        raise
+    except StemsegError as error:  # names the file already
+        raise DataError(str(error)) from error
+    except KeyError as error:
+        raise DataError(f"{place}: {error} is missing") from error
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise DataError(f"{place}: {error}") from error
+
+
+def _refuse_cut_off(path: Path) -> None:
+    """OpenCV fills what a cut-off JPEG lacks with grey, so its end is looked at first."""
+    if path.suffix.lower() not in END_MARKS:
+        return
+    mark, reach = END_MARKS[path.suffix.lower()]
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - reach))
+        if mark not in file.read():
+            raise DataError(f"{path}: is cut off before its end")
+
+
 def _read_image(path: Path) -> npt.NDArray[np.uint8]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    # Labels lie on the pixels as they are stored, whatever orientation a camera wrote beside them.
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise DataError(f"{path}: not readable as an image")
+    _refuse_cut_off(path)
     return np.asarray(image, dtype=np.uint8)
-
-
-def _read_labels(path: Path, classes: int) -> npt.NDArray[np.int32]:
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if labels is None:
-        raise DataError(f"{path}: not readable as a label image")
-    if labels.dtype != np.uint16 or labels.ndim != 2:
-        raise DataError(f"{path}: expected one channel of 16 bits, found {labels.dtype} {labels.shape}")
-    known = labels[labels != IGNORE_LABEL]
-    if known.size and known.max() // CLASS_STEP > classes:
-        raise DataError(f"{path}: label {known.max()} has class {known.max() // CLASS_STEP}, "
-                        f"the configuration has {classes} classes (network.classes)")
-    if np.any((known > 0) & (known < CLASS_STEP)):
-        raise DataError(f"{path}: labels between 1 and {CLASS_STEP - 1} have no class "
-                        f"(expected class * {CLASS_STEP} + track id)")
-    return labels.astype(np.int32)

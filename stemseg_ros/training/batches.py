@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from stemseg_ros.config import Config
-from stemseg_ros.datasets.driving import load_driving
-from stemseg_ros.datasets.sequence import DataError, read_all
+from stemseg_ros.datasets.mix import load_mix
+from stemseg_ros.datasets.sequence import read_all
 from stemseg_ros.network.preprocess import normalise
 from stemseg_ros.training.clips import Sources, Targets, draw_clip, grid_targets
 
@@ -35,18 +35,13 @@ class Batch:
 
 
 def load_sources(config: Config, data: Path) -> Sources:
-    """Decode the training split, by part. Raises DataError where a part of ``training.mix`` is missing."""
-    sequences = load_driving(data, "train")
-    sources: Sources = {}
-    for sequence, frames in zip(sequences, read_all(sequences, len(config.network.classes)), strict=True):
-        sources.setdefault(sequence.source, []).append(frames)
-    for name, weight in config.training.mix.items():
-        if weight > 0 and name not in sources:
-            found = ", ".join(sorted(sources))
-            raise DataError(f"{data}: no '{name}', which training.mix names; found {found}")
-    if not any(config.training.mix.get(name, 0) > 0 for name in sources):
-        raise DataError(f"training.mix gives no weight to any of {', '.join(sorted(sources))}")
-    return sources
+    """Sequences of ``training.mix``, checked. The driving pack, which is small, is decoded at once.
+
+    Raises ConfigError, DataError.
+    """
+    classes = len(config.network.classes)
+    return {name: read_all(sequences, classes) if config.training.mix[name].format == "driving" else sequences
+            for name, sequences in load_mix(config, data).items()}
 
 
 def batches(sources: Sources, config: Config, first: int) -> DataLoader[Batch]:

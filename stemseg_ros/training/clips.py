@@ -7,6 +7,7 @@ labels by nearest neighbour with the very same map.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -19,8 +20,8 @@ from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelledFram
 Affine = npt.NDArray[np.float64]
 """3x3 map from source to clip pixels, homogeneous."""
 
-Sources = dict[str, list[list[LabelledFrame]]]
-"""Decoded sequences by part of the dataset."""
+Sources = Mapping[str, Sequence[Sequence[LabelledFrame]]]
+"""Sequences by entry of the training mix; frames are decoded before, or when they are indexed."""
 
 MAX_STRIDE = 3
 """Frames of a video clip are 1 to 3 source frames apart."""
@@ -49,21 +50,21 @@ class Clip:
 
 
 def draw_clip(sources: Sources, config: Config, rng: np.random.Generator) -> Clip:
-    """A clip of ``window.length`` frames and ``training.crop`` pixels; ``training.mix`` weighs the parts."""
+    """A clip of ``window.length`` frames and ``training.crop`` pixels; ``training.mix`` has the weights."""
     training = config.training
-    names = [name for name in sources if training.mix.get(name, 0) > 0]
-    weights = np.array([training.mix[name] for name in names])
+    names = list(sources)
+    weights = np.array([training.mix[name].weight for name in names])
     name = names[rng.choice(len(names), p=weights / weights.sum())]
     number = int(rng.integers(len(sources[name])))
     sequence = sources[name][number]
     clip = _video_clip(sequence, config, rng) if len(sequence) >= config.window.length else _still_clip(
-        sequence[rng.integers(len(sequence))], config, rng)
+        sequence[int(rng.integers(len(sequence)))], config, rng)
     if rng.random() < training.copy_paste:
         clip = paste_objects(clip, sources, rng)
     return Clip(_photometric(clip.frames, rng), clip.labels, f"{name}[{number}]")
 
 
-def _video_clip(sequence: list[LabelledFrame], config: Config, rng: np.random.Generator) -> Clip:
+def _video_clip(sequence: Sequence[LabelledFrame], config: Config, rng: np.random.Generator) -> Clip:
     length = config.window.length
     longest = max(1, min(MAX_STRIDE, (len(sequence) - 1) // max(length - 1, 1)))
     stride = int(rng.integers(1, longest + 1))
@@ -88,13 +89,14 @@ def _still_clip(frame: LabelledFrame, config: Config, rng: np.random.Generator) 
     return Clip(np.stack([_colour(_blur(image, rng), rng) for image in clip.frames]), clip.labels)
 
 
-def warp(frames: list[LabelledFrame], maps: list[Affine], size: tuple[int, int]) -> Clip:
+def warp(frames: Sequence[LabelledFrame], maps: list[Affine], size: tuple[int, int]) -> Clip:
     """Frames through one affine map each, to (height, width). Outside the source: grey, background."""
     height, width = size
     grey = (103, 116, 123)  # near the mean that preprocessing subtracts, so it looks like padding
     images = [cv2.warpAffine(frame.image, m[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=grey)
               for frame, m in zip(frames, maps, strict=True)]
-    labels = [cv2.warpAffine(frame.labels.astype(np.uint16), m[:2], (width, height), flags=cv2.INTER_NEAREST)
+    # float32 holds labels exactly up to 2^24; 16 bits would end at 65 classes.
+    labels = [cv2.warpAffine(frame.labels.astype(np.float32), m[:2], (width, height), flags=cv2.INTER_NEAREST)
               for frame, m in zip(frames, maps, strict=True)]
     return Clip(np.stack(images).astype(np.uint8), np.stack(labels).astype(np.int32))
 
@@ -184,8 +186,8 @@ def _cut_out(sources: Sources, rng: np.random.Generator
     """A whole object: image (H, W, 3), mask (H, W) 0 or 1, class; None if the drawn image has none."""
     names = list(sources)
     part = sources[names[rng.integers(len(names))]]
-    sequence = part[rng.integers(len(part))]
-    frame = sequence[rng.integers(len(sequence))]
+    sequence = part[int(rng.integers(len(part)))]
+    frame = sequence[int(rng.integers(len(sequence)))]
     ids, areas = np.unique(frame.labels, return_counts=True)
     fitting = [int(i) for i, area in zip(ids, areas, strict=True)
                if i not in (0, IGNORE_LABEL) and PASTE_AREA[0] <= area <= PASTE_AREA[1]]

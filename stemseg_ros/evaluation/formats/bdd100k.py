@@ -69,15 +69,20 @@ def _read(name: str, files: list[Path], truth: bool) -> SequenceMasks:
     size = (0, 0)
     for frame, file, pixels in read_pngs(files, ("RGBA",)):
         size = (pixels.shape[0], pixels.shape[1])
-        category, attributes = pixels[..., 0], pixels[..., 1]
-        skip = (attributes & (CROWD | IGNORED)) > 0
+        category, skip, ids = unpack(pixels)
         if truth and skip.any():
             ignored[frame] = encode(skip)
-        ids = pixels[..., 2].astype(np.int32) * 256 + pixels[..., 3]
         rows += _rows(frame, file, np.where(skip & truth, 0, category), ids)
     _check_tracks(files[0].parent, rows)
     return SequenceMasks(name, size, len(files), CLASSES, tuple(rows), ignored,
                          files=tuple(file.stem for file in files))
+
+
+def unpack(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_],
+                                                   npt.NDArray[np.int32]]:
+    """A bitmask uint8 (H, W, 4) as category, crowd or ignored, and object id, each (H, W)."""
+    skip = (pixels[..., 1] & (CROWD | IGNORED)) > 0
+    return pixels[..., 0], skip, pixels[..., 2].astype(np.int32) * 256 + pixels[..., 3]
 
 
 def _rows(frame: int, file: Path, category: npt.NDArray[np.integer],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,18 +41,23 @@ def read_pngs(files: list[Path], mode: tuple[str, ...]) -> Iterator[tuple[int, P
     """(frame, file, pixels) of each image; all have one size and one of the modes. Raises EvaluationError."""
     size = None
     for frame, file in enumerate(files):
-        try:
-            with PillowImage.open(file) as image:
-                if image.mode not in mode:
-                    raise EvaluationError(f"{file}: image mode {image.mode}, expected {' or '.join(mode)}")
-                pixels = np.asarray(image)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise EvaluationError(f"{file}: not readable as an image: {error}") from error
+        pixels = read_png(file, mode)
         size = size or pixels.shape[:2]
         if pixels.shape[:2] != size:
             raise EvaluationError(f"{file}: {pixels.shape[1]}x{pixels.shape[0]} pixels, the first frame has "
                                   f"{size[1]}x{size[0]}")
         yield frame, file, pixels
+
+
+def read_png(file: Path, mode: tuple[str, ...]) -> npt.NDArray[Any]:
+    """Pixels of an image, undecoded palette indices if it has such. Raises EvaluationError."""
+    try:
+        with PillowImage.open(file) as image:
+            if image.mode not in mode:
+                raise EvaluationError(f"{file}: image mode {image.mode}, expected {' or '.join(mode)}")
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise EvaluationError(f"{file}: not readable as an image: {error}") from error
 
 
 def save_png(file: Path, image: PillowImage.Image) -> None:

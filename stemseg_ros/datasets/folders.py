@@ -1,0 +1,82 @@
+"""Finding the files of a dataset; whatever is missing is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from stemseg_ros.datasets.sequence import DataError
+from stemseg_ros.media.sources import natural_key
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def first_folder(root: Path, *names: str) -> Path:
+    """The first of the folders below ``root`` that exists. Raises DataError that lists them."""
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise DataError(f"{root}: no folder {' or '.join(names)} there" if root.is_dir() else
+                    f"{root}: no such folder")
+
+
+def first_file(root: Path, *names: str) -> Path:
+    """The first of the files below ``root`` that exists. Raises DataError that lists them."""
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise DataError(f"{root}: no file {' or '.join(names)} there" if root.is_dir() else
+                    f"{root}: no such folder")
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Folders in the folder, in order of their names. Raises DataError for none."""
+    found = sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=natural_key)
+    if not found:
+        raise DataError(f"{folder}: no folders in it, one per sequence expected")
+    return found
+
+
+def images_in(folder: Path) -> list[Path]:
+    """JPEG and PNG files in natural order. Raises DataError for none."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    found = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+    refuse_empty(found, folder, "no images in this folder")
+    return sorted(found, key=natural_key)
+
+
+def refuse_missing(files: Iterable[Path], why: str) -> None:
+    """Raises DataError that names the first file that does not exist, and how many there are."""
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        more = f" ({len(missing)} missing in all)" if len(missing) > 1 else ""
+        raise DataError(f"{missing[0]}: missing; {why}{more}")
+
+
+def paired_folders(images: Path, labels: Path) -> tuple[tuple[Path, ...], tuple[tuple[Path, ...], ...]]:
+    """Images of a sequence and the label images of the same names, each the other's. Raises DataError."""
+    found = images_in(images)
+    files = [labels / f"{image.stem}.png" for image in found]
+    refuse_missing(files, "an image has no labels")
+    extra = {file.stem for file in labels.glob("*.png")} - {image.stem for image in found}
+    if extra:
+        raise DataError(f"{images / min(extra)}: missing; {labels / min(extra)}.png has no image")
+    return tuple(found), tuple((file,) for file in files)
+
+
+def list_file(file: Path) -> list[str]:
+    """Lines that are not empty. Raises DataError."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: not readable as a list: {error}") from error
+    if not any(lines):
+        raise DataError(f"{file}: an empty list")
+    return [line for line in lines if line]
+
+
+def refuse_empty(found: Sequence[object], place: Path | str, what: str) -> None:
+    """Raises DataError if nothing was found."""
+    if not found:
+        raise DataError(f"{place}: {what}")

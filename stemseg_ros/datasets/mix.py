@@ -1,0 +1,78 @@
+"""The mix of datasets that ``training.mix`` names, found and checked before anything is trained."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from stemseg_ros.config import Config, ConfigError, DatasetConfig
+from stemseg_ros.datasets import (
+    bdd100k,
+    cityscapes,
+    coco,
+    davis,
+    driving,
+    kitti_mots,
+    mapillary,
+    mots_challenge,
+    ovis,
+    pascal_voc,
+    youtube_vis,
+)
+from stemseg_ros.datasets.sequence import DataError, LabelledSequence
+
+Loader = Callable[[Path, str, Sequence[str], str], list[LabelledSequence]]
+"""(folder, split, class names, name of the entry) -> sequences, nothing decoded. Raises DataError."""
+
+FORMATS: dict[str, Loader] = {
+    "driving": driving.load,
+    "kitti_mots": kitti_mots.load,
+    "kitti_mots_txt": kitti_mots.load_text,
+    "mots_challenge": mots_challenge.load,
+    "davis2016": davis.load_2016,
+    "davis2017": davis.load_2017,
+    "davis2019": davis.load_2019,
+    "youtube_vis": youtube_vis.load,
+    "ovis": ovis.load,
+    "bdd100k": bdd100k.load,
+    "coco": coco.load,
+    "pascal_voc": pascal_voc.load,
+    "mapillary": mapillary.load,
+    "cityscapes": cityscapes.load,
+}
+
+
+def entries(config: Config) -> dict[str, DatasetConfig]:
+    """Entries of the mix that have a weight, by name, in alphabetical order.
+
+    Raises ConfigError for a format that does not exist, DataError if there are no entries.
+    """
+    found = {name: entry for name, entry in sorted(config.training.mix.items()) if entry.weight > 0}
+    if not found:
+        raise DataError("training.mix gives no weight to any dataset")
+    for name, entry in found.items():
+        if entry.format not in FORMATS:
+            close = difflib.get_close_matches(entry.format, FORMATS, n=1)
+            raise ConfigError(f"training.mix.{name}.format: no format '{entry.format}'"
+                              f"{f'; did you mean {close[0]!r}?' if close else ''}; "
+                              f"formats: {', '.join(FORMATS)}")
+    return found
+
+
+def load_entry(config: Config, data: Path, name: str) -> list[LabelledSequence]:
+    """Sequences of one entry of the mix; nothing is decoded yet. Raises DataError."""
+    entry = config.training.mix[name]
+    return FORMATS[entry.format](data / entry.root, entry.split, config.network.classes, name)
+
+
+def load_mix(config: Config, data: Path) -> dict[str, list[LabelledSequence]]:
+    """Sequences of every entry that has a weight, all of their files looked at but not decoded.
+
+    data: folder that the entries' roots are relative to. Raises ConfigError, DataError.
+    """
+    mix = {name: load_entry(config, data, name) for name in entries(config)}
+    for sequences in mix.values():
+        for sequence in sequences:
+            sequence.check()
+    return mix
