@@ -1,8 +1,9 @@
 """From the network's maps of one window to its instances (Sec. 3.3).
 
 Everything runs on the device of the maps. The number of instances is not known beforehand, so the
-loop asks the host whether to go on; on a GPU it does so once per CHUNK instances, and the result
-is copied once.
+loop asks the host whether to go on: after every instance on a CPU, where that costs nothing, after
+every CHUNK of them on a GPU. Besides, a window waits for the device three times: to count its
+foreground cells, and to copy the labels and what else is known of the clusters.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from stemseg_ros.records import OUTLIER, NetworkOutput, WindowClusters
 
 REFERENCE_LIMIT = 20
 """Instances a window at most, in the released code."""
-CHUNK = 16
-"""Instances sought between two questions to the host, on a GPU."""
+CHUNK = {"cpu": 1, "cuda": 16}
+"""Instances sought between two questions to the host, by type of device."""
 
 
 def foreground_mask(evidence: Tensor, config: Config) -> Tensor:
@@ -48,49 +49,62 @@ def cluster_window(output: NetworkOutput, foreground: Tensor, config: Config) ->
     found = _grow(embeddings, precisions, heat, config.clustering)
     labels = torch.zeros(foreground.numel(), dtype=torch.int16, device=foreground.device)
     labels[cells] = found.labels
-    logits = (
-        None
-        if output.semantic_logits is None
-        else _class_logits(output.semantic_logits, cells, found)
-    )
+    traits = [embeddings[:, found.seeds].T, heat[found.seeds].unsqueeze(1)]
+    if output.semantic_logits is not None:
+        traits.append(_class_logits(output.semantic_logits, cells, found))
+    return _on_host(labels.view(foreground.shape), found.accepted, traits)
+
+
+def _on_host(labels: Tensor, accepted: Tensor, traits: list[Tensor]) -> WindowClusters:
+    """Copy labels (T, h, w) and, in one piece, traits of the rounds: centres, heat, class logits.
+
+    Rounds that were not accepted are left out here, on the host; class logits come without them.
+    """
+    table = torch.cat((accepted.unsqueeze(1).to(traits[0].dtype), *traits), dim=1).cpu().numpy()
+    keep = table[:, 0] > 0
+    dims = traits[0].shape[1]
     return WindowClusters(
-        labels=labels.view(foreground.shape).cpu().numpy(),
-        centers=embeddings[:, found.seeds].T.cpu().numpy(),
-        scores=heat[found.seeds].cpu().numpy(),
-        class_logits=None if logits is None else logits.cpu().numpy(),
+        labels=labels.cpu().numpy(),
+        centers=table[keep, 1 : 1 + dims],
+        scores=table[keep, 1 + dims],
+        class_logits=table[: keep.sum(), 2 + dims :] if len(traits) > 2 else None,
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Clusters:
+    """What R rounds of the loop found: K <= R clusters."""
+
     labels: Tensor
     """int16 (P,): > 0 cluster, -1 outlier."""
     seeds: Tensor
-    """int64 (K,) positions of the centres among the P pixels."""
+    """int64 (R,) positions among the P pixels of the centres that were tried."""
+    accepted: Tensor
+    """bool (R,): which of them became clusters, in this order."""
 
 
 def _grow(
     embeddings: Tensor, precisions: Tensor, heat: Tensor, config: ClusteringConfig
 ) -> _Clusters:
-    """The sequential algorithm of Sec. 3.3 on P pixels sorted by falling heat; embeddings (E,
-    P)."""
+    """The sequential algorithm of Sec. 3.3 on P pixels sorted by falling heat.
+
+    embeddings, precisions: (E, P).
+    """
     pixels = heat.numel()
     state = _State.start(pixels, heat, config)
-    seeds: list[Tensor] = []
-    accepted: list[Tensor] = []
+    seeds = [torch.zeros(0, dtype=torch.int64, device=heat.device)]
+    accepted = [torch.zeros(0, dtype=torch.bool, device=heat.device)]
     limit = config.max_instances if config.corrected("instance_limit") else REFERENCE_LIMIT
-    chunk = CHUNK if heat.is_cuda else 1
-    while len(seeds) < pixels:
-        seed, valid = state.next_seed()
-        valid = valid & (state.count < limit)
+    chunk = CHUNK[heat.device.type]
+    for round_number in range(1, pixels + 1):
+        seed, found = state.next_seed()
+        found &= state.count < limit
         probability = _probability(embeddings, precisions, seed, config)
         seeds.append(seed)
-        accepted.append(state.claim(seed, valid, probability, config))
-        if len(seeds) % chunk == 0 and not bool(valid):
+        accepted.append(state.claim(found, probability, config))
+        if round_number % chunk == 0 and not bool(found):
             break
-    keep = torch.stack(accepted) if accepted else heat.new_zeros(0, dtype=torch.bool)
-    positions = torch.stack(seeds) if seeds else heat.new_zeros(0, dtype=torch.int64)
-    return _Clusters(state.finish(config), positions[keep])
+    return _Clusters(state.finish(config), torch.cat(seeds), torch.cat(accepted))
 
 
 @dataclass(slots=True, eq=False)
@@ -108,7 +122,7 @@ class _State:
     choice: Tensor
     """int16 (P,): number of that cluster, -1 while there is none."""
     count: Tensor
-    """Number of clusters so far."""
+    """int16 (1,): number of clusters so far."""
 
     @classmethod
     def start(cls, pixels: int, heat: Tensor, config: ClusteringConfig) -> _State:
@@ -120,22 +134,23 @@ class _State:
             seedable=heat >= config.min_heat,
             best=torch.full((pixels,), worst, device=device),
             choice=torch.full((pixels,), OUTLIER, dtype=torch.int16, device=device),
-            count=torch.zeros((), dtype=torch.int16, device=device),
+            count=torch.zeros(1, dtype=torch.int16, device=device),
         )
 
     def next_seed(self) -> tuple[Tensor, Tensor]:
-        """Position of the hottest free pixel, and whether there was one."""
+        """Position (1,) of the hottest free pixel, and whether there was one, bool (1,)."""
         last = self.positions.numel()
         # min() of positions rather than argmax of heat, whose choice among equals is not defined
         # on a GPU.
         first = torch.where(self.seedable & (self.labels == 0), self.positions, last).min()
-        return first.clamp(max=last - 1), first < last
+        return first.clamp(max=last - 1).view(1), (first < last).view(1)
 
-    def claim(
-        self, seed: Tensor, valid: Tensor, probability: Tensor, config: ClusteringConfig
-    ) -> Tensor:
-        """Give the seed's pixels to a new cluster unless it is rejected; returns whether it was
-        accepted."""
+    def claim(self, valid: Tensor, probability: Tensor, config: ClusteringConfig) -> Tensor:
+        """Give the pixels near a seed to a new cluster unless it is rejected.
+
+        valid: bool (1,), whether there is a seed; probability: (P,). Returns bool (1,), whether
+        it was accepted.
+        """
         inside = (probability > config.min_probability) & valid
         members = inside & (self.labels == 0)
         accepted = valid
@@ -170,22 +185,25 @@ def _precisions(bandwidths: Tensor, config: NetworkConfig) -> Tensor:
 def _probability(
     embeddings: Tensor, precisions: Tensor, seed: Tensor, config: ClusteringConfig
 ) -> Tensor:
-    """Probability (P,) of every pixel under the Gaussian of the seed's embedding and bandwidth
-    (Eq. 2).
+    """Probability (P,) of every pixel under the Gaussian around a seed, position (1,) (Eq. 2).
 
     As in the released code without the normalising factor, so that it is 1 at the centre.
     """
-    center, precision = embeddings[:, seed].unsqueeze(1), precisions[:, seed].unsqueeze(1)
+    # index_select, because indexing with a tensor of one number asks the host for it.
+    center, precision = embeddings.index_select(1, seed), precisions.index_select(1, seed)
     squared = ((embeddings - center) ** 2 * precision).sum(dim=0)
     return torch.exp(-0.5 * (squared if config.corrected("distance") else squared.sqrt()))
 
 
 def _class_logits(semantic: Tensor, cells: Tensor, found: _Clusters) -> Tensor:
-    """Mean logits (K, C) of the classes, without background and foreground channel, over each
-    cluster."""
+    """Mean logits (R, C) of the classes over cluster 1, 2, ...; rows after the K-th are empty.
+
+    Background and foreground channel are left out.
+    """
     logits = semantic[1:-1].flatten(1)[:, cells].T  # (P, C)
-    clusters = found.seeds.numel()
+    rounds = found.seeds.numel()
     # Outliers (-1) go to a row of their own, which is cut off again.
-    rows = torch.where(found.labels > 0, found.labels.long() - 1, clusters)
-    sums = logits.new_zeros(clusters + 1, logits.shape[1]).index_add_(0, rows, logits)
-    return (sums / rows.bincount(minlength=clusters + 1).clamp(min=1).unsqueeze(1))[:clusters]
+    rows = torch.where(found.labels > 0, found.labels.long() - 1, rounds)
+    sums = logits.new_zeros(rounds + 1, logits.shape[1]).index_add_(0, rows, logits)
+    counts = logits.new_zeros(rounds + 1).index_add_(0, rows, torch.ones_like(logits[:, 0]))
+    return (sums / counts.clamp(min=1).unsqueeze(1))[:rounds]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from stemseg_ros.clustering import cluster_window, foreground_mask
+from stemseg_ros.clustering import CHUNK, cluster_window, foreground_mask
 from stemseg_ros.config import Config, load_config
 from stemseg_ros.records import NetworkOutput
 
@@ -209,3 +210,59 @@ def test_foreground_from_logits_or_from_heat() -> None:
     assert foreground_mask(evidence, load_config("davis")).tolist() == [
         [[False, False, False, True]]
     ]
+
+
+class CountQuestions(TorchDispatchMode):
+    """Counts how often an operation hands a value from the device to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.asked += func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.item.default,
+            torch.ops.aten.is_nonzero.default,
+            torch.ops.aten.nonzero.default,
+        )
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("instances", "questions"), [(5, 1 + 1), (50, 1 + 4)])
+def test_the_host_is_not_asked_for_every_instance(
+    instances: int, questions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHUNK, "cpu", 16)  # as on a GPU
+    output = line([10.0 * i for i in range(3 * instances)], [0.95, 0.1, 0.1] * instances)
+    foreground = torch.ones(output.heatmap.shape[1:], dtype=torch.bool)
+    with torch.inference_mode(), CountQuestions() as mode:
+        found = cluster_window(
+            output, foreground, load_config("lite", {"clustering.min_heat": 0.5})
+        )
+    assert len(found.scores) == instances and mode.asked == questions
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 16, 1000])
+def test_chunks_do_not_change_the_result(
+    chunk: int, golden: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHUNK, "cpu", chunk)
+    data = np.load(golden("clustering_xyt.npz"))
+    frames = data["frames"][2]
+    found = cluster_window(
+        golden_window(data, 2), torch.from_numpy(data["foreground"][frames]), golden_config("xyt")
+    )
+    np.testing.assert_array_equal(found.labels, data["window_labels"][2])
+    assert len(found.scores) == len(found.centers) == found.labels.max()
+
+
+@pytest.mark.gpu
+def test_gpu_finds_what_the_cpu_finds(golden: Callable[[str], Path]) -> None:
+    data = np.load(golden("clustering_xyff.npz"))
+    for window, frames in enumerate(data["frames"]):
+        out = golden_window(data, window)
+        moved = NetworkOutput(out.embeddings.cuda(), out.bandwidths.cuda(), out.heatmap.cuda())
+        foreground = torch.from_numpy(data["foreground"][frames]).cuda()
+        found = cluster_window(moved, foreground, golden_config("xyff"))
+        assert (found.labels != data["window_labels"][window]).mean() < 1e-4
