@@ -56,6 +56,8 @@ app = typer.Typer(cls=ErrorBoundary, no_args_is_help=True, add_completion=False,
                   help="Video instance segmentation by spatio-temporal embeddings (STEm-Seg).")
 bag_app = typer.Typer(no_args_is_help=True, help="ROS 2 bags from videos and images, without ROS.")
 app.add_typer(bag_app, name="bag")
+data_app = typer.Typer(no_args_is_help=True, help="Labelled data that a preset trains on.")
+app.add_typer(data_app, name="data")
 app.command()(evaluate)
 app.command()(convert)
 
@@ -66,6 +68,9 @@ CheckpointOption = Annotated[str | None, typer.Option(
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 SetOption = Annotated[list[str] | None, typer.Option(
     "--set", metavar="KEY=VALUE", help="Override a setting by its dotted name; may be repeated.")]
+PresetArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Preset or YAML file.")]
+DataOption = Annotated[Path, typer.Option(
+    "--data", help="Folder that the roots of training.mix are relative to.")]
 BagOut = Annotated[Path, typer.Argument(metavar="BAG", help="The bag to write, a new folder.")]
 TopicOption = Annotated[str, typer.Option(help="Topic of the images.")]
 FrameIdOption = Annotated[str, typer.Option(help="frame_id of the headers.")]
@@ -192,6 +197,38 @@ def train(
     with training_progress() as report:
         weights = train_network(tree, data, out, resume=resume, report=report)
     typer.echo(f"weights: {weights}")
+
+
+@data_app.command("check")
+def data_check(config: PresetArgument, data: DataOption = Path(), settings: SetOption = None) -> None:
+    """Read every image and label of the training mix: counts, sizes, classes, ignored areas, bad files."""
+    tree = config_from(config, settings)
+    from stemseg_ros.console import frames_progress, print_data
+    from stemseg_ros.datasets.check import check_mix
+
+    reports = check_mix(tree, data, frames_progress)
+    print_data(reports)
+    bad = [line for report in reports for line in report.bad]
+    for line in bad:
+        typer.echo(f"stemseg: {line}", err=True)
+    if bad:
+        raise typer.Exit(2)
+
+
+@data_app.command("show")
+def data_show(
+    config: PresetArgument,
+    out: Annotated[Path, typer.Option(help="The contact sheet to write, a PNG.")],
+    data: DataOption = Path(),
+    clips: Annotated[int, typer.Option(min=1, max=200, help="Clips, one row each.")] = 12,
+    settings: SetOption = None,
+) -> None:
+    """Draw the first clips of training with masks and ids."""
+    tree = config_from(config, settings)
+    from stemseg_ros.datasets.show import show_clips
+
+    show_clips(tree, data, out, clips)
+    typer.echo(f"{out}: {clips} clips of {tree.window.length} frames")
 
 
 @bag_app.command("from-video")

@@ -20,6 +20,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from stemseg_ros.bench import BenchReport
+    from stemseg_ros.datasets.check import EntryReport
     from stemseg_ros.media.bag import BagInfo
     from stemseg_ros.run import RunSummary
     from stemseg_ros.training.train import Progress as TrainingProgress
@@ -92,3 +93,18 @@ def print_bag(info: BagInfo) -> None:
     console.print(f"{info.path}: {info.storage}, {info.messages} messages, {info.duration_ns / 1e9:.2f} s",
                   soft_wrap=True)
     console.print(table)
+
+
+def print_data(reports: list[EntryReport]) -> None:
+    """Contents of each entry of a training mix, ``stemseg data check``."""
+    table = Table("entry", title="training.mix")
+    for column in ("sequences", "frames", "size", "objects (masks)", "ignored", "bad"):
+        table.add_column(column, justify="right")
+    for report in reports:
+        sizes = [f"{width}x{height}" for (width, height), _ in report.sizes.most_common(1)]
+        sizes += [f"{len(report.sizes) - 1} other sizes"] if len(report.sizes) > 1 else []
+        objects = [f"{name} {count} ({report.masks[name]})" for name, count in sorted(report.tracks.items())]
+        table.add_row(f"{report.name}\n{report.format}, {report.share:.1%}", str(report.sequences),
+                      str(report.frames), "\n".join(sizes), "\n".join(objects), f"{report.ignored:.2%}",
+                      str(len(report.bad)))
+    Console().print(table)

@@ -1,0 +1,68 @@
+"""A contact sheet of the clips that training will see, with masks and labels drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from stemseg_ros.config import Config
+from stemseg_ros.datasets.mix import load_mix
+from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelArray
+from stemseg_ros.errors import MediaError
+from stemseg_ros.masks import encode
+from stemseg_ros.media.overlay import Image, contact_sheet, draw_instances
+from stemseg_ros.records import FrameResult, Instance
+from stemseg_ros.training.clips import Clip, draw_clip
+
+STRIPE = 8
+"""Pixels from one stripe of an ignored region to the next."""
+TILE_WIDTH = 400
+
+
+def show_clips(config: Config, data: Path, out: Path, clips: int) -> None:
+    """Write the first clips of training as a PNG, one row each; ignored pixels are striped.
+
+    Raises ConfigError, DataError, MediaError.
+    """
+    if out.suffix.lower() != ".png":
+        raise MediaError(f"{out}: the contact sheet is a PNG; name it so")
+    sources, training = load_mix(config, data), config.training
+    images, captions = [], []
+    for n in range(clips):
+        rng = np.random.default_rng((training.seed, *divmod(n, training.batch_size)))  # as batches.make_batch
+        clip = draw_clip(sources, config, rng)
+        images += draw_labels(clip, config.network.classes)
+        captions += [f"{clip.name} {frame}" for frame in range(len(clip.frames))]
+    length = config.window.length
+    sheet = contact_sheet(images, columns=length, captions=captions, width=length * TILE_WIDTH)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
+    except OSError as error:
+        raise MediaError(f"cannot write {out}: {error.strerror}") from error
+
+
+def draw_labels(clip: Clip, classes: tuple[str, ...]) -> list[Image]:
+    """Each frame with its objects, named by class * 1000 + track id, and stripes where it is ignored."""
+    drawn = []
+    for index, (image, labels) in enumerate(zip(clip.frames, clip.labels, strict=True)):
+        canvas = draw_instances(image, _result(index, labels, classes))
+        rows, columns = np.indices(labels.shape)
+        canvas[(labels == IGNORE_LABEL) & ((rows + columns) % STRIPE < 2)] = 255
+        drawn.append(canvas)
+    return drawn
+
+
+def _result(index: int, labels: LabelArray, classes: tuple[str, ...]) -> FrameResult:
+    instances = []
+    for label in np.unique(labels).tolist():
+        if label in (0, IGNORE_LABEL):
+            continue
+        mask = labels == label
+        x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+        class_id = label // CLASS_STEP
+        instances.append(Instance(label, class_id, classes[class_id - 1], 1.0, encode(mask),
+                                  (x, y, width, height)))
+    return FrameResult(index, 0, labels.shape[0], labels.shape[1], 0, tuple(instances))
