@@ -47,6 +47,7 @@ def overlap_histogram(histogram: Mapping[str, Sequence[int]]) -> str:
         axes.bar(edges, counts, width=0.9 / IOU_BINS, align="edge", color="#4477aa")
         axes.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
         axes.set_title(f"{size}: {sum(counts)} masks", loc="left")
+        axes.set_ylim(0, max(1, *counts) * 1.05)
         axes.set_xlabel("best IoU")
     return _svg(figure)
 

@@ -98,19 +98,18 @@ def evaluate(
         from stemseg_ros.evaluation.variants import Variant
     prepare_output(out)
     given = read_input(ground_truth, format.value, images, sequence or (), topic)
-    filters = FILTERS[post_filter]
+    sources = [work.STORED] if results else [m.value for m in mode or ()] or [tree.window.mode]
+    wanted = [Variant(source, filtered, pixel_scores) for source in sources
+              for filtered in work.possible_filters(FILTERS[post_filter], given)]
     setup = None
     if results is not None:
         stored = work.read_stored(given, ground_truth, results)
-        variants = work.evaluate_stored(given, stored, filters, jobs, _bar)
+        variants = work.evaluate_stored(given, stored, wanted, jobs, _bar)
         masks: Callable[[str], SequenceMasks] = stored.__getitem__
     else:
         setup = _setup(tree, checkpoint, device, jobs)
-        modes = [m.value for m in mode or ()] or [tree.window.mode]
-        wanted = [Variant(name, post_filter, pixel_scores) for name in modes
-                  for post_filter in work.possible_filters(filters, given)]
         variants = work.evaluate_runs(given, setup, wanted, out, jobs, _bar)
-        masks = partial(stored_masks, work.results_folder(out, modes[0]))
+        masks = partial(stored_masks, work.results_folder(out, sources[0]))
     report = summarise(given, ground_truth, variants, setup)
     write_json(out / "report.json", to_json(report))
     write_page(out / "report.html", report, given, masks)
@@ -163,7 +162,7 @@ def _print(variants: list[VariantReport]) -> None:
     for variant in variants:
         measured = next(iter(variant.measures.values()), {})
         names = [name for name in measured if name not in COUNTS or name == "IDS"]
-        table = Table("percent", *names, title=f"{variant.variant.name}, {len(variant.sequences)} sequences",
+        table = Table("percent", *names, title=f"{variant.variant.name}, sequences: {len(variant.sequences)}",
                       box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for column in table.columns:
             column.no_wrap = True

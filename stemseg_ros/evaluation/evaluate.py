@@ -75,12 +75,11 @@ def read_stored(given: EvaluationInput, ground_truth: Path, path: Path) -> dict[
     return format_named(given.format).read_results(path, given.truths)
 
 
-def evaluate_stored(given: EvaluationInput, results: Mapping[str, SequenceMasks], filters: Sequence[bool],
-                    jobs: int, progress: Progress) -> list[VariantReport]:
-    """Score results that exist. filters: without, with the post-filter, or both. Raises EvaluationError."""
+def evaluate_stored(given: EvaluationInput, results: Mapping[str, SequenceMasks],
+                    variants: Sequence[Variant], jobs: int, progress: Progress) -> list[VariantReport]:
+    """Score results that exist, in every variant. Raises EvaluationError."""
     masks = {name: partial(_given, result) for name, result in results.items()}
-    return [score_variant(Variant(STORED, post_filter), given, masks, jobs, progress)
-            for post_filter in possible_filters(filters, given)]
+    return [score_variant(variant, given, masks, jobs, progress) for variant in variants]
 
 
 def _given(masks: SequenceMasks) -> SequenceMasks:

@@ -77,14 +77,14 @@ def class_data(protocol: Protocol, truth: SequenceMasks, result: SequenceMasks) 
 def combine(protocol: Protocol, scores: Mapping[str, SequenceScores]) -> dict[str, Measures]:
     """Measures over all sequences, by class; with several classes also ALL_CLASSES and MEAN_CLASSES.
 
-    A class that neither ground truth nor results contain is left out.
+    Classes that neither ground truth nor results contain are left out.
     """
     tools = protocol.metrics()
     names = list(dict.fromkeys(name for sequence in scores.values() for name in sequence))
     raw = {name: {tool: metric.combine_sequences({s: scores[s][name][tool] for s in scores})
                   for tool, metric in tools.items()} for name in names}
     table = {name: protocol.summary(raw[name]) for name in names}
-    if len(names) > 1 and any(table.values()):
+    if sum(map(bool, table.values())) > 1:
         by_tool = {tool: {name: raw[name][tool] for name in names} for tool in tools}
         table[ALL_CLASSES] = protocol.summary({
             tool: metric.combine_classes_det_averaged(by_tool[tool]) for tool, metric in tools.items()})

@@ -249,8 +249,8 @@ def test_sequences_in_parallel_processes(tmp_path: Path) -> None:
     def progress(title: str, total: int) -> Any:
         yield told.append
 
-    one, = work.evaluate_stored(given, results, [False], 1, progress)
-    two, = work.evaluate_stored(given, results, [False], 2, progress)
+    one, = work.evaluate_stored(given, results, [Variant(work.STORED)], 1, progress)
+    two, = work.evaluate_stored(given, results, [Variant(work.STORED)], 2, progress)
     assert (one.measures, one.sequences) == (two.measures, two.sequences)
     assert told == [1, 2] * 2
 

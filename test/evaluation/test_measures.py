@@ -113,9 +113,19 @@ def test_sequences_are_weighted_by_their_masks() -> None:
 
 
 def test_mean_of_classes_leaves_absent_classes_out() -> None:
-    table = sequence_measures(MOTS, score_sequence(MOTS, two_cars(), two_cars()))
-    assert "pedestrian" not in table
-    assert_measures(table[MEAN_CLASSES], sMOTSA=100)
+    """20 of 20 cars, 5 of 10 pedestrians, no cyclist anywhere."""
+    classes = {1: "car", 2: "pedestrian", 3: "cyclist"}
+    people = [row(t, 1, 30, 40, PEDESTRIAN) for t in FRAMES]
+    truth = sequence([*two_cars().rows, *people], classes=classes)
+    result = sequence([*two_cars().rows, *people[:5]], classes=classes)
+    table = sequence_measures(MOTS, score_sequence(MOTS, truth, result))
+    assert list(table) == ["car", "pedestrian", ALL_CLASSES, MEAN_CLASSES]
+    assert_measures(table[MEAN_CLASSES], MOTSA=75)
+    assert_measures(table[ALL_CLASSES], MOTSA=100 * 25 / 30)
+
+
+def test_one_class_is_not_repeated_as_all_classes() -> None:
+    assert list(sequence_measures(MOTS, score_sequence(MOTS, two_cars(), two_cars()))) == ["car"]
 
 
 def test_classes_of_any_number() -> None:
