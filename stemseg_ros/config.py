@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -26,6 +26,7 @@ Switch = Literal["variant", "reference", "corrected"]
 """One deviation of the released code; ``variant`` follows the section's ``variant``."""
 Mixing = Literal["xy", "ff", "xyt", "xyf", "xytf", "xyff", "xytff", "xyfff"]
 
+Positive = Annotated[float, Field(gt=0)]
 LIVE: JsonDict = {"live": True}
 """Marks a setting that a running node accepts; all others need a restart."""
 
@@ -49,7 +50,7 @@ class InputConfig(Section):
     """Upper bound in pixels of the longer side; lowers the scale where it would be passed."""
     mean_bgr: tuple[float, float, float] = (102.9801, 115.9465, 122.7717)
     """Subtracted from the channels, range 0..255."""
-    std_bgr: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    std_bgr: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
     """Divides the channels after the mean is subtracted."""
 
 
@@ -124,11 +125,21 @@ class WindowConfig(Section):
         return 1 if self.mode == "online" else self.length - self.overlap
 
 
-class ClusteringConfig(Section):
-    """From network output to the instances of a window (Sec. 3.3)."""
+class Switches(Section):
+    """A section with named deviations of the released code."""
 
     variant: Variant = "corrected"
-    """Sets the four switches below that say "variant"."""
+    """Sets the switches below that say "variant"."""
+
+    def corrected(self, switch: str) -> bool:
+        """Whether the named switch, after ``variant`` is filled in, says "corrected"."""
+        value: str = getattr(self, switch)
+        return (self.variant if value == "variant" else value) == "corrected"
+
+
+class ClusteringConfig(Switches):
+    """From network output to the instances of a window (Sec. 3.3)."""
+
     distance: Switch = "variant"
     """Probability of a pixel at Mahalanobis distance d: exp(-d / 2) (reference), exp(-d^2 / 2) (Eq. 2)."""
     leftovers: Switch = "variant"
@@ -152,18 +163,16 @@ class ClusteringConfig(Section):
     max_instances: int = Field(1000, ge=1, le=10000, json_schema_extra=LIVE)
     """Most instances of a window."""
 
-    def corrected(self, switch: str) -> bool:
-        """Whether the named switch, after ``variant`` is filled in, says "corrected"."""
-        value: str = getattr(self, switch)
-        return (self.variant if value == "variant" else value) == "corrected"
 
-
-class StitchingConfig(Section):
+class StitchingConfig(Switches):
     """Joining the instances of successive windows to tracks (Sec. 3.3)."""
 
-    variant: Variant = "corrected"
-    """reference: every pair of the assignment is accepted and only the previous window is known.
-    corrected: min_iou, equal classes, and tracks that missed windows are found again."""
+    matching: Switch = "variant"
+    """Pairs of the assignment are accepted always (reference), or with min_iou and equal class."""
+    recovery: Switch = "variant"
+    """Only tracks in the shared frames go on (reference), or also lost ones, carried along."""
+    filling: Switch = "variant"
+    """Holes of a frame's first window stay (reference), or are filled from later windows."""
     min_iou: float = Field(0.3, ge=0, le=1, json_schema_extra=LIVE)
     """Lowest IoU over the shared frames at which a cluster continues a track."""
     max_gap: int = Field(12, ge=0, le=1000, json_schema_extra=LIVE)
@@ -365,13 +374,22 @@ def _read_yaml(path: Path) -> Any:
 
 def _merge(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
-    for dotted, value in overrides.items():
+    for dotted, value in _leaves(overrides):
         section, _, leaf = dotted.rpartition(".")
         target = merged.setdefault(section, {}) if section else merged
         if not isinstance(target, dict):
             raise ConfigError(_unknown(dotted))
         target[leaf] = value
     return merged
+
+
+def _leaves(overrides: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Overrides by dotted name; a whole section given as a mapping is merged, not replaced."""
+    for name, value in overrides.items():
+        if isinstance(value, Mapping) and name in Config.model_fields:
+            yield from ((f"{name}.{leaf}", inner) for leaf, inner in value.items())
+        else:
+            yield name, value
 
 
 def _validate(tree: dict[str, Any], origin: str) -> Config:

@@ -25,6 +25,8 @@ Grid = npt.NDArray[np.int32]
 Indices = Sequence[int] | npt.NDArray[np.integer]
 """Stream indices of the frames of a window, ascending."""
 Scores = npt.NDArray[np.float64]
+NEARLY_NOTHING = float(np.finfo(float).tiny)
+"""Least score of a pair that thresholds have not set to 0."""
 
 
 class Stitcher:
@@ -61,33 +63,45 @@ class Stitcher:
             del self.tracks[track_id]
 
     def link(self, indices: Indices, clusters: WindowClusters) -> None:
-        """Label the new frames of a window; its old ones keep their labels (corrected: but for
-        holes)."""
+        """Label the new frames of a window; old ones keep their labels (filling: but for holes).
+
+        Raises ValueError if there are not as many indices as frames of labels.
+        """
+        if len(indices) != len(clusters.labels):
+            raise ValueError(
+                f"{len(indices)} frame indices, {len(clusters.labels)} frames of labels"
+            )
         slots = real_slots(tuple(int(index) for index in indices))
         frames = [int(indices[slot]) for slot in slots]
-        masks = ClusterMasks.of(np.asarray(clusters.labels)[slots], len(clusters.centers))
+        masks = ClusterMasks.of(clusters.labels[slots], len(clusters.centers))
         ids = self._match(masks, frames, clusters)
         self._write(masks, frames, ids)
-        self._next_id = max(
-            self._next_id, 1 + max(int(self._grids[frame].max()) for frame in frames)
-        )
-        self._remember(masks, frames, ids, clusters)
+        last = int(ids.max())
+        if self._config.variant == "reference":
+            # The released code counts on from the highest id that it wrote: the number of a
+            # cluster that lies in old frames only is given again, so it must leave no track.
+            last = max(int(self._grids[frame].max()) for frame in frames)
+        self._remember(masks, frames, np.where(ids > last, 0, ids), clusters)
+        self._next_id = max(self._next_id, last + 1)
 
     def _match(self, masks: ClusterMasks, frames: list[int], clusters: WindowClusters) -> Grid:
         """Global id of every cluster, at its number (ids[0] is unused)."""
         ids = np.arange(self._next_id - 1, self._next_id + masks.clusters, dtype=np.int32)
         shared = [slot for slot, frame in enumerate(frames) if frame in self._grids]
-        known, score = self._overlaps(masks, frames, shared)
-        if self._config.variant == "reference":
-            # Every pair of the assignment is accepted, even one without any overlap, as long as
-            # both masks have a cell in the shared frames.
-            columns = np.flatnonzero(masks.counts[shared].sum(axis=0)[1:])
-            return _assign(ids, known, score[:, columns], columns, least=0.0)
-        score[score < self._config.min_iou] = 0.0
+        known, overlap = self._overlaps(masks, frames, shared)
         lost, carried = self._carry(masks, frames, set(known.tolist()), clusters)
-        rows = np.concatenate((known, lost))
-        score = np.where(self._same_class(rows, clusters), np.concatenate((score, carried)), 0.0)
-        return _assign(ids, rows, score, np.arange(masks.clusters), least=np.finfo(float).tiny)
+        every = np.arange(masks.clusters)
+        if self._config.corrected("matching"):
+            overlap = np.where(overlap >= self._config.min_iou, overlap, 0.0)
+            overlap = np.where(self._same_class(known, clusters), overlap, 0.0)
+            rows, score = np.concatenate((known, lost)), np.concatenate((overlap, carried))
+            return _assign(ids, rows, score, every, least=NEARLY_NOTHING)
+        # Every pair is accepted, even one without any overlap, as long as both masks have a cell
+        # in the shared frames.
+        here = every[masks.counts[shared].sum(axis=0)[1:] > 0]
+        ids = _assign(ids, known, overlap[:, here], here, least=0.0)
+        fresh = every[ids[1:] >= self._next_id]
+        return _assign(ids, lost, carried[:, fresh], fresh, least=NEARLY_NOTHING)
 
     def _overlaps(
         self, masks: ClusterMasks, frames: list[int], shared: list[int]
@@ -119,12 +133,8 @@ class Stitcher:
 
         A cluster is looked at in its first frame, where the gap is shortest.
         """
-        lost = [
-            track
-            for track_id, track in self.tracks.items()
-            if track_id not in known
-            and frames[-1] - track.frame <= self._config.max_gap + len(frames)
-        ]
+        tracks = self.tracks.items() if self._config.corrected("recovery") else ()
+        lost = [track for track_id, track in tracks if track_id not in known]
         score = np.zeros((len(lost), masks.clusters))
         carrier = MaskCarrier(*masks.labels.shape[1:])
         first = (masks.counts > 0).argmax(axis=0)
@@ -163,7 +173,7 @@ class Stitcher:
             labels = masks.labels[slot]
             if frame not in self._grids:
                 self._grids[frame] = table[labels]
-            elif self._config.variant == "corrected":
+            elif self._config.corrected("filling"):
                 hole = (self._grids[frame] == OUTLIER) & (labels > 0)
                 if hole.any():
                     self._grids[frame] = np.where(hole, table[labels], self._grids[frame])
@@ -171,8 +181,8 @@ class Stitcher:
     def _remember(
         self, masks: ClusterMasks, frames: list[int], ids: Grid, clusters: WindowClusters
     ) -> None:
-        """Bring the tracks up to date with the window's clusters."""
-        for k in (np.flatnonzero(masks.counts.sum(axis=0)[1:]) + 1).tolist():
+        """Bring the tracks up to date with the window's clusters; id 0 leaves none."""
+        for k in np.flatnonzero((ids > 0) & (masks.counts.sum(axis=0) > 0)).tolist():
             track = self.tracks.setdefault(int(ids[k]), Track(int(ids[k])))
             seen = masks.counts[:, k].nonzero()[0].tolist()
             fresh = [slot for slot in seen if frames[slot] > track.frame]
@@ -202,7 +212,7 @@ def link_windows(windows: Sequence[tuple[Indices, npt.ArrayLike]], config: Confi
 
     windows: in temporal order, (frame indices, int labels (T, h, w): 0 background, -1 outlier, > 0
     cluster); together they cover the frames 0 .. N - 1. Returns int32 (N, h, w) global ids, 0
-    background, -1 outlier. Raises ValueError if frames are missing.
+    background, -1 outlier. Raises ValueError if frames are missing or labels do not fit them.
     """
     return _link_all(
         ((indices, _unscored(np.asarray(labels))) for indices, labels in windows),
@@ -218,7 +228,7 @@ def track_labels(
     windows: in temporal order, (frame indices, output); foreground: bool (N, h, w). Returns int32
     (N, h, w): > 0 track id, 0 background, -1 outlier. Raises ValueError if frames are missing.
     """
-    mask = torch.as_tensor(np.asarray(foreground), dtype=torch.bool)
+    mask = torch.as_tensor(foreground).bool()
 
     def clusters(indices: Indices, output: NetworkOutput) -> WindowClusters:
         inside = mask[[int(index) for index in indices]].to(output.heatmap.device)
@@ -239,14 +249,20 @@ def _link_all(windows: Iterable[tuple[Indices, WindowClusters]], stitcher: Stitc
         stitcher.link(indices, clusters)
         done += [stitcher.grid(index) for index in range(len(done), first)]
         stitcher.forget(first)
+    if not end:
+        raise ValueError("no windows to link")
     return np.stack(done + [stitcher.grid(index) for index in range(len(done), end)])
 
 
 def _unscored(labels: npt.NDArray[np.integer]) -> WindowClusters:
     """Clusters of which nothing but the labels is known."""
-    count = max(int(labels.max(initial=0)), 0)
+    if labels.ndim != 3 or labels.dtype.kind not in "iu":
+        raise ValueError(f"expected int labels (T, h, w), got {labels.dtype} {labels.shape}")
+    names, dense = np.unique(labels, return_inverse=True)
+    numbers = np.where(names > BACKGROUND, np.cumsum(names > BACKGROUND), names)
+    count = int(numbers.max(initial=0))
     return WindowClusters(
-        labels.astype(np.int16, copy=False),
+        numbers[dense].reshape(labels.shape).astype(np.int16),
         np.zeros((count, 0), np.float32),
         np.ones(count, np.float32),
     )

@@ -60,28 +60,24 @@ def link(variant: str, *windows: tuple[list[int], np.ndarray], **overrides: Any)
     ]
 
 
+MISSED = (
+    ([0, 1], rows("11....", ".11...")),
+    ([1, 2], rows(".xx...", "......")),
+    ([2, 3], rows("......", "...11.")),
+)
+HOLE = ([0, 1], rows("11xx", "11xx")), ([1, 2], rows("1122", "1122"))
+APART = ([0, 1], rows("11..", "11..")), ([1, 2], rows("x.1.", "..1."))
+
+
 def test_numbers_of_a_window_mean_nothing() -> None:
     windows = ([0, 1], rows("11.22", "11.22")), ([1, 2], rows("22.11", "22.11"))
     for variant in ("reference", "corrected"):
         assert link(variant, *windows) == ["11.22"] * 3
 
 
-def test_reference_accepts_a_pair_without_overlap_and_corrected_does_not() -> None:
-    windows = ([0, 1], rows("11..", "11..")), ([1, 2], rows("x.1.", "..1."))
-    assert link("reference", *windows)[2] == "..1."
-    assert link("corrected", *windows)[2] == "..2."
-
-
-def test_track_that_misses_a_window_is_found_again() -> None:
-    windows = (
-        ([0, 1], rows("11....", ".11...")),
-        ([1, 2], rows(".xx...", "......")),
-        ([2, 3], rows("......", "...11.")),
-    )  # moves one cell a frame
-    assert link("reference", *windows)[3] == "...22."
-    assert link("corrected", *windows)[3] == "...11."
-    assert link("corrected", *windows, max_gap=1)[3] == "...22."
-    assert link("corrected", *windows, max_gap=0)[3] == "...22."
+def test_lost_track_is_found_again_within_max_gap() -> None:
+    assert link("corrected", *MISSED, max_gap=2)[3] == "...11."
+    assert link("corrected", *MISSED, max_gap=1)[3] == "...22."
 
 
 def test_track_elsewhere_is_not_found_again() -> None:
@@ -91,12 +87,6 @@ def test_track_elsewhere_is_not_found_again() -> None:
         ([2, 3], rows("......", "....11")),
     )
     assert link("corrected", *windows)[3] == "....22"
-
-
-def test_holes_are_filled_from_a_later_window() -> None:
-    windows = ([0, 1], rows("11xx", "11xx")), ([1, 2], rows("1122", "1122"))
-    assert link("reference", *windows) == ["11xx", "11xx", "1133"]  # 2 was cluster 1's
-    assert link("corrected", *windows) == ["11xx", "1133", "1133"]
 
 
 def test_minimum_iou() -> None:
@@ -153,6 +143,63 @@ def test_old_frames_and_lost_tracks_are_forgotten() -> None:
         stitcher.forget(start)
     assert set(stitcher.tracks) == {int(stitcher.grid(401).max())}
     assert len(stitcher._grids) <= 4
+
+
+@pytest.mark.parametrize("variant", ["reference", "corrected"])
+def test_number_of_a_cluster_in_old_frames_is_not_given_to_two_objects(variant: str) -> None:
+    # Cluster 2 of the second window has cells in frame 1 only, which is written already.
+    labels = link(
+        variant,
+        ([0, 1], rows("1111....", "1111....")),
+        ([1, 2], rows("1112....", "111.....")),
+        ([2, 3], rows("111.....", "1113..22")),
+    )
+    assert labels[3][3] != labels[3][6], labels
+
+
+def test_unwritten_cluster_of_the_reference_leaves_no_trace() -> None:
+    stitcher = Stitcher(StitchingConfig(variant="reference"))
+    stitcher.link([0, 1], clusters(rows("1111..", "1111.."), [1, 0]))
+    stitcher.link([1, 2], clusters(rows("1112..", "111..."), [1, 0], [90, 0]))
+    stitcher.link([2, 3], clusters(rows("111...", "111.22"), [1, 0], [0, 9]))
+    newcomer = stitcher.tracks[int(stitcher.grid(3).max())]
+    assert newcomer.class_index == 1
+
+
+@pytest.mark.parametrize(
+    ("switch", "windows", "frame", "corrected", "reference"),
+    [
+        ("recovery", MISSED, 3, "...11.", "...22."),
+        ("filling", HOLE, 1, "1133", "11xx"),
+        ("matching", APART, 2, "..2.", "..1."),
+    ],
+)
+def test_each_switch_can_be_set_alone(
+    switch: str, windows: Any, frame: int, corrected: str, reference: str
+) -> None:
+    assert link("corrected", *windows)[frame] == corrected
+    assert link("corrected", *windows, **{switch: "reference"})[frame] == reference
+    assert link("reference", *windows)[frame] == reference
+    assert link("reference", *windows, **{switch: "corrected"})[frame] == corrected
+
+
+@pytest.mark.parametrize(
+    ("windows", "words"),
+    [
+        ([], "no windows"),
+        ([([0, 1, 2], np.zeros((2, 1, 4), int))], "3 frame indices, 2 frames of labels"),
+        ([([0, 1], np.zeros((2, 1, 4)))], "expected int labels"),
+        ([([1, 2], np.zeros((2, 1, 4), int))], "no window contains frame 0"),
+    ],
+)
+def test_windows_that_do_not_fit_are_refused(windows: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        link_windows(windows, load_config("lite"))
+
+
+def test_labels_of_any_size_and_type() -> None:
+    labels = np.array([[[0, 1, 65537, 40000]]], np.int64)
+    assert link_windows([(range(1), labels)], load_config("lite")).tolist() == [[[0, 1, 3, 2]]]
 
 
 def test_ids_are_never_used_twice() -> None:
