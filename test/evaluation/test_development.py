@@ -40,7 +40,7 @@ LEFT, RIGHT, SMALL = (0, 10, 0, 10), (0, 10, 20, 30), (15, 17, 35, 37)
     ({"_1001": LEFT}, {"_7": RIGHT}, (1, 0, 1, 0), "nothing in common"),
     ({"_1001": LEFT, "_1002": SMALL}, {"_7": LEFT}, (1, 1, 1, 1), "a small truth is not asked for"),
     ({"_2001": LEFT}, {"_7": LEFT}, (0, 0, 1, 0), "another class"),
-    ({"_10000": RIGHT, "_1001": LEFT}, {"_7": LEFT, "_8": RIGHT}, (1, 1, 1, 1), "a mask in an ignored region"),
+    ({"_10000": RIGHT, "_1001": LEFT}, {"_7": LEFT, "_8": RIGHT}, (1, 1, 1, 1), "one mask is ignored"),
     ({"_10000": (0, 10, 5, 10), "_1001": (0, 10, 0, 5)}, {"_7": (0, 10, 0, 9)}, (1, 1, 1, 1),
      "ignored pixels do not lower the IoU"),
 ])
