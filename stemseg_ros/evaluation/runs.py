@@ -90,8 +90,8 @@ def run_sequence(setup: Setup, name: str, images: Images, out: Path,
         return stored
     if setup.threads is not None:
         torch.set_num_threads(setup.threads)
-    pipeline = Pipeline(setup.config, network=_network(setup.config, setup.checkpoint, setup.device),
-                        synchronise=True)
+    network = _network(setup.config.model_dump_json(), setup.checkpoint, setup.device)
+    pipeline = Pipeline(setup.config, network=network, synchronise=True)
     run = _compute(pipeline, name, images, out, fingerprint, progress)
     write_json(out / f"{name}.json", asdict(run))
     return run
@@ -121,9 +121,9 @@ def stored_masks(out: Path, name: str) -> SequenceMasks:
 
 
 @lru_cache(maxsize=1)
-def _network(config: Config, checkpoint: str | None, device: str) -> StemSeg:
-    """Loaded once a process, not once a sequence."""
-    return load_network(config, checkpoint, device)
+def _network(config_json: str, checkpoint: str | None, device: str) -> StemSeg:
+    """Loaded once a process, not once a sequence; the key is text because a Config cannot be hashed."""
+    return load_network(Config.model_validate_json(config_json), checkpoint, device)
 
 
 def _compute(pipeline: Pipeline, name: str, images: Images, out: Path, fingerprint: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 pytest.importorskip("trackeval")
 
 from stemseg_ros.cli import app
-from stemseg_ros.config import Config
+from stemseg_ros.config import Config, load_config
 from stemseg_ros.evaluation import evaluate as work
 from stemseg_ros.evaluation import runs
 from stemseg_ros.evaluation.diagnostics import diagnose
@@ -73,8 +74,8 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> list[ColourNetwork]:
     """The stand-in for the network; one entry for each sequence that was really run."""
     made: list[ColourNetwork] = []
 
-    def load(config: Config, checkpoint: str | None, device: str) -> ColourNetwork:
-        made.append(ColourNetwork(config))
+    def load(config_json: str, checkpoint: str | None, device: str) -> ColourNetwork:
+        made.append(ColourNetwork(Config.model_validate_json(config_json)))
         return made[-1]
 
     monkeypatch.setattr(runs, "_network", load)
@@ -124,6 +125,13 @@ def test_stored_sequences_are_not_run_again(
     assert len(networks) == 3
     run(dataset, tmp_path / "out", "--set", "clustering.min_heat=0.7")
     assert len(networks) == 5
+
+
+def test_the_network_itself(dataset: Path, tmp_path: Path) -> None:
+    """Random weights find nothing useful, but everything runs."""
+    report = run(dataset, tmp_path / "out", "--config", "lite")
+    frames = {variant["name"]: variant["timing"]["frames"] for variant in report["runs"]}
+    assert frames == {"near_online": 21, "near_online + post-filter": 21}
 
 
 def test_a_cut_record_is_run_again(dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
@@ -253,6 +261,12 @@ def test_sequences_in_parallel_processes(tmp_path: Path) -> None:
     two, = work.evaluate_stored(given, results, [Variant(work.STORED)], 2, progress)
     assert (one.measures, one.sequences) == (two.measures, two.sequences)
     assert told == [1, 2] * 2
+
+
+def test_what_a_process_is_handed_can_travel(dataset: Path) -> None:
+    setup = runs.Setup(load_config("lite"), "random", "cpu", threads=1).in_mode("online")
+    task = (setup, "0000", read_input(dataset, "kitti_mots", None).images["0000"], dataset)
+    assert pickle.loads(pickle.dumps(task)) == task
 
 
 def test_page_shows_every_switch_and_needs_nothing_else(tmp_path: Path) -> None:
