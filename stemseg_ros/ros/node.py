@@ -77,6 +77,7 @@ class StemsegNode(LifecycleNode):
         self._results: ResultPublishers | None = None
         self._subscription: ImageSubscription | None = None
         self._diagnostics: Diagnostics | None = None
+        self._images_seen = 0
         self._stream = Stream(self._publish, self._on_window)
         self._worker = Worker(self._config.node.queue_size, self._config.window.flush_after,
                               on_idle=self._flush_after_pause, on_error=self._on_worker_error)
@@ -178,6 +179,7 @@ class StemsegNode(LifecycleNode):
     # Frames: the first method runs on the executor's thread, the others on the worker's
 
     def _on_image(self, message: Any) -> None:
+        self._images_seen += 1
         self._count("frames_in")
         try:
             image = bgr_image(message)
@@ -222,14 +224,17 @@ class StemsegNode(LifecycleNode):
 
     async def _serve(self, work: Callable[[], str], _: Trigger.Request,
                      answer: Trigger.Response) -> Trigger.Response:
-        """Do the work after the frames that came before, and answer when it is done."""
+        """Do the work after the frames that arrived before, and answer when it is done."""
         if self._subscription is None:
             answer.success, answer.message = False, "the node is not active"
             return answer
+        seen = None
+        while seen != self._images_seen:  # let the executor take the images that are here, one a turn
+            seen = self._images_seen
+            await _Later()  # this far it has polled coroutines alone
+            await _Later()
         done = self._worker.submit(work)
         while not done.done():
-            # rclpy polls a waiting coroutine without a pause of its own.
-            time.sleep(0.005)
             await _Later()
         error = done.exception()
         answer.success = error is None
@@ -263,9 +268,10 @@ class StemsegNode(LifecycleNode):
 
 
 class _Later:
-    """Awaited: gives the executor a turn."""
+    """Awaited: gives the executor a turn. The pause is here because it polls coroutines without one."""
 
     def __await__(self) -> Any:
+        time.sleep(0.005)
         yield
 
 
