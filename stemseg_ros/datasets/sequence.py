@@ -66,6 +66,8 @@ class LabelFiles:
     """Takes the files of a frame. Raises StemsegError, or ValueError for content that cannot be."""
 
     def read(self, index: int) -> LabelArray:
+        for file in self.files[index]:
+            _refuse_cut_off(file)
         with data_errors(self.place(index)):
             return self.decode(*self.files[index])
 
@@ -193,14 +195,18 @@ def data_errors(place: str) -> Iterator[None]:
 
 
 def _refuse_cut_off(path: Path) -> None:
-    """OpenCV fills what a cut-off JPEG lacks with grey, so its end is looked at first."""
+    """Decoders fill what a cut-off JPEG lacks with grey, or miss the last bytes alone. Raises DataError."""
     if path.suffix.lower() not in END_MARKS:
         return
     mark, reach = END_MARKS[path.suffix.lower()]
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - reach))
-        if mark not in file.read():
-            raise DataError(f"{path}: is cut off before its end")
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - reach))
+            complete = mark in file.read()
+    except OSError as error:
+        raise DataError(f"{path}: not readable: {error.strerror}") from error
+    if not complete:
+        raise DataError(f"{path}: is cut off before its end, or no {path.suffix[1:].upper()} file")
 
 
 def _read_image(path: Path) -> npt.NDArray[np.uint8]:
