@@ -7,11 +7,12 @@ import torch
 from stemseg_ros.errors import DeviceError
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """ "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N" as a device.
 
     Raises DeviceError for other names, and for a CUDA device that is not there.
     """
+    name = str(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":

@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
 from scipy.ndimage import find_objects
 
-from stemseg_ros.records import FrameResult, Geometry, Rle
+from stemseg_ros.records import GRID_STRIDE, FrameResult, Geometry, Rle
 
-GRID_STRIDE = 4
-"""Pixels of the padded network input per cell of the grid."""
 REACH = 1
 """Cells beyond its own that an object can spread to by interpolation."""
 
@@ -50,7 +49,7 @@ def full_size_masks(grid: npt.NDArray[np.integer], geometry: Geometry) -> Iterat
     first = int(np.searchsorted(labels, 1))  # labels[first:] are the positive ones
     dense = np.maximum(dense.reshape(grid.shape) - first + 1, 0)
     for number, box in enumerate(find_objects(dense), start=1):
-        crop, top, left = _upsample_box(dense == number, box, geometry)
+        crop, top, left = _upsample_box(dense, number, box, geometry)
         if crop.any():
             yield _full_mask(int(labels[first + number - 1]), crop, top, left, geometry.image_size)
 
@@ -58,7 +57,7 @@ def full_size_masks(grid: npt.NDArray[np.integer], geometry: Geometry) -> Iterat
 def upsample(mask: Bools, geometry: Geometry) -> Bools:
     """A whole bool (h, w) grid to a bool (H, W) image mask."""
     everything = (slice(0, mask.shape[0]), slice(0, mask.shape[1]))
-    return _upsample_box(mask, everything, geometry)[0]
+    return _upsample_box(mask, True, everything, geometry)[0]
 
 
 def encode(mask: Bools) -> Rle:
@@ -133,14 +132,16 @@ def _full_mask(label: int, crop: Bools, top: int, left: int, size: tuple[int, in
 
 
 def _upsample_box(
-    mask: Bools, box: tuple[slice, slice], geometry: Geometry
+    grid: npt.NDArray[Any], label: int, box: tuple[slice, slice], geometry: Geometry
 ) -> tuple[Bools, int, int]:
-    """Image pixels that the cells of a box can reach: bool crop, and its top and left in the
-    image."""
+    """Mask of a label that lies in a box of the grid (h, w), as far as its cells can reach.
+
+    Returns a bool crop of the image mask, and its top and left in the image.
+    """
     axes = [
         _Axis.of(cells, padded, resized, size)
         for cells, padded, resized, size in zip(
-            mask.shape,
+            grid.shape,
             geometry.padded_size,
             geometry.resized_size,
             geometry.image_size,
@@ -149,11 +150,12 @@ def _upsample_box(
     ]
     cells = [
         slice(max(side.start - REACH, 0), min(side.stop + REACH, n))
-        for side, n in zip(box, mask.shape, strict=True)
+        for side, n in zip(box, grid.shape, strict=True)
     ]
     pixels = [axis.pixels_of(side) for axis, side in zip(axes, cells, strict=True)]
     rows, columns = (axis.operator[p, c] for axis, p, c in zip(axes, pixels, cells, strict=True))
-    soft = rows @ mask[cells[0], cells[1]].astype(np.float32) @ columns.T
+    mask = grid[cells[0], cells[1]] == label
+    soft = rows @ mask.astype(np.float32) @ columns.T
     return soft > 0.5, pixels[0].start, pixels[1].start
 
 

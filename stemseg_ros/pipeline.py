@@ -70,7 +70,7 @@ class Pipeline:
         self,
         config: Config,
         checkpoint: str | Path | None = None,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         *,
         network: StemSeg | None = None,
         synchronise: bool = False,
@@ -187,12 +187,13 @@ class Pipeline:
     def _result(self, index: int, stamp_ns: int) -> FrameResult:
         with self._timed("encode"):
             masks = full_size_masks(self._stream.stitcher.grid(index), self._stream.place)
-            instances = [self._instance(mask) for mask in masks if self._wanted(mask)]
+            instances = [self._instance(mask) for mask in masks if self._report(mask)]
         height, width = self._stream.place.image_size
         certain = tuple(i for i in instances if i.score >= self.config.output.min_score)
         return FrameResult(index, stamp_ns, height, width, self.epoch, certain)
 
-    def _wanted(self, mask: FullMask) -> bool:
+    def _report(self, mask: FullMask) -> bool:
+        """Count a track's frame; whether track and mask are old and large enough to come out."""
         track = self._stream.stitcher.tracks[mask.label]
         track.age += 1
         return (

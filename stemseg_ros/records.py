@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+GRID_STRIDE = 4
+"""Pixels of the padded network input per cell of the grid of maps and labels."""
 BACKGROUND = 0
 """Label of cells that belong to no object."""
 OUTLIER = -1

@@ -12,13 +12,18 @@ from stemseg_ros.network.preprocess import geometry
 from stemseg_ros.records import Features, NetworkOutput
 
 Image = npt.NDArray[np.uint8]
+SECOND_COLOUR = 8
+"""Added to green, it makes a blue another object."""
 FAR = 10.0
 """Distance in embedding space between two colours, with bandwidth 1."""
 
 
 class ColourNetwork:
-    """Takes StemSeg's place in a Pipeline: blue is the object, green its class (1, 2), red 255 a
-    seed."""
+    """Takes StemSeg's place in a Pipeline.
+
+    Blue is the object and green its class (1, 2), plus SECOND_COLOUR for another 255 objects; red
+    255 makes a seed.
+    """
 
     device = torch.device("cpu")
 
@@ -42,7 +47,8 @@ class ColourNetwork:
     def window_output(self, features: tuple[Features, ...]) -> NetworkOutput:
         self.windows += 1
         blue, green, red = torch.stack([f.maps[0][0] for f in features], dim=1)  # each (T, h, w)
-        embeddings = torch.stack([FAR * blue, torch.zeros_like(blue), torch.zeros_like(blue)])
+        second, green = green >= SECOND_COLOUR, green % SECOND_COLOUR
+        embeddings = torch.stack([FAR * blue, FAR * second, torch.zeros_like(blue)])
         foreground = blue > 0
         heat = torch.where(foreground, torch.where(red == 255, 0.99, 0.95), 0.0)
         logits = torch.stack(

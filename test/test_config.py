@@ -88,6 +88,11 @@ def test_overrides_by_dotted_name() -> None:
     assert config.input.max_dim == 1948
 
 
+def test_a_whole_section_is_merged() -> None:
+    config = load_config("lite", {"window": {"flush_after": 2.0}})
+    assert config.window == update_config(load_config("lite"), {"window.flush_after": 2.0}).window
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -111,6 +116,7 @@ def test_overrides_by_dotted_name() -> None:
             {"network.norm_groups": 7},
             r"network: 64 decoder channels are no multiple of norm_groups 7",
         ),
+        ({"input.std_bgr": [0, 1, 1]}, r"input\.std_bgr\.0: .*greater than 0"),
         ({"input": 3}, r"input: .*got 3"),
         ({"input.min_dim.x": 3}, r"unknown setting 'input\.min_dim\.x'|input\.min_dim"),
     ],

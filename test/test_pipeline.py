@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tracemalloc
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
-from colour_network import ColourNetwork, scene
+from colour_network import SECOND_COLOUR, ColourNetwork, scene
 
 from stemseg_ros.config import Config, load_config, update_config
 from stemseg_ros.masks import decode
@@ -98,12 +98,14 @@ def test_object_in_the_second_half_only() -> None:
 
 
 def test_three_hundred_instances() -> None:
-    image = np.zeros((160, 320, 3), np.uint8)
-    for number in range(200):
+    image = np.zeros((240, 320, 3), np.uint8)
+    for number in range(300):
         y, x = divmod(number, 20)
-        image[16 * y : 16 * y + 12, 16 * x : 16 * x + 12] = (number + 1, 1, 255)
-    results = run(make(input__min_dim=160, input__max_dim=320)[0], [image] * 4)
-    assert all(len({i.track_id for i in r.instances}) == 200 for r in results)
+        group = SECOND_COLOUR * (number // 150)
+        image[16 * y : 16 * y + 12, 16 * x : 16 * x + 12] = (number % 150 + 1, 1 + group, 255)
+    results = run(make(input__min_dim=240, input__max_dim=320)[0], [image] * 4)
+    assert all(len({i.track_id for i in r.instances}) == 300 for r in results)
+    assert all(i.class_name == "car" for r in results for i in r.instances)
 
 
 @pytest.mark.parametrize("change", ["stamp", "size"])
@@ -186,22 +188,16 @@ def test_stage_times_are_measured() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("mode", "frames"), [("near_online", 2000), ("online", 500), ("offline", 500)]
-)
-def test_memory_does_not_grow_with_the_stream(mode: str, frames: int) -> None:
+@pytest.mark.parametrize("mode", ["near_online", "online", "offline"])
+def test_memory_does_not_grow_over_two_thousand_frames(mode: str) -> None:
     pipeline, _ = make(window__mode=mode)
-    images = two_movers(20) + [np.zeros((*SIZE, 3), np.uint8)] * 30
-    used = []
-    tracemalloc.start()
-    for i in range(frames):
+    images = two_movers(20) + [np.zeros((*SIZE, 3), np.uint8)] * 30  # new tracks every 50 frames
+    sizes = []
+    for i in range(2000):
         pipeline.push(images[i % len(images)], i)
-        if i in (frames // 5 - 1, frames - 1):
-            used.append(tracemalloc.get_traced_memory()[0])
-    tracemalloc.stop()
-    assert used[1] < used[0] + 150_000, (
-        used
-    )  # one (h, w) grid alone is 3 kB, one frame of features 9 kB
+        if i % 400 == 399:  # everything a stream remembers: tensors, arrays, tracks
+            sizes.append(len(pickle.dumps(pipeline._stream)))
+    assert max(sizes) < sizes[0] + 1000, sizes  # one (h, w) grid alone is 3 kB
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ class StemSeg(nn.Module):
     @torch.inference_mode()
     def frame_features(self, image: npt.NDArray[np.uint8]) -> Features:
         """uint8 (H, W, 3) BGR -> the features of one frame, on the device."""
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device, non_blocking=True)
+        # A copy, as torch shares neither read-only nor mirrored memory.
+        pixels = torch.from_numpy(image.copy()).to(self.device, non_blocking=True)
         images = preprocess(pixels.unsqueeze(0), self.config.input)
         if self.config.runtime.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -121,19 +122,16 @@ class StemSeg(nn.Module):
             semantic,
         )
 
-    def predict(self, frames: npt.NDArray[np.uint8]) -> NetworkOutput:
+    def predict(self, frames: npt.ArrayLike) -> NetworkOutput:
         """One window of images to its maps.
 
         frames: uint8 (T, H, W, 3), BGR, any size; T as configured.
         Returns float32 maps at stride 4 of the resized and padded input.
         """
+        frames = np.asarray(frames)
         length = self.config.window.length
-        if (
-            frames.ndim != 4
-            or frames.shape[0] != length
-            or frames.shape[3] != 3
-            or frames.dtype != np.uint8
-        ):
+        shaped = frames.ndim == 4 and frames.shape[0] == length and frames.shape[3] == 3
+        if not shaped or frames.dtype != np.uint8:
             raise ValueError(
                 f"expected uint8 frames of shape ({length}, H, W, 3), got {frames.dtype} "
                 f"{frames.shape}; window.length sets the number of frames"

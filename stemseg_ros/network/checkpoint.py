@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import FrozenBatchNorm2d
 
-from stemseg_ros.config import Config
+from stemseg_ros.config import Config, load_config
 from stemseg_ros.device import resolve_device
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.network.build import StemSeg
@@ -39,7 +39,7 @@ class CheckpointError(StemsegError):
 
 
 def load_network(
-    config: Config, checkpoint: str | Path | None = None, device: str = "cpu"
+    config: Config, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> StemSeg:
     """Build the configured network, load its weights, and put it on ``device`` in eval mode.
 
@@ -64,9 +64,15 @@ def load_network(
 
 
 def bundled_checkpoint(config: Config) -> Path:
-    """File of the weights that belong to a preset. Raises CheckpointError where there are none."""
+    """File of the weights that belong to a preset. Raises CheckpointError where there are none.
+
+    A config of the same name with another network has none either.
+    """
     try:
-        return resource_path(f"config/models/{config.name}.safetensors")
+        path = resource_path(f"config/models/{config.name}.safetensors")
+        if load_config(config.name).network.classes != config.network.classes:
+            raise FileNotFoundError
+        return path
     except FileNotFoundError:
         raise CheckpointError(
             f"no weights are bundled with the config '{config.name}': name a checkpoint file; "
@@ -96,11 +102,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """State dict of a .safetensors file, or of a pickle with the key ``model``. Raises
     CheckpointError."""
     if not path.is_file():
-        raise CheckpointError(f"checkpoint '{path}' does not exist")
+        what = "is no file" if path.exists() else "does not exist"
+        raise CheckpointError(f"checkpoint '{path}' {what}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path}: holds no state dict, but {type(content).__name__}")
     for key, value in content.items():
+        if not isinstance(key, str):
+            raise CheckpointError(f"{path}: key {key!r} of the state dict is no string")
         if not isinstance(value, Tensor):
             raise CheckpointError(
                 f"{path}: key '{key}' holds {type(value).__name__}, not a tensor"
@@ -168,15 +177,7 @@ def _read_pickle(path: Path) -> object:
             f"{path}: refused, since reading it would run code or it is no checkpoint: "
             f"{_first_line(error)}"
         ) from None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-    ) as error:
+    except Exception as error:  # damaged bytes lead the unpickler to raise almost anything
         raise CheckpointError(
             f"{path}: truncated or no checkpoint: {_first_line(error)}"
         ) from None

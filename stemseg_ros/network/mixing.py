@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stemseg_ros.records import GRID_STRIDE
+
 PIXELS_PER_UNIT = 256.0
 """Unit of the ``pixels`` grid: one embedding unit in pixels of the network input."""
-GRID_STRIDE = 4
-"""Pixels of the network input per cell of the output grid."""
 
 
 def coordinate_grid(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -38,6 +39,33 @@ def _saved(content: object, path: Path) -> Path:
 def test_missing_file_is_named(config: Config, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"gone\.pth' does not exist"):
         load_network(config, tmp_path / "gone.pth")
+
+
+def test_folder_is_named(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is no file"):
+        load_network(config, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_file_never_ends_in_another_exception(
+    seed: int, config: Config, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    small = {key: value for key, value in state.items() if value.numel() < 100}
+    path = tmp_path / "x.pth"
+    torch.save({"model": small}, path, _use_new_zipfile_serialization=seed % 2 == 0)
+    content = bytearray(path.read_bytes())
+    rng = np.random.default_rng(seed)
+    for position in rng.integers(0, len(content), 5):
+        content[position] = int(rng.integers(0, 256))
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x\.pth"):
+        load_network(config, path)
+
+
+def test_other_classes_do_not_get_the_bundled_weights(tmp_path: Path) -> None:
+    config = load_config("lite", {"network.classes": ["bus", "tram"]})
+    with pytest.raises(CheckpointError, match="no weights are bundled"):
+        load_network(config)
 
 
 def test_missing_key_is_named(
@@ -108,6 +136,7 @@ def test_truncated_file_is_refused(
         ([1, 2], "key 'model'"),
         ({"model": {}}, "holds no state dict"),
         ({"model": {"a": 3}}, "key 'a' holds int"),
+        ({"model": {1: torch.zeros(1)}}, "key 1 of the state dict is no string"),
     ],
 )
 def test_other_content_is_refused(

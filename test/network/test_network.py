@@ -159,6 +159,36 @@ def test_runtime_options_keep_the_result(overrides: dict[str, Any]) -> None:
     )  # the option really changed the arithmetic, or really did not
 
 
+def test_predict_takes_lists_tensors_and_read_only_arrays() -> None:
+    network = load_network(load_config("lite", SMALL), "random", torch.device("cpu"))
+    frames = np.random.default_rng(3).integers(0, 255, (4, 96, 128, 3), np.uint8)
+    frozen, mirrored = frames.copy(), frames[:, :, ::-1].copy()[:, :, ::-1]
+    frozen.setflags(write=False)
+    expected = network.predict(frames)
+    for other in (list(frames), torch.from_numpy(frames), frozen, mirrored):
+        assert torch.equal(network.predict(other).embeddings, expected.embeddings)
+
+
+def test_compiled_network_gives_the_same_maps() -> None:
+    frames = np.random.default_rng(4).integers(0, 255, (2, 96, 96, 3), np.uint8)
+    short = {**EXACT, "window.length": 2, "window.overlap": 1}
+    plain = load_network(load_config("lite", short), "random").predict(frames)
+    config = load_config("lite", {**short, "runtime.compile": True})
+    compiled = load_network(config, "random").predict(frames)
+    torch.testing.assert_close(compiled.embeddings, plain.embeddings, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_gpu_gives_the_maps_of_the_cpu(precision: str) -> None:
+    frames = np.random.default_rng(5).integers(0, 255, (4, 96, 128, 3), np.uint8)
+    expected = load_network(load_config("lite", EXACT), "random").predict(frames)
+    config = load_config("lite", {**EXACT, "runtime.precision": precision})
+    out = load_network(config, "random", "cuda").predict(frames)
+    difference = (out.embeddings.cpu() - expected.embeddings).abs().mean()
+    assert difference < (1e-3 if precision == "float32" else 3e-2)
+
+
 @pytest.mark.parametrize(
     "frames",
     [
