@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 from stemseg_ros.evaluation.diagnostics import IOU_BINS, Diagnostics
@@ -57,8 +58,9 @@ def latency_histogram(latencies: Mapping[str, Iterable[float]]) -> str:
     """Milliseconds from a frame to its result, one line per run."""
     figure = Figure(figsize=(9, 2.6))
     axes = figure.add_subplot()
+    edges = np.histogram_bin_edges([value for values in latencies.values() for value in values], bins=40)
     for name, values in latencies.items():
-        axes.hist(list(values), bins=40, histtype="step", label=name)
+        axes.hist(list(values), bins=edges.tolist(), histtype="step", label=name)
     axes.set_xlabel("milliseconds from frame to result")
     axes.set_ylabel("frames")
     axes.legend(frameon=False)

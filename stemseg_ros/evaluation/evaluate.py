@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stemseg_ros.evaluation import through_ros
 from stemseg_ros.evaluation.diagnostics import Diagnostics, diagnose
 from stemseg_ros.evaluation.formats import format_named
 from stemseg_ros.evaluation.inputs import BAG, EvaluationInput, read_results_bag
@@ -24,7 +25,7 @@ from stemseg_ros.evaluation.measures import (
     score_sequence,
     sequence_measures,
 )
-from stemseg_ros.evaluation.runs import Setup, StoredRun, run_sequence, stored_masks
+from stemseg_ros.evaluation.runs import Setup, StoredRun, finished_run, run_sequence, stored_masks
 from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.evaluation.variants import Variant, has_post_filter, prepare
 from stemseg_ros.run import percentiles
@@ -46,8 +47,8 @@ class Timing:
     frames: int
     fps_end_to_end: float
     """Frames per second with reading the images and collecting results."""
-    fps_network_and_clustering: float
-    """The way the paper counts: network and clustering alone."""
+    fps_network_and_clustering: float | None
+    """The way the paper counts: network and clustering alone; none through ROS."""
     latency_ms: dict[str, float]
     """median and p99 over all frames."""
 
@@ -99,9 +100,9 @@ def evaluate_runs(given: EvaluationInput, setup: Setup, variants: Sequence[Varia
                               "results (--results)")
     reports = []
     for variant in variants:
-        folder = results_folder(out, variant.source)
+        folder = results_folder(out, variant)
         folder.mkdir(parents=True, exist_ok=True)
-        runs = run_mode(given, setup.in_mode(variant.source), folder, jobs, progress)
+        runs = run_all(given, setup, variant, folder, jobs, progress)
         masks = {name: partial(stored_masks, folder, name) for name in given.truths}
         report = score_variant(variant, given, masks, jobs, progress)
         report.timing = timing(runs.values())
@@ -129,27 +130,31 @@ def _named_like(truth: SequenceMasks, result: SequenceMasks) -> SequenceMasks:
     return replace(result, name=truth.name, number=truth.number, files=files)
 
 
-def results_folder(out: Path, mode: str) -> Path:
-    """Where the results of a mode are stored."""
-    return out / "results" / mode
+def results_folder(out: Path, variant: Variant) -> Path:
+    """Where the results of a run are stored; variants of one run share them."""
+    return out / "results" / variant.run.replace(" ", "-")
 
 
-def run_mode(given: EvaluationInput, setup: Setup, folder: Path, jobs: int,
-             progress: Progress) -> dict[str, StoredRun]:
-    """Results of all sequences in one mode, by name; longest first, so that the last one is short."""
+def run_all(given: EvaluationInput, setup: Setup, variant: Variant, folder: Path, jobs: int,
+            progress: Progress) -> dict[str, StoredRun]:
+    """Runs of all sequences by name; longest first, so that the last one is short."""
+    setup = setup.in_mode(variant.source)
     lengths = {name: truth.frames for name, truth in given.truths.items()}
-    names = sorted(lengths, key=lambda name: -lengths[name])
-    with progress(f"run {setup.config.window.mode}", sum(lengths.values())) as done:
-        if jobs == 1:  # frame by frame
-            finished, runs = 0, {}
+    runs = {name: run for name in lengths if (run := finished_run(setup, name, given.images[name], folder))}
+    names = sorted(lengths.keys() - runs.keys(), key=lambda name: (-lengths[name], name))
+    stored = sum(lengths[name] for name in runs)
+    with progress(f"run {variant.run}", sum(lengths.values())) as done:
+        done(stored)
+        if jobs == 1 or variant.through_ros:  # frame by frame
+            engine = through_ros.run_sequence if variant.through_ros else run_sequence
             for name in names:
-                runs[name] = run_sequence(setup, name, given.images[name], folder,
-                                          partial(_add, done, finished))
-                finished += lengths[name]
+                runs[name] = engine(setup, name, given.images[name], folder, partial(_add, done, stored))
+                stored += lengths[name]
         else:
             tasks = [(setup, name, given.images[name], folder) for name in names]
-            answers = parallel(_run, tasks, jobs, lambda at: done(sum(lengths[names[i]] for i in at)))
-            runs = dict(zip(names, answers, strict=True))
+            answers = parallel(_run, tasks, jobs,
+                               lambda at: done(stored + sum(lengths[names[i]] for i in at)))
+            runs |= zip(names, answers, strict=True)
     for name, run in runs.items():
         _check_length(given, name, run)
     return {name: runs[name] for name in given.truths}
@@ -222,8 +227,9 @@ def timing(runs: Iterable[StoredRun]) -> Timing:
     """Speed over all sequences, also those of an earlier, stopped run."""
     everything = list(runs)
     frames = sum(run.frames for run in everything)
+    known = [run.network_seconds for run in everything if run.network_seconds is not None]
     return Timing(frames, round(frames / sum(run.seconds for run in everything), 3),
-                  round(frames / sum(run.network_seconds for run in everything), 3),
+                  round(frames / sum(known), 3) if len(known) == len(everything) else None,
                   percentiles([ms for run in everything for ms in run.latency_ms]))
 
 

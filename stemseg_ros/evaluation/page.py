@@ -52,7 +52,7 @@ def _number(name: str, value: float) -> str:
 
 
 def _latencies(report: EvaluationReport) -> str:
-    runs = {variant.variant.source: variant.latency_ms for variant in report.variants if variant.latency_ms}
+    runs = {variant.variant.run: variant.latency_ms for variant in report.variants if variant.latency_ms}
     return charts.latency_histogram(runs) if runs else ""
 
 

@@ -76,7 +76,7 @@ def to_json(report: EvaluationReport) -> dict[str, Any]:
 def _variant_json(report: VariantReport) -> dict[str, Any]:
     return {
         "name": report.variant.name, "source": report.variant.source,
-        "post_filter": report.variant.post_filter,
+        "post_filter": report.variant.post_filter, "through_ros": report.variant.through_ros,
         "measures": report.measures, "sequences": report.sequences,
         "timing": asdict(report.timing) if report.timing else None,
         "id_switches": {name: [asdict(switch) for switch in found.switches]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,13 @@ import torch
 from stemseg_ros.config import Config, dump_config, update_config
 from stemseg_ros.errors import MediaError
 from stemseg_ros.evaluation.inputs import Images
-from stemseg_ros.evaluation.kitti_text import IDS_PER_CLASS, TrackCollector, read_results, write_results
+from stemseg_ros.evaluation.kitti_text import (
+    IDS_PER_CLASS,
+    ResultRow,
+    TrackCollector,
+    read_results,
+    write_results,
+)
 from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.network import StemSeg, load_network
 from stemseg_ros.network.checkpoint import bundled_checkpoint
@@ -71,28 +77,36 @@ class StoredRun:
     """Mean score of each track, by id."""
     seconds: float
     """End to end: reading images, pipeline, collecting results."""
-    network_seconds: float
-    """Network and clustering alone, as the paper counts."""
+    network_seconds: float | None
+    """Network and clustering alone, as the paper counts; none through ROS."""
     latency_ms: list[float]
     """Of each frame, from handing it in to having its result."""
 
 
 def run_sequence(setup: Setup, name: str, images: Images, out: Path,
                  progress: Callable[[int], None] = lambda frames: None) -> StoredRun:
-    """Results of one sequence in ``out``, computed unless they are there. Raises MediaError, CheckpointError.
+    """Run one sequence in this process and store the results. Raises MediaError, CheckpointError.
 
-    progress: called with the number of frames done, the total at once for a stored sequence.
+    progress: called with the number of frames done.
     """
-    fingerprint = setup.fingerprint(name, images)
-    stored = load_run(out, name)
-    if stored is not None and stored.fingerprint == fingerprint and (out / f"{name}.txt").is_file():
-        progress(stored.frames)
-        return stored
     if setup.threads is not None:
         torch.set_num_threads(setup.threads)
     network = _network(setup.config.model_dump_json(), setup.checkpoint, setup.device)
     pipeline = Pipeline(setup.config, network=network, synchronise=True)
-    run = _compute(pipeline, name, images, out, fingerprint, progress)
+    return _compute(pipeline, name, images, out, setup.fingerprint(name, images), progress)
+
+
+def finished_run(setup: Setup, name: str, images: Images, out: Path) -> StoredRun | None:
+    """The record of a sequence that was run with the same settings, weights and images; else none."""
+    stored = load_run(out, name)
+    if stored is None or not (out / f"{name}.txt").is_file():
+        return None
+    return stored if stored.fingerprint == setup.fingerprint(name, images) else None
+
+
+def store(out: Path, run: StoredRun, name: str, rows: Iterable[ResultRow]) -> StoredRun:
+    """Write results, then the record that says they are complete. Raises MediaError."""
+    write_results(out / f"{name}.txt", rows)
     write_json(out / f"{name}.json", asdict(run))
     return run
 
@@ -140,14 +154,14 @@ def _compute(pipeline: Pipeline, name: str, images: Images, out: Path, fingerpri
                 for instance in result.instances:
                     scores.setdefault((result.epoch, instance.track_id), []).append(instance.score)
             progress(collector.frames)
-    write_results(out / f"{name}.txt", collector.rows())
     spent = sum(sum(timings.stages_ms.get(stage, ())) for stage in PAPER_STAGES)
     means = {track.class_id * IDS_PER_CLASS + n: round(sum(scores[key]) / len(scores[key]), 6)
              for n, (key, track) in enumerate(collector.numbered(), start=1)}
-    return StoredRun(
+    run = StoredRun(
         fingerprint, collector.frames, size, dict(enumerate(pipeline.config.network.classes, start=1)), means,
         seconds=round(time.perf_counter() - start, 4), network_seconds=round(spent / 1e3, 4),
         latency_ms=[round(1e3 * seconds, 2) for seconds in timings.latency])
+    return store(out, run, name, collector.rows())
 
 
 def _same_size(name: str, known: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:

@@ -27,11 +27,18 @@ class Variant:
     """Whether the released post-filter was applied; it looks at whole tracks and is not causal."""
     pixel_scores: bool = False
     """Confidence of a track: its pixels relative to the largest track, as the released code has it."""
+    through_ros: bool = False
+    """Whether the images went through the ROS 2 node."""
+
+    @property
+    def run(self) -> str:
+        """Mode and way of the run."""
+        return self.source + " through ROS" * self.through_ros
 
     @property
     def name(self) -> str:
         """As it is printed."""
-        return (self.source + " + post-filter" * self.post_filter + " + scores by pixels" * self.pixel_scores)
+        return self.run + " + post-filter" * self.post_filter + " + scores by pixels" * self.pixel_scores
 
 
 def prepare(variant: Variant, format_name: str, truth: SequenceMasks,

@@ -165,6 +165,28 @@ def test_bag_with_ground_truth(dataset: Path, networks: list[ColourNetwork], tmp
     assert from_bag["runs"][0]["measures"] == from_folder["runs"][0]["measures"]
 
 
+@pytest.mark.ros
+def test_through_ros_equals_in_process(dataset: Path, tmp_path: Path) -> None:
+    """A labelled bag through the real node: every frame is answered, with the same bits as without ROS.
+
+    The weights are random; without thresholds they find something in every frame.
+    """
+    bag = tmp_path / "0001.mcap"
+    CliRunner().invoke(app, ["bag", "from-frames", str(dataset / "image_02" / "0001"), str(bag),
+                             "--ground-truth", str(dataset), "--sequence", "0001"])
+    loose = ["--set", "clustering.min_heat=0", "--set", "clustering.foreground_probability=0",
+             "--set", "clustering.max_instances=5"]
+    report = run(bag, tmp_path / "ros", "--through-ros", *loose)
+    run(bag, tmp_path / "plain", *loose)
+    through = tmp_path / "ros" / "results" / "near_online-through-ROS" / "0001.txt"
+    plain = tmp_path / "plain" / "results" / "near_online" / "0001.txt"
+    assert through.read_bytes() == plain.read_bytes()
+    assert {line.split()[0] for line in through.read_text().splitlines()} == {str(index) for index in range(9)}
+    assert [v["name"] for v in report["runs"]] == [
+        "near_online through ROS", "near_online through ROS + post-filter"]
+    assert report["runs"][0]["timing"]["fps_network_and_clustering"] is None
+
+
 def test_ignored_pixels_survive_the_bag(dataset: Path, tmp_path: Path) -> None:
     truth = kitti_mots.read_truth(dataset)["0000"]
     labels = tmp_path / "labels"
