@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,9 @@ def test_predict_takes_lists_tensors_and_read_only_arrays() -> None:
         assert torch.equal(network.predict(other).embeddings, expected.embeddings)
 
 
-def test_compiled_network_gives_the_same_maps() -> None:
+def test_compiled_network_gives_the_same_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Captured as graphs, but run eagerly: generating code takes minutes on two cores.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     frames = np.random.default_rng(4).integers(0, 255, (2, 96, 96, 3), np.uint8)
     short = {**EXACT, "window.length": 2, "window.overlap": 1}
     plain = load_network(load_config("lite", short), "random").predict(frames)
