@@ -6,11 +6,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from stemseg_ros.errors import MediaError
 from stemseg_ros.evaluation.formats import format_named
 from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks, from_results
 from stemseg_ros.media.bag import IMAGE_TYPES, INSTANCE_ARRAY, BagReader, bag_info, stamp_ns
 from stemseg_ros.media.instance_bag import InstanceBagReader
-from stemseg_ros.media.sources import FrameSource, is_bag, open_source
+from stemseg_ros.media.sources import FrameSource, ImageFolder, is_bag, open_source
 
 BAG = "bag"
 """Format name of ROS 2 bags with /ground_truth/instances; scored like KITTI-MOTS, by the bag's classes."""
@@ -28,10 +29,21 @@ class Images:
     path: Path
     """A folder of images, a pattern, a video or a bag."""
     topic: str | None = None
+    names: tuple[str, ...] = ()
+    """File names without suffix of the frames that count, of a folder that may hold more; none: all."""
 
     def open(self) -> FrameSource:
-        """Raises MediaError."""
-        return open_source(self.path, self.topic)
+        """Raises MediaError, also for a frame that is not there."""
+        source = open_source(self.path, self.topic)
+        if self.names and isinstance(source, ImageFolder):
+            files = {file.stem: file for file in source.paths}
+            missing = [name for name in self.names if name not in files]
+            if missing:
+                raise MediaError(f"{self.path}: no image {missing[0]}, which the ground truth names "
+                                 f"({len(missing)} are missing)")
+            source.paths = [files[name] for name in self.names]
+            source.frames = len(source.paths)
+        return source
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +77,8 @@ def read_input(ground_truth: Path, format_name: str, images: Path | None,
     if images is not None and missing:
         raise EvaluationError(f"{images}: no images of {', '.join(missing)} "
                               f"(expected {images}/{missing[0]}/*.png)")
-    found = {name: Images(folder, topic) for name, folder in folders.items() if folder}
+    found = {name: Images(folder, topic, tuple(Path(file).stem for file in truths[name].files))
+             for name, folder in folders.items() if folder}
     return EvaluationInput(format_name, truths, found)
 
 

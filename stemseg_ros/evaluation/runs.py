@@ -59,7 +59,7 @@ class Setup:
         weights = self.checkpoint or str(bundled_checkpoint(self.config))
         file = Path(weights)
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else weights
-        place = [str(images.path.resolve()), images.topic]
+        place = [str(images.path.resolve()), images.topic, images.names]
         inputs = json.dumps([dump_config(self.config), digest, name, place])
         return hashlib.sha256(inputs.encode()).hexdigest()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
+import subprocess
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -181,7 +183,8 @@ def test_through_ros_equals_in_process(dataset: Path, tmp_path: Path) -> None:
     through = tmp_path / "ros" / "results" / "near_online-through-ROS" / "0001.txt"
     plain = tmp_path / "plain" / "results" / "near_online" / "0001.txt"
     assert through.read_bytes() == plain.read_bytes()
-    assert {line.split()[0] for line in through.read_text().splitlines()} == {str(index) for index in range(9)}
+    frames = {int(line.split()[0]) for line in through.read_text().splitlines()}
+    assert frames == set(range(9))
     assert [v["name"] for v in report["runs"]] == [
         "near_online through ROS", "near_online through ROS + post-filter"]
     assert report["runs"][0]["timing"]["fps_network_and_clustering"] is None
@@ -304,6 +307,31 @@ def test_page_shows_every_switch_and_needs_nothing_else(tmp_path: Path) -> None:
     assert all(reference.startswith(("data:", "#")) for reference in references)
 
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium in the path")
+def test_page_in_a_browser(tmp_path: Path) -> None:
+    """The browser lays everything out: every picture has its size, every plot its bars."""
+    kitti_mots.write(tmp_path / "gt", [two_cars()], truth=True)
+    kitti_mots.write(tmp_path / "results", [switching()])
+    evaluate("--ground-truth", tmp_path / "gt", "--results", tmp_path / "results", "--out", tmp_path / "out",
+             "--post-filter", "without")
+    page = tmp_path / "out" / "report.html"
+    probe = ("<script>onload = () => document.title = JSON.stringify({"
+             "pictures: [...document.images].map(i => i.naturalWidth),"
+             "plots: [...document.querySelectorAll('svg')].map(s => s.getBBox().width)})</script></body>")
+    page.write_text(page.read_text().replace("</body>", probe))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    done = subprocess.run([str(BROWSER), *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+                           page.as_uri()], capture_output=True, text=True, timeout=120)
+    title = re.search("<title>(.*)</title>", done.stdout)
+    assert title is not None, done.stderr
+    found = json.loads(title[1])
+    assert len(found["pictures"]) == 3 and min(found["pictures"]) > 100
+    assert len(found["plots"]) == 2 and min(found["plots"]) > 100
+
+
 @pytest.mark.parametrize(("classes", "open_classes", "expected"), [
     ({1: "pedestrian", 2: "car"}, False, {1: "car", 2: "pedestrian"}),
     ({1: "car", 3: "truck"}, False, {1: "car", 2: "pedestrian"}),
@@ -356,6 +384,25 @@ def test_videos_without_annotations_get_a_results_file(
     assert all(len(track["segmentations"]) == 9 for track in tracks)
     assert tracks[0]["score"] == 1.0 and 0.4 < tracks[1]["score"] < 0.7  # 24 x 24 to 32 x 32 pixels
     assert "hold a mask" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_only_the_frames_that_the_ground_truth_names(
+        dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    """The images lie at full rate, every third frame is annotated: BDD100K and YouTube-VIS can be so."""
+    labels = tmp_path / "labels"
+    every_third = [replace(r, frame=r.frame // 3) for index in range(0, 9, 3) for r in frame(index)[1]]
+    truth = SequenceMasks("0001", SIZE, 3, {1: "car", 2: "pedestrian"}, tuple(every_third),
+                          files=("000000", "000003", "000006"))
+    FORMATS["bdd100k"].write(labels, [truth], truth=True)
+    arguments = ["--format", "bdd100k", "--images", dataset / "image_02", "--set", "clustering.min_heat=0.5"]
+    report = run(labels, tmp_path / "out", *arguments)
+    assert report["runs"][0]["timing"]["frames"] == 3
+    assert report["runs"][0]["measures"]["car"]["MOTSA"] == 100
+    assert sorted(file.name for file in (tmp_path / "out" / "benchmark").rglob("*.png")) == [
+        "000000.png", "000003.png", "000006.png"]
+    (dataset / "image_02" / "0001" / "000003.png").unlink()
+    assert "no image 000003" in evaluate("--ground-truth", labels, "--out", tmp_path / "other", "--checkpoint",
+                                         "random", "--device", "cpu", *SETTINGS, *arguments, code=2)
 
 
 def test_post_filter_drops_small_masks_and_short_tracks() -> None:
