@@ -50,7 +50,7 @@ class Labels(Protocol):
         """Labels of one frame. Raises DataError."""
 
     def size(self, index: int) -> tuple[int, int]:
-        """(H, W) of one frame's labels, without decoding them. Raises DataError."""
+        """(H, W) of one frame's labels; looks for damage, without decoding them. Raises DataError."""
 
     def place(self, index: int) -> str:
         """Where the labels of a frame come from, for messages."""
@@ -72,7 +72,7 @@ class LabelFiles:
             return self.decode(*self.files[index])
 
     def size(self, index: int) -> tuple[int, int]:
-        sizes = [image_size(file) for file in self.files[index]]
+        sizes = [image_size(file, checksums=True) for file in self.files[index]]
         if len(set(sizes)) > 1:
             raise DataError(f"{self.place(index)}: its size differs from that of {self.files[index][1]}")
         return sizes[0]
@@ -166,11 +166,16 @@ def paint(size: tuple[int, int], masks: Iterable[tuple[int, Rle]]) -> LabelArray
     return labels
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) by the header. Raises DataError for a missing file, no image, or one that was cut off."""
+def image_size(path: Path, *, checksums: bool = False) -> tuple[int, int]:
+    """(H, W) by the header. Raises DataError for a missing file, no image, or one that was cut off.
+
+    checksums: also compare those of a PNG, for which the whole file is read.
+    """
     try:
         with PillowImage.open(path) as image:
             width, height = image.size
+            if checksums:
+                image.verify()
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing") from error
     except (OSError, SyntaxError, ValueError) as error:

@@ -40,6 +40,15 @@ def cut(path: str, share: float = 0.6) -> Spoil:
     return spoil
 
 
+def flip(path: str) -> Spoil:
+    """One wrong byte in the pixels of a PNG."""
+    def spoil(root: Path) -> None:
+        content = bytearray((root / path).read_bytes())
+        content[content.index(b"IDAT") + 10] ^= 0xFF
+        (root / path).write_bytes(content)
+    return spoil
+
+
 def text(path: str, content: str) -> Spoil:
     return lambda root: (root / path).write_text(content)
 
@@ -165,6 +174,8 @@ def test_a_folder_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
 CHECKING: list[tuple[str, Spoil, str]] = [
     ("kitti_mots", cut(KITTI_LABEL), rf"instances/0003/000001\.png: {CUT_OFF}"),
     ("kitti_mots", cut(KITTI_LABEL, 0.0), rf"0003/000001\.png: {CUT_OFF}"),
+    ("kitti_mots", flip(KITTI_LABEL), r"0003/000001\.png: not readable as an image"),
+    ("bdd100k", flip(BDD_LABEL), r"v1-0000002\.png: not readable as an image"),
     ("kitti_mots", image(KITTI_LABEL, small().astype(np.uint16)),
      r"0003/000001\.png: 12x10 labels for an image of 32x24"),
     ("kitti_mots_txt", cut(KITTI_IMAGE), rf"image_02/0003/000001\.png: {CUT_OFF}"),

@@ -82,7 +82,7 @@ def test_settings_of_an_entry_are_checked(mix: dict[str, Any], words: str) -> No
 def test_a_bad_file_anywhere_stops_before_training(data: Path) -> None:
     label = data / "kitti/instances/0020/000002.png"
     label.write_bytes(label.read_bytes()[:-20])
-    with pytest.raises(DataError, match=r"0020/000002\.png: is cut off"):
+    with pytest.raises(DataError, match=r"0020/000002\.png: not readable as an image"):
         load_sources(mixed(MIX), data)
 
 
