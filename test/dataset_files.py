@@ -22,8 +22,11 @@ DRIVING_CLASSES = ("car", "pedestrian")
 
 def masks(frame: int) -> dict[str, np.ndarray]:
     """What lies where in a frame; the car drives two pixels a frame."""
-    boxes = {"car": np.s_[4:10, 2 + 2 * frame:10 + 2 * frame], "person": np.s_[12:20, 20:24],
-             "ignored": np.s_[0:2, 24:30]}
+    boxes = {
+        "car": np.s_[4:10, 2 + 2 * frame : 10 + 2 * frame],
+        "person": np.s_[12:20, 20:24],
+        "ignored": np.s_[0:2, 24:30],
+    }
     found = {name: np.zeros(SIZE, bool) for name in boxes}
     for name, box in boxes.items():
         found[name][box] = True
@@ -76,8 +79,11 @@ def kitti_mots(root: Path) -> None:
 
 def text_lines(first: int) -> str:
     ids = {"car": (1000, 1), "person": (2007, 2), "ignored": (10000, 10)}
-    return "".join(f"{first + frame} {id_} {class_id} {HEIGHT} {WIDTH} {compressed(masks(frame)[name])}\n"
-                   for frame in range(FRAMES) for name, (id_, class_id) in ids.items())
+    return "".join(
+        f"{first + frame} {id_} {class_id} {HEIGHT} {WIDTH} {compressed(masks(frame)[name])}\n"
+        for frame in range(FRAMES)
+        for name, (id_, class_id) in ids.items()
+    )
 
 
 def kitti_mots_txt(root: Path) -> None:
@@ -93,8 +99,9 @@ def mots_challenge(root: Path) -> None:
     for frame in range(FRAMES):
         write_image(folder / f"img1/{frame + 1:06d}.jpg")
     (folder / "gt").mkdir()
-    (folder / "gt/gt.txt").write_text("".join(
-        line for line in text_lines(1).splitlines(keepends=True) if " 1000 " not in line))
+    (folder / "gt/gt.txt").write_text(
+        "".join(line for line in text_lines(1).splitlines(keepends=True) if " 1000 " not in line)
+    )
     (folder / "seqinfo.ini").write_text(f"[Sequence]\nname=MOTS20-02\nseqLength={FRAMES}\n")
 
 
@@ -112,35 +119,63 @@ def davis(root: Path, folder: str, values: dict[str, int], lists: dict[str, str]
 
 
 def davis2016(root: Path) -> None:
-    lines = "".join(f"/JPEGImages/480p/bear/{frame:05d}.jpg /Annotations/480p/bear/{frame:05d}.png\n"
-                    for frame in range(FRAMES))
+    lines = "".join(
+        f"/JPEGImages/480p/bear/{frame:05d}.jpg /Annotations/480p/bear/{frame:05d}.png\n"
+        for frame in range(FRAMES)
+    )
     davis(root, "Annotations/480p", {"car": 255}, {"ImageSets/480p/train.txt": lines})
 
 
 def davis2017(root: Path) -> None:
-    davis(root, "Annotations/480p", {"car": 1, "person": 2}, {"ImageSets/2017/train.txt": "bear\n"})
+    davis(
+        root, "Annotations/480p", {"car": 1, "person": 2}, {"ImageSets/2017/train.txt": "bear\n"}
+    )
 
 
 def davis2019(root: Path) -> None:
-    davis(root, "Annotations_unsupervised/480p", {"car": 1, "person": 2, "ignored": 255},
-          {"ImageSets/2017/train.txt": "bear\n"})
+    davis(
+        root,
+        "Annotations_unsupervised/480p",
+        {"car": 1, "person": 2, "ignored": 255},
+        {"ImageSets/2017/train.txt": "bear\n"},
+    )
 
 
 def tracks(counts: Callable[[np.ndarray], Any]) -> dict[str, Any]:
-    """The annotation of a video with ids as large as those of the originals; the car leaves in frame 1."""
+    """The annotation of a video, with ids as large as the originals'; no car in frame 1."""
+
     def track(name: str, number: int, category: int, crowd: int) -> dict[str, Any]:
-        found = [{"size": list(SIZE), "counts": counts(masks(frame)[name])} for frame in range(FRAMES)]
-        return {"id": number, "video_id": 700, "category_id": category, "iscrowd": crowd,
-                "segmentations": [None if name == "car" and i == 1 else m for i, m in enumerate(found)]}
+        found = [
+            {"size": list(SIZE), "counts": counts(masks(frame)[name])} for frame in range(FRAMES)
+        ]
+        return {
+            "id": number,
+            "video_id": 700,
+            "category_id": category,
+            "iscrowd": crowd,
+            "segmentations": [
+                None if name == "car" and i == 1 else m for i, m in enumerate(found)
+            ],
+        }
+
     def video(number: int, folder: str) -> dict[str, Any]:
-        return {"id": number, "height": HEIGHT, "width": WIDTH,
-                "file_names": [f"{folder}/{frame:05d}.jpg" for frame in range(FRAMES)]}
+        return {
+            "id": number,
+            "height": HEIGHT,
+            "width": WIDTH,
+            "file_names": [f"{folder}/{frame:05d}.jpg" for frame in range(FRAMES)],
+        }
+
     return {
-        "info": {"description": "é [ } \""},
+        "info": {"description": 'é [ } "'},
         "videos": [video(700, "a1"), video(701, "b2")],
-        "annotations": [track("car", 90001, 6, 0), track("person", 90002, 1, 0),
-                        track("ignored", 90003, 6, 1)],
-        "categories": [{"id": 1, "name": "person"}, {"id": 6, "name": "sedan"}]}
+        "annotations": [
+            track("car", 90001, 6, 0),
+            track("person", 90002, 1, 0),
+            track("ignored", 90003, 6, 1),
+        ],
+        "categories": [{"id": 1, "name": "person"}, {"id": 6, "name": "sedan"}],
+    }
 
 
 def youtube_vis(root: Path) -> None:
@@ -159,8 +194,10 @@ def bdd100k(root: Path) -> None:
     values = {"car": (3, 0, 1, 2), "person": (1, 8, 0, 5), "ignored": (3, 2, 0, 9)}
     for frame in range(FRAMES):
         write_image(root / f"images/seg_track_20/train/v1/v1-{frame + 1:07d}.jpg")
-        write_image(root / f"labels/seg_track_20/bitmasks/train/v1/v1-{frame + 1:07d}.png",
-                    painted(frame, values, np.uint8))
+        write_image(
+            root / f"labels/seg_track_20/bitmasks/train/v1/v1-{frame + 1:07d}.png",
+            painted(frame, values, np.uint8),
+        )
 
 
 def polygon(name: str) -> list[int]:
@@ -174,46 +211,90 @@ def coco(root: Path) -> None:
     for name in ("000000000009", "000000000025"):
         write_image(root / f"train2017/{name}.jpg")
     objects = [
-        {"image_id": 9, "category_id": 3, "iscrowd": 0, "segmentation": [polygon("car"), [1, 1, 2, 2]]},
+        {
+            "image_id": 9,
+            "category_id": 3,
+            "iscrowd": 0,
+            "segmentation": [polygon("car"), [1, 1, 2, 2]],
+        },
         {"image_id": 9, "category_id": 1, "iscrowd": 0, "segmentation": [polygon("person")]},
-        {"image_id": 9, "category_id": 1, "iscrowd": 1,
-         "segmentation": {"size": list(SIZE), "counts": runs(masks(0)["ignored"])}},
-        {"image_id": 25, "category_id": 18, "iscrowd": 0, "segmentation": [polygon("car")]}]
-    write_json(root / "annotations/instances_train2017.json", {
-        "images": [{"id": int(name), "file_name": f"{name}.jpg", "height": HEIGHT, "width": WIDTH}
-                   for name in ("000000000009", "000000000025")],
-        "annotations": [{"id": 1000000 + n, **entry} for n, entry in enumerate(objects)],
-        "categories": [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}, {"id": 18, "name": "dog"}]})
+        {
+            "image_id": 9,
+            "category_id": 1,
+            "iscrowd": 1,
+            "segmentation": {"size": list(SIZE), "counts": runs(masks(0)["ignored"])},
+        },
+        {"image_id": 25, "category_id": 18, "iscrowd": 0, "segmentation": [polygon("car")]},
+    ]
+    write_json(
+        root / "annotations/instances_train2017.json",
+        {
+            "images": [
+                {"id": int(name), "file_name": f"{name}.jpg", "height": HEIGHT, "width": WIDTH}
+                for name in ("000000000009", "000000000025")
+            ],
+            "annotations": [{"id": 1000000 + n, **entry} for n, entry in enumerate(objects)],
+            "categories": [
+                {"id": 1, "name": "person"},
+                {"id": 3, "name": "car"},
+                {"id": 18, "name": "dog"},
+            ],
+        },
+    )
 
 
 def pascal_voc(root: Path) -> None:
     base = root / "VOCdevkit/VOC2012"
     write_image(base / "JPEGImages/2007_000032.jpg")
-    write_image(base / "SegmentationObject/2007_000032.png",
-                painted(0, {"car": 1, "person": 2, "ignored": 255}, np.uint8))
-    write_image(base / "SegmentationClass/2007_000032.png",
-                painted(0, {"car": 7, "person": 15, "ignored": 255}, np.uint8))
+    write_image(
+        base / "SegmentationObject/2007_000032.png",
+        painted(0, {"car": 1, "person": 2, "ignored": 255}, np.uint8),
+    )
+    write_image(
+        base / "SegmentationClass/2007_000032.png",
+        painted(0, {"car": 7, "person": 15, "ignored": 255}, np.uint8),
+    )
     (base / "ImageSets/Segmentation").mkdir(parents=True)
     (base / "ImageSets/Segmentation/train.txt").write_text("2007_000032\n")
 
 
-MAPILLARY_CLASSES = (("animal--bird", True), ("object--vehicle--car", True), ("human--person", True),
-                     ("human--rider--bicyclist", True), ("construction--flat--road", False),
-                     ("void--unlabeled", False))
+MAPILLARY_CLASSES = (
+    ("animal--bird", True),
+    ("object--vehicle--car", True),
+    ("human--person", True),
+    ("human--rider--bicyclist", True),
+    ("construction--flat--road", False),
+    ("void--unlabeled", False),
+)
 
 
 def mapillary(root: Path) -> None:
     write_image(root / "training/images/abc.jpg")
-    write_image(root / "training/instances/abc.png", painted(
-        0, {"car": 256, "person": 2 * 256 + 3, "ignored": 3 * 256}, np.uint16, background=4 * 256))
-    write_json(root / "config.json", {"labels": [
-        {"name": name, "instances": separate} for name, separate in MAPILLARY_CLASSES]})
+    write_image(
+        root / "training/instances/abc.png",
+        painted(
+            0,
+            {"car": 256, "person": 2 * 256 + 3, "ignored": 3 * 256},
+            np.uint16,
+            background=4 * 256,
+        ),
+    )
+    write_json(
+        root / "config.json",
+        {
+            "labels": [
+                {"name": name, "instances": separate} for name, separate in MAPILLARY_CLASSES
+            ]
+        },
+    )
 
 
 def cityscapes(root: Path) -> None:
     write_image(root / "leftImg8bit/train/ulm/ulm_000000_000019_leftImg8bit.png")
-    write_image(root / "gtFine/train/ulm/ulm_000000_000019_gtFine_instanceIds.png", painted(
-        0, {"car": 26000, "person": 24003, "ignored": 26}, np.uint16, background=7))
+    write_image(
+        root / "gtFine/train/ulm/ulm_000000_000019_gtFine_instanceIds.png",
+        painted(0, {"car": 26000, "person": 24003, "ignored": 26}, np.uint16, background=7),
+    )
 
 
 @dataclass(frozen=True)
@@ -245,5 +326,7 @@ CASES = {
     "coco": Case(coco, {"car": 1001, "person": 2001, **IGNORED}, "000000000009", 1),
     "pascal_voc": Case(pascal_voc, {"car": 1001, "person": 2002, **IGNORED}, "2007_000032", 1),
     "mapillary": Case(mapillary, {"car": 1001, "person": 2004, **IGNORED}, "abc", 1),
-    "cityscapes": Case(cityscapes, {"car": 1001, "person": 2004, **IGNORED}, "ulm_000000_000019", 1),
+    "cityscapes": Case(
+        cityscapes, {"car": 1001, "person": 2004, **IGNORED}, "ulm_000000_000019", 1
+    ),
 }

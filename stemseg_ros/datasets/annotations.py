@@ -1,7 +1,8 @@
 """Large JSON annotation files, read entry by entry.
 
-The file is gone through once, and what stays in memory are the places of its entries; an entry is read again
-when its image is. JSON of a hundred thousand images would otherwise fill gigabytes, once for each worker.
+The file is gone through once, and what stays in memory are the places of its entries; an entry is
+read again when its image is. JSON of a hundred thousand images would otherwise fill gigabytes,
+once for each worker.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Span = tuple[int, int]
 """First byte of an entry, and the one behind it."""
 Json = dict[str, Any]
 MaskOf = Callable[[Json, int, tuple[int, int]], Rle | None]
-"""(entry, frame, size) -> mask, none where the object is not visible. Raises ValueError, KeyError."""
+"""(entry, frame, size) -> mask, none where it is not visible. Raises ValueError, KeyError."""
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
@@ -49,8 +50,10 @@ class JsonLabels:
 
     def read(self, index: int) -> LabelArray:
         with data_errors(self.place(index)):
-            masks = [(label, self.mask_of(entry, index, self.image_size))
-                     for (label, _), entry in zip(self.objects, self._entries(), strict=True)]
+            masks = [
+                (label, self.mask_of(entry, index, self.image_size))
+                for (label, _), entry in zip(self.objects, self._entries(), strict=True)
+            ]
         return paint(self.image_size, [(label, mask) for label, mask in masks if mask is not None])
 
     def size(self, index: int) -> tuple[int, int]:
@@ -86,8 +89,9 @@ def scan(path: Path, *keys: str) -> Iterator[Entry]:
             at = _skip(text, at)
             at = _skip(text, at + 1) if text.startswith(",", at) else _close(text, at, "}")
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno} column {error.colno}: not readable as JSON: "
-                        f"{error.msg}") from error
+        raise DataError(
+            f"{path}, line {error.lineno} column {error.colno}: not readable as JSON: {error.msg}"
+        ) from error
     if missing:
         raise DataError(f"{path}: no list of {', '.join(sorted(missing))}")
 
@@ -99,7 +103,9 @@ def _read_entries(path: Path, spans: tuple[Span, ...]) -> tuple[Json, ...]:
         with path.open("rb") as file:
             return tuple(_read_entry(file, span) for span in spans)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable, or changed since it was opened: {error}") from error
+        raise DataError(
+            f"{path}: not readable, or changed since it was opened: {error}"
+        ) from error
 
 
 def _read_entry(file: Any, span: Span) -> Json:
@@ -117,7 +123,7 @@ def _load(path: Path) -> str:
 
 
 def _elements(text: str, at: int) -> Iterator[tuple[Span, Json | None]]:
-    """Elements of the list that opens at a place; the last one is the closing bracket, without a value."""
+    """Elements of the list that opens at a place; last its closing bracket, without a value."""
     at = _expect(text, at, "[")
     while not text.startswith("]", at):
         value, end = _DECODER.raw_decode(text, at)

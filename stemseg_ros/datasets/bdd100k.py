@@ -1,7 +1,8 @@
 """BDD100K segmentation tracking: RGBA bitmasks (class, attributes, object id on two bytes).
 
 Layout: ``images/seg_track_20/train/<video>/<video>-0000001.jpg``,
-``labels/seg_track_20/bitmasks/train/<video>/<video>-0000001.png``. Crowd and ignored objects are ignored.
+``labels/seg_track_20/bitmasks/train/<video>/<video>-0000001.png``. Crowd and ignored objects are
+ignored.
 """
 
 from __future__ import annotations

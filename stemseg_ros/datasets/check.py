@@ -55,7 +55,8 @@ class EntryReport:
 def check_mix(config: Config, data: Path, progress: Progress) -> list[EntryReport]:
     """Read every frame of the mix, one at a time; what is bad is noted, and the rest goes on.
 
-    An entry whose files do not fit together (one is missing, annotations are broken) is bad as a whole.
+    An entry whose files do not fit together (one is missing, annotations are broken) is bad as
+    a whole.
     Raises ConfigError, DataError for a mix without entries.
     """
     mix = entries(config)
@@ -74,8 +75,12 @@ def check_mix(config: Config, data: Path, progress: Progress) -> list[EntryRepor
     return reports
 
 
-def _check(sequences: list[LabelledSequence], classes: tuple[str, ...], report: EntryReport,
-           done: Callable[[int], None]) -> None:
+def _check(
+    sequences: list[LabelledSequence],
+    classes: tuple[str, ...],
+    report: EntryReport,
+    done: Callable[[int], None],
+) -> None:
     report.sequences = len(sequences)
     seen = 0
     for sequence in sequences:

@@ -1,7 +1,7 @@
-"""Cityscapes: ``leftImg8bit/train/<city>/*_leftImg8bit.png``, ``gtFine/.../*_gtFine_instanceIds.png``.
+"""Cityscapes: ``leftImg8bit/train/<city>/*.png``, ``gtFine/.../*_gtFine_instanceIds.png``.
 
-A label is class * 1000 + number from 0 for an object, the class alone for groups of objects that could not be
-told apart (ignored) and for stuff.
+A label is class * 1000 + number from 0 for an object, the class alone for groups of objects that
+could not be told apart (ignored) and for stuff.
 """
 
 from __future__ import annotations
@@ -14,11 +14,27 @@ import numpy as np
 
 from stemseg_ros.datasets.classes import IGNORED, Targets, class_targets, compose
 from stemseg_ros.datasets.folders import first_folder, images_in, refuse_missing, subfolders
-from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelArray, LabelFiles, LabelledSequence
+from stemseg_ros.datasets.sequence import (
+    CLASS_STEP,
+    IGNORE_LABEL,
+    LabelArray,
+    LabelFiles,
+    LabelledSequence,
+)
 from stemseg_ros.evaluation.formats.pngs import read_png
 
-CLASSES = {24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 29: "caravan", 30: "trailer",
-           31: "train", 32: "motorcycle", 33: "bicycle"}
+CLASSES = {
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    29: "caravan",
+    30: "trailer",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
+}
 UNKNOWN = range(4)
 """Unlabelled, ego vehicle, border of the rectification, out of the region of interest."""
 STUFF = range(4, 24)
@@ -33,8 +49,11 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
         for image in images_in(city):
             name = image.stem.removesuffix("_leftImg8bit")
             labels.append(truth / city.name / f"{name}_gtFine_instanceIds.png")
-            sequences.append(LabelledSequence(name, source, (image,),
-                                              LabelFiles(((labels[-1],),), partial(_decode, targets))))
+            sequences.append(
+                LabelledSequence(
+                    name, source, (image,), LabelFiles(((labels[-1],),), partial(_decode, targets))
+                )
+            )
     refuse_missing(labels, "an image has no labels")
     return sequences
 

@@ -14,15 +14,29 @@ IGNORED = -1
 ANY = "object"
 """A configured class of this name takes all that the others leave (DAVIS)."""
 SYNONYMS = {
-    "person": "pedestrian", "people": "pedestrian", "sedan": "car", "motorbike": "motorcycle",
-    "bike": "bicycle", "aeroplane": "airplane", "tvmonitor": "tv", "sofa": "couch",
-    "pottedplant": "potted_plant", "diningtable": "dining_table"}
+    "person": "pedestrian",
+    "people": "pedestrian",
+    "sedan": "car",
+    "motorbike": "motorcycle",
+    "bike": "bicycle",
+    "aeroplane": "airplane",
+    "tvmonitor": "tv",
+    "sofa": "couch",
+    "pottedplant": "potted_plant",
+    "diningtable": "dining_table",
+}
 """Names that mean the same."""
 LOOKALIKES = {
-    "rider": "pedestrian", "bicyclist": "pedestrian", "motorcyclist": "pedestrian",
-    "other_rider": "pedestrian", "person_group": "pedestrian",
-    "van": "car", "caravan": "car", "trailer": "car"}
-"""Ignored where the other class is wanted and they themselves are not: datasets disagree about them."""
+    "rider": "pedestrian",
+    "bicyclist": "pedestrian",
+    "motorcyclist": "pedestrian",
+    "other_rider": "pedestrian",
+    "person_group": "pedestrian",
+    "van": "car",
+    "caravan": "car",
+    "trailer": "car",
+}
+"""Ignored where the other class is wanted and they are not: datasets disagree about them."""
 
 Targets = dict[int, int]
 """Class id of a dataset -> class id of the configuration from 1, 0 background, IGNORED."""
@@ -35,8 +49,10 @@ def class_targets(names: Mapping[int, str], classes: Sequence[str], place: str) 
     """
     found = {id_: target_of(name, classes) for id_, name in names.items()}
     if not any(target > 0 for target in found.values()):
-        raise DataError(f"{place}: network.classes ({', '.join(classes)}) has none of its classes "
-                        f"({', '.join(names.values())})")
+        raise DataError(
+            f"{place}: network.classes ({', '.join(classes)}) has none of its classes "
+            f"({', '.join(names.values())})"
+        )
     return found
 
 
@@ -59,12 +75,15 @@ def label_of(target: int, number: int) -> int:
     if target == IGNORED:
         return IGNORE_LABEL
     if not 1 <= number < CLASS_STEP:
-        raise ValueError(f"object number {number}; labels hold at most {CLASS_STEP - 1} objects of a class")
+        raise ValueError(
+            f"object number {number}; labels hold at most {CLASS_STEP - 1} objects of a class"
+        )
     return target * CLASS_STEP + number
 
 
-def compose(categories: npt.NDArray[np.integer], numbers: npt.NDArray[np.integer],
-            targets: Targets) -> LabelArray:
+def compose(
+    categories: npt.NDArray[np.integer], numbers: npt.NDArray[np.integer], targets: Targets
+) -> LabelArray:
     """Labels from class ids of the dataset and object numbers from 1, both (H, W).
 
     Raises ValueError for a category that the dataset does not have, or a number above 999.
@@ -79,7 +98,9 @@ def compose(categories: npt.NDArray[np.integer], numbers: npt.NDArray[np.integer
     if highest:
         label_of(1, highest)
     objects = wanted * CLASS_STEP + numbers.astype(np.int32)
-    return np.where(wanted > 0, objects, np.where(wanted == IGNORED, IGNORE_LABEL, 0)).astype(np.int32)
+    return np.where(wanted > 0, objects, np.where(wanted == IGNORED, IGNORE_LABEL, 0)).astype(
+        np.int32
+    )
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,7 @@
-"""COCO stills: ``train2017/*.jpg`` with ``annotations/instances_train2017.json`` (polygons and run lengths).
+"""COCO stills: ``train2017/*.jpg`` with ``annotations/instances_train2017.json``.
 
-Objects marked ``iscrowd`` are ignored regions. Where masks overlap the smaller object lies on top. Images
-without an object of a wanted class are left out.
+Objects marked ``iscrowd`` are ignored regions. Where masks overlap the smaller object lies on top.
+Images without an object of a wanted class are left out.
 """
 
 from __future__ import annotations
@@ -44,9 +44,16 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
     for entry in scan(file, "annotations"):
         with data_errors(f"{file}, annotations[{entry.position}]"):
             _add_object(images, targets, entry)
-    found = [LabelledSequence(Path(image.file).stem, source, (folder / image.file,),
-                              JsonLabels(file, image.size, tuple(image.objects), _mask))
-             for image in images.values() if image.numbers]
+    found = [
+        LabelledSequence(
+            Path(image.file).stem,
+            source,
+            (folder / image.file,),
+            JsonLabels(file, image.size, tuple(image.objects), _mask),
+        )
+        for image in images.values()
+        if image.numbers
+    ]
     refuse_empty(found, file, "no object of a class in network.classes")
     refuse_missing((sequence.images[0] for sequence in found), f"{file.name} names it")
     return found
@@ -85,7 +92,9 @@ def _check(segmentation: Any, size: tuple[int, int]) -> None:
     if isinstance(segmentation, dict):
         mask_rle(segmentation, size)
         return
-    if not isinstance(segmentation, list) or not any(len(polygon) >= MIN_POLYGON for polygon in segmentation):
+    if not isinstance(segmentation, list) or not any(
+        len(polygon) >= MIN_POLYGON for polygon in segmentation
+    ):
         raise ValueError("segmentation has no polygon of three points, and is no run lengths")
     for polygon in segmentation:
         if len(polygon) % 2 or not all(isinstance(value, int | float) for value in polygon):

@@ -1,7 +1,8 @@
 """The driving pack: short clips and stills with KITTI-MOTS label images.
 
-Layout: ``clips/<name>/<frame>.jpg`` are videos, ``stills_*/<frame>.jpg`` single images; beside every JPEG
-lies a PNG of the same name, uint16, class * 1000 + track id, 0 background, 10000 ignored.
+Layout: ``clips/<name>/<frame>.jpg`` are videos, ``stills_*/<frame>.jpg`` single images; beside
+every JPEG lies a PNG of the same name, uint16, class * 1000 + track id, 0 background, 10000
+ignored.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ CLASSES = {1: "car", 2: "pedestrian"}
 def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[LabelledSequence]:
     """The part of the pack that ``source`` names, mapped to the classes. Raises DataError."""
     if split not in ("train", "development"):
-        raise DataError(f"{root}: the driving pack has the splits train and development, not '{split}'")
+        raise DataError(
+            f"{root}: the driving pack has the splits train and development, not '{split}'"
+        )
     targets = class_targets(CLASSES, classes, str(root))
     sequences = load_driving(root, "train" if split == "train" else "development", targets)
     chosen = [sequence for sequence in sequences if sequence.source == source]
@@ -46,23 +49,34 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
     return chosen
 
 
-def load_driving(root: Path, split: Split, targets: Targets | None = None) -> list[LabelledSequence]:
-    """Clips and stills of one split; nothing is decoded yet. Without targets labels stay as they are.
+def load_driving(
+    root: Path, split: Split, targets: Targets | None = None
+) -> list[LabelledSequence]:
+    """Clips and stills of one split, not decoded yet. Without targets labels stay as they are.
 
     Raises DataError for a missing or incomplete pack.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; expected the driving pack with clips/ and stills_*/")
+        raise DataError(
+            f"{root}: no such folder; expected the driving pack with clips/ and stills_*/"
+        )
     held_out = split == "development"
     clips = [folder for folder in sorted((root / "clips").glob("*")) if folder.is_dir()]
-    sequences = [_sequence(folder, "clips", _images(folder), targets) for folder in clips
-                 if (folder.name in HELD_OUT_CLIPS) == held_out]
+    sequences = [
+        _sequence(folder, "clips", _images(folder), targets)
+        for folder in clips
+        if (folder.name in HELD_OUT_CLIPS) == held_out
+    ]
     for folder in sorted(root.glob("stills_*")):
-        sequences += [_sequence(folder, folder.name, [image], targets)
-                      for position, image in enumerate(_images(folder))
-                      if (position % HELD_OUT_STILL == 0) == held_out]
+        sequences += [
+            _sequence(folder, folder.name, [image], targets)
+            for position, image in enumerate(_images(folder))
+            if (position % HELD_OUT_STILL == 0) == held_out
+        ]
     if not sequences:
-        raise DataError(f"{root}: no clips/<name>/*.jpg or stills_*/*.jpg of the {split} split found")
+        raise DataError(
+            f"{root}: no clips/<name>/*.jpg or stills_*/*.jpg of the {split} split found"
+        )
     return sequences
 
 
@@ -72,10 +86,14 @@ def read_labels(targets: Targets | None, path: Path) -> LabelArray:
     if labels is None:
         raise DataError(f"{path}: not readable as a label image")
     if labels.dtype != np.uint16 or labels.ndim != 2:
-        raise DataError(f"{path}: expected one channel of 16 bits, found {labels.dtype} {labels.shape}")
+        raise DataError(
+            f"{path}: expected one channel of 16 bits, found {labels.dtype} {labels.shape}"
+        )
     if np.any((labels > 0) & (labels < CLASS_STEP)):
-        raise DataError(f"{path}: labels between 1 and {CLASS_STEP - 1} have no class "
-                        f"(expected class * {CLASS_STEP} + track id)")
+        raise DataError(
+            f"{path}: labels between 1 and {CLASS_STEP - 1} have no class "
+            f"(expected class * {CLASS_STEP} + track id)"
+        )
     wide = labels.astype(np.int32)
     if targets is None:
         return wide
@@ -90,7 +108,9 @@ def _images(folder: Path) -> list[Path]:
     return images
 
 
-def _sequence(folder: Path, source: str, images: list[Path], targets: Targets | None) -> LabelledSequence:
+def _sequence(
+    folder: Path, source: str, images: list[Path], targets: Targets | None
+) -> LabelledSequence:
     files = [image.with_suffix(".png") for image in images]
     refuse_missing(files, "an image has no label image")
     name = f"{source}/{folder.name if source == 'clips' else images[0].stem}"

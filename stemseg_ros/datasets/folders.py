@@ -16,8 +16,11 @@ def first_folder(root: Path, *names: str) -> Path:
     for name in names:
         if (root / name).is_dir():
             return root / name
-    raise DataError(f"{root}: no folder {' or '.join(names)} there" if root.is_dir() else
-                    f"{root}: no such folder")
+    raise DataError(
+        f"{root}: no folder {' or '.join(names)} there"
+        if root.is_dir()
+        else f"{root}: no such folder"
+    )
 
 
 def first_file(root: Path, *names: str) -> Path:
@@ -25,8 +28,11 @@ def first_file(root: Path, *names: str) -> Path:
     for name in names:
         if (root / name).is_file():
             return root / name
-    raise DataError(f"{root}: no file {' or '.join(names)} there" if root.is_dir() else
-                    f"{root}: no such folder")
+    raise DataError(
+        f"{root}: no file {' or '.join(names)} there"
+        if root.is_dir()
+        else f"{root}: no such folder"
+    )
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -54,8 +60,10 @@ def refuse_missing(files: Iterable[Path], why: str) -> None:
         raise DataError(f"{missing[0]}: missing; {why}{more}")
 
 
-def paired_folders(images: Path, labels: Path) -> tuple[tuple[Path, ...], tuple[tuple[Path, ...], ...]]:
-    """Images of a sequence and the label images of the same names, each the other's. Raises DataError."""
+def paired_folders(
+    images: Path, labels: Path
+) -> tuple[tuple[Path, ...], tuple[tuple[Path, ...], ...]]:
+    """Images of a sequence and the label images of the same names. Raises DataError."""
     found = images_in(images)
     files = [labels / f"{image.stem}.png" for image in found]
     refuse_missing(files, "an image has no labels")

@@ -1,4 +1,4 @@
-"""Mapillary Vistas 1.2 and 2.0: uint16 label images, class * 256 + number, and a list of the classes.
+"""Mapillary Vistas: uint16 label images, class * 256 + number, and a list of the classes.
 
 Layout: ``training/images/*.jpg``; ``training/instances/*.png`` with ``config.json``, or
 ``training/v2.0/instances`` with ``config_v2.0.json`` (the same for v1.2).
@@ -15,15 +15,24 @@ import numpy as np
 
 from stemseg_ros.datasets.classes import ANY, IGNORED, Targets, class_targets, compose, target_of
 from stemseg_ros.datasets.folders import first_folder, images_in, refuse_missing
-from stemseg_ros.datasets.sequence import DataError, LabelArray, LabelFiles, LabelledSequence, data_errors
+from stemseg_ros.datasets.sequence import (
+    DataError,
+    LabelArray,
+    LabelFiles,
+    LabelledSequence,
+    data_errors,
+)
 from stemseg_ros.evaluation.formats.pngs import read_png
 
 NUMBERS = 256
 """A label is class * 256 + number of the object."""
 SPLITS = {"train": "training", "val": "validation"}
-LAYOUTS = (("v2.0/instances", "config_v2.0.json"), ("v1.2/instances", "config_v1.2.json"),
-           ("instances", "config.json"))
-"""Folder of the label images below that of the split, and the list of classes that belongs to it."""
+LAYOUTS = (
+    ("v2.0/instances", "config_v2.0.json"),
+    ("v1.2/instances", "config_v1.2.json"),
+    ("instances", "config.json"),
+)
+"""Folder of the label images below that of the split, and the list of classes for it."""
 VOID = "void--"
 """Classes with this prefix are ignored."""
 
@@ -36,8 +45,12 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
     decode = partial(_decode, _targets(config, classes))
     images = images_in(folder / "images")
     refuse_missing((labels / f"{image.stem}.png" for image in images), "an image has no labels")
-    return [LabelledSequence(image.stem, source, (image,),
-                             LabelFiles(((labels / f"{image.stem}.png",),), decode)) for image in images]
+    return [
+        LabelledSequence(
+            image.stem, source, (image,), LabelFiles(((labels / f"{image.stem}.png",),), decode)
+        )
+        for image in images
+    ]
 
 
 def _targets(config: Path, classes: Sequence[str]) -> Targets:
@@ -50,11 +63,13 @@ def _targets(config: Path, classes: Sequence[str]) -> Targets:
         names = {i: str(label["name"]) for i, label in enumerate(content["labels"])}
         things = {i for i, label in enumerate(content["labels"]) if label["instances"]}
     wanted = class_targets({i: _short(names[i]) for i in sorted(things)}, classes, str(config))
-    return {i: wanted[i] if i in things else _stuff_target(name, classes) for i, name in names.items()}
+    return {
+        i: wanted[i] if i in things else _stuff_target(name, classes) for i, name in names.items()
+    }
 
 
 def _stuff_target(name: str, classes: Sequence[str]) -> int:
-    """Without separate objects a class is background, unless it is void or a crowd of what is wanted."""
+    """Without objects a class is background, unless it is void or a crowd of what is wanted."""
     named = [other for other in classes if other != ANY]
     return IGNORED if name.startswith(VOID) or target_of(_short(name), named) else 0
 

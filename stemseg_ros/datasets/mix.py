@@ -1,4 +1,4 @@
-"""The mix of datasets that ``training.mix`` names, found and checked before anything is trained."""
+"""The datasets that ``training.mix`` names, found and checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stemseg_ros.datasets import (
 from stemseg_ros.datasets.sequence import DataError, LabelledSequence
 
 Loader = Callable[[Path, str, Sequence[str], str], list[LabelledSequence]]
-"""(folder, split, class names, name of the entry) -> sequences, nothing decoded. Raises DataError."""
+"""(folder, split, class names, name of the entry) -> sequences, not decoded. Raises DataError."""
 
 FORMATS: dict[str, Loader] = {
     "driving": driving.load,
@@ -48,15 +48,19 @@ def entries(config: Config) -> dict[str, DatasetConfig]:
 
     Raises ConfigError for a format that does not exist, DataError if there are no entries.
     """
-    found = {name: entry for name, entry in sorted(config.training.mix.items()) if entry.weight > 0}
+    found = {
+        name: entry for name, entry in sorted(config.training.mix.items()) if entry.weight > 0
+    }
     if not found:
         raise DataError("training.mix gives no weight to any dataset")
     for name, entry in found.items():
         if entry.format not in FORMATS:
             close = difflib.get_close_matches(entry.format, FORMATS, n=1)
-            raise ConfigError(f"training.mix.{name}.format: no format '{entry.format}'"
-                              f"{f'; did you mean {close[0]!r}?' if close else ''}; "
-                              f"formats: {', '.join(FORMATS)}")
+            raise ConfigError(
+                f"training.mix.{name}.format: no format '{entry.format}'"
+                f"{f'; did you mean {close[0]!r}?' if close else ''}; "
+                f"formats: {', '.join(FORMATS)}"
+            )
     return found
 
 

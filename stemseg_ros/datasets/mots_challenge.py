@@ -1,4 +1,4 @@
-"""MOTSChallenge / MOTS20: ``train/MOTS20-02/`` with ``img1/000001.jpg``, ``gt/gt.txt``, ``seqinfo.ini``."""
+"""MOTSChallenge: ``train/MOTS20-02/`` with ``img1/000001.jpg``, ``gt/gt.txt``, ``seqinfo.ini``."""
 
 from __future__ import annotations
 

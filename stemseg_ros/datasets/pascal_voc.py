@@ -1,7 +1,7 @@
-"""Pascal VOC 2012: ``JPEGImages``, ``SegmentationObject``, ``SegmentationClass``, ``ImageSets/Segmentation``.
+"""Pascal VOC 2012: ``JPEGImages``, ``SegmentationObject`` and ``SegmentationClass``.
 
-The root is the folder that holds them, or one above (``VOC2012``, ``VOCdevkit/VOC2012``). Both label images
-have 255 on contours and difficult objects: ignored.
+The root is the folder that holds them, or one above (``VOC2012``, ``VOCdevkit/VOC2012``). Both
+label images have 255 on contours and difficult objects: ignored.
 """
 
 from __future__ import annotations
@@ -17,28 +17,43 @@ from stemseg_ros.datasets.folders import first_folder, list_file, refuse_missing
 from stemseg_ros.datasets.sequence import LabelArray, LabelFiles, LabelledSequence
 from stemseg_ros.evaluation.formats.pngs import read_png
 
-CLASSES = dict(enumerate((
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"), start=1))
+NAMES = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
+    "person pottedplant sheep sofa train tvmonitor"
+)
+CLASSES = dict(enumerate(NAMES.split(), start=1))
 VOID = 255
 
 
 def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[LabelledSequence]:
     """Stills of the segmentation lists (train, val, trainval). Raises DataError."""
     targets = {0: 0, **class_targets(CLASSES, classes, str(root)), VOID: IGNORED}
-    base = first_folder(root, "SegmentationObject", "VOC2012/SegmentationObject",
-                        "VOCdevkit/VOC2012/SegmentationObject").parent
+    base = first_folder(
+        root,
+        "SegmentationObject",
+        "VOC2012/SegmentationObject",
+        "VOCdevkit/VOC2012/SegmentationObject",
+    ).parent
     names = list_file(base / "ImageSets" / "Segmentation" / f"{split}.txt")
     sequences = []
     for name in names:
         image = base / "JPEGImages" / f"{name}.jpg"
-        files = (base / "SegmentationObject" / f"{name}.png", base / "SegmentationClass" / f"{name}.png")
+        files = (
+            base / "SegmentationObject" / f"{name}.png",
+            base / "SegmentationClass" / f"{name}.png",
+        )
         labels = LabelFiles((files,), partial(_decode, targets))
         sequences.append(LabelledSequence(name, source, (image,), labels))
     why = f"the list '{split}' names it"
     refuse_missing((sequence.images[0] for sequence in sequences), why)
-    refuse_missing((base / kind / f"{name}.png" for name in names
-                    for kind in ("SegmentationObject", "SegmentationClass")), why)
+    refuse_missing(
+        (
+            base / kind / f"{name}.png"
+            for name in names
+            for kind in ("SegmentationObject", "SegmentationClass")
+        ),
+        why,
+    )
     return sequences
 
 

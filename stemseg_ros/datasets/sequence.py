@@ -50,7 +50,7 @@ class Labels(Protocol):
         """Labels of one frame. Raises DataError."""
 
     def size(self, index: int) -> tuple[int, int]:
-        """(H, W) of one frame's labels; looks for damage, without decoding them. Raises DataError."""
+        """(H, W) of one frame's labels; looks for damage, decodes nothing. Raises DataError."""
 
     def place(self, index: int) -> str:
         """Where the labels of a frame come from, for messages."""
@@ -63,7 +63,7 @@ class LabelFiles:
     files: tuple[tuple[Path, ...], ...]
     """The file or files of each frame."""
     decode: Callable[..., LabelArray]
-    """Takes the files of a frame. Raises StemsegError, or ValueError for content that cannot be."""
+    """Takes the files of a frame. Raises StemsegError, or ValueError for impossible content."""
 
     def read(self, index: int) -> LabelArray:
         for file in self.files[index]:
@@ -74,7 +74,9 @@ class LabelFiles:
     def size(self, index: int) -> tuple[int, int]:
         sizes = [image_size(file, checksums=True) for file in self.files[index]]
         if len(set(sizes)) > 1:
-            raise DataError(f"{self.place(index)}: its size differs from that of {self.files[index][1]}")
+            raise DataError(
+                f"{self.place(index)}: its size differs from that of {self.files[index][1]}"
+            )
         return sizes[0]
 
     def place(self, index: int) -> str:
@@ -102,7 +104,7 @@ class MaskLabels:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSequence(Sequence[LabelledFrame]):
-    """A labelled video, or a still as a video of one frame; frames are read from disk when indexed."""
+    """A labelled video, or a still as a video of one frame; frames are read when indexed."""
 
     name: str
     """Unique in its dataset, for messages."""
@@ -132,8 +134,10 @@ class LabelledSequence(Sequence[LabelledFrame]):
         self._compare(index, (image.shape[0], image.shape[1]), (labels.shape[0], labels.shape[1]))
         top = int(class_of(labels).max(initial=0))
         if classes is not None and top > classes:
-            raise DataError(f"{self.labels.place(index)}: label {labels[labels != IGNORE_LABEL].max()} has "
-                            f"class {top}, the configuration has {classes} classes (network.classes)")
+            raise DataError(
+                f"{self.labels.place(index)}: label {labels[labels != IGNORE_LABEL].max()} has "
+                f"class {top}, the configuration has {classes} classes (network.classes)"
+            )
         return LabelledFrame(image, labels)
 
     def check(self) -> None:
@@ -143,8 +147,10 @@ class LabelledSequence(Sequence[LabelledFrame]):
 
     def _compare(self, index: int, image: tuple[int, int], labels: tuple[int, int]) -> None:
         if image != labels:
-            raise DataError(f"{self.labels.place(index)}: {labels[1]}x{labels[0]} labels for an image "
-                            f"of {image[1]}x{image[0]} ({self.images[index].name})")
+            raise DataError(
+                f"{self.labels.place(index)}: {labels[1]}x{labels[0]} labels for an image "
+                f"of {image[1]}x{image[0]} ({self.images[index].name})"
+            )
 
 
 def class_of(labels: LabelArray) -> LabelArray:
@@ -154,20 +160,24 @@ def class_of(labels: LabelArray) -> LabelArray:
 
 def read_all(sequences: Sequence[LabelledSequence], classes: int) -> list[list[LabelledFrame]]:
     """Every frame of every sequence, decoded. Raises DataError at the first bad file."""
-    return [[sequence.read(index, classes) for index in range(len(sequence))] for sequence in sequences]
+    return [
+        [sequence.read(index, classes) for index in range(len(sequence))] for sequence in sequences
+    ]
 
 
 def paint(size: tuple[int, int], masks: Iterable[tuple[int, Rle]]) -> LabelArray:
-    """(label, mask) pairs as one label image; ignored regions lie below, small objects above large ones."""
+    """(label, mask) pairs as one label image: ignored regions below, small objects on top."""
     labels = np.zeros(size, np.int32)
-    order = sorted(masks, key=lambda pair: (pair[0] != IGNORE_LABEL, -int(coco_mask.area(pair[1]))))
+    order = sorted(
+        masks, key=lambda pair: (pair[0] != IGNORE_LABEL, -int(coco_mask.area(pair[1])))
+    )
     for label, rle in order:
         labels[decode(rle)] = label
     return labels
 
 
 def image_size(path: Path, *, checksums: bool = False) -> tuple[int, int]:
-    """(H, W) by the header. Raises DataError for a missing file, no image, or one that was cut off.
+    """(H, W) by the header. Raises DataError for a missing file, no image, or one cut off.
 
     checksums: also compare those of a PNG, for which the whole file is read.
     """
@@ -200,7 +210,7 @@ def data_errors(place: str) -> Iterator[None]:
 
 
 def _refuse_cut_off(path: Path) -> None:
-    """Decoders fill what a cut-off JPEG lacks with grey, or miss the last bytes alone. Raises DataError."""
+    """Decoders fill what a cut-off JPEG lacks with grey. Raises DataError."""
     if path.suffix.lower() not in END_MARKS:
         return
     mark, reach = END_MARKS[path.suffix.lower()]

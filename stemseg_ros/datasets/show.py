@@ -31,7 +31,9 @@ def show_clips(config: Config, data: Path, out: Path, clips: int) -> None:
     sources, training = load_mix(config, data), config.training
     images, captions = [], []
     for n in range(clips):
-        rng = np.random.default_rng((training.seed, *divmod(n, training.batch_size)))  # as batches.make_batch
+        rng = np.random.default_rng(
+            (training.seed, *divmod(n, training.batch_size))
+        )  # as batches.make_batch
         clip = draw_clip(sources, config, rng)
         images += draw_labels(clip, config.network.classes)
         captions += [f"{clip.name} {frame}" for frame in range(len(clip.frames))]
@@ -45,7 +47,7 @@ def show_clips(config: Config, data: Path, out: Path, clips: int) -> None:
 
 
 def draw_labels(clip: Clip, classes: tuple[str, ...]) -> list[Image]:
-    """Each frame with its objects, named by class * 1000 + track id, and stripes where it is ignored."""
+    """Each frame with its objects, named by label and class, and stripes where it is ignored."""
     drawn = []
     for index, (image, labels) in enumerate(zip(clip.frames, clip.labels, strict=True)):
         canvas = draw_instances(image, _result(index, labels, classes))
@@ -63,6 +65,9 @@ def _result(index: int, labels: LabelArray, classes: tuple[str, ...]) -> FrameRe
         mask = labels == label
         x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
         class_id = label // CLASS_STEP
-        instances.append(Instance(label, class_id, classes[class_id - 1], 1.0, encode(mask),
-                                  (x, y, width, height)))
+        instances.append(
+            Instance(
+                label, class_id, classes[class_id - 1], 1.0, encode(mask), (x, y, width, height)
+            )
+        )
     return FrameResult(index, 0, labels.shape[0], labels.shape[1], 0, tuple(instances))

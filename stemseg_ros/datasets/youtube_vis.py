@@ -1,7 +1,8 @@
 """YouTube-VIS 2019 and 2021, and what OVIS shares with them: one JSON file, tracks of run lengths.
 
-Layout: ``train/JPEGImages/<video>/00000.jpg`` with ``train.json`` (2019) or ``train/instances.json`` (2021).
-Tracks marked ``iscrowd`` are ignored regions; videos without an object of a wanted class are left out.
+Layout: ``train/JPEGImages/<video>/00000.jpg`` with ``train.json`` (2019) or
+``train/instances.json`` (2021). Tracks marked ``iscrowd`` are ignored regions; videos without an
+object of a wanted class are left out.
 """
 
 from __future__ import annotations
@@ -21,11 +22,17 @@ from stemseg_ros.records import Rle
 
 def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[LabelledSequence]:
     """Every video with wanted objects. Raises DataError."""
-    file = first_file(root, f"{split}.json", f"{split}/instances.json", f"annotations/{split}.json")
-    return load_file(file, first_folder(root, f"{split}/JPEGImages", "JPEGImages"), classes, source)
+    file = first_file(
+        root, f"{split}.json", f"{split}/instances.json", f"annotations/{split}.json"
+    )
+    return load_file(
+        file, first_folder(root, f"{split}/JPEGImages", "JPEGImages"), classes, source
+    )
 
 
-def load_file(file: Path, images: Path, classes: Sequence[str], source: str) -> list[LabelledSequence]:
+def load_file(
+    file: Path, images: Path, classes: Sequence[str], source: str
+) -> list[LabelledSequence]:
     """The same for one annotation file and the folder of the videos' folders."""
     videos: dict[int, _Video] = {}
     names: dict[int, str] = {}
@@ -41,7 +48,9 @@ def load_file(file: Path, images: Path, classes: Sequence[str], source: str) -> 
             _add_track(videos, targets, entry)
     found = [_sequence(video, file, images, source) for video in videos.values() if video.numbers]
     refuse_empty(found, file, "no object of a class in network.classes")
-    refuse_missing((image for sequence in found for image in sequence.images), f"{file.name} names it")
+    refuse_missing(
+        (image for sequence in found for image in sequence.images), f"{file.name} names it"
+    )
     return found
 
 
@@ -54,12 +63,16 @@ class _Video:
     objects: list[tuple[int, Span]] = field(default_factory=list)
     """(label, entry)."""
     numbers: Counter[int] = field(default_factory=Counter)
-    """Objects so far of each class; ids of the file count through all videos and do not fit into labels."""
+    """Objects so far of each class; ids of the file count through all videos."""
 
 
 def _sequence(video: _Video, file: Path, images: Path, source: str) -> LabelledSequence:
-    return LabelledSequence(Path(video.files[0]).parent.name, source, tuple(images / f for f in video.files),
-                            JsonLabels(file, video.size, tuple(video.objects), _mask))
+    return LabelledSequence(
+        Path(video.files[0]).parent.name,
+        source,
+        tuple(images / f for f in video.files),
+        JsonLabels(file, video.size, tuple(video.objects), _mask),
+    )
 
 
 def _video(value: Json) -> _Video:
@@ -78,7 +91,9 @@ def _add_track(videos: dict[int, _Video], targets: Targets, entry: Entry) -> Non
         raise ValueError(f"category_id {value['category_id']} is unknown")
     video = videos[value["video_id"]]
     if len(value["segmentations"]) != len(video.files):
-        raise ValueError(f"{len(value['segmentations'])} segmentations for {len(video.files)} frames")
+        raise ValueError(
+            f"{len(value['segmentations'])} segmentations for {len(video.files)} frames"
+        )
     for index in range(len(video.files)):
         _mask(value, index, video.size)
     if value.get("iscrowd") or target == IGNORED:

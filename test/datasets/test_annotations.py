@@ -13,32 +13,53 @@ from hypothesis import strategies as st
 from stemseg_ros.datasets.annotations import scan
 from stemseg_ros.datasets.sequence import DataError
 
-VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner,
-                                                                                  max_size=3), max_leaves=8)
-FILES = st.fixed_dictionaries({
-    "images": st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=3), max_size=4),
-    "annotations": st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=3), max_size=4),
-}, optional={"info": VALUES, "licenses": st.lists(VALUES, max_size=3)})
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+FILES = st.fixed_dictionaries(
+    {
+        "images": st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=3), max_size=4),
+        "annotations": st.lists(
+            st.dictionaries(st.text(max_size=4), VALUES, max_size=3), max_size=4
+        ),
+    },
+    optional={"info": VALUES, "licenses": st.lists(VALUES, max_size=3)},
+)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(content=FILES, indent=st.sampled_from([None, 1]), ascii_only=st.booleans(), backwards=st.booleans())
-def test_entries_and_their_places(content: dict[str, Any], indent: int | None, ascii_only: bool,
-                                  backwards: bool, tmp_path: Path) -> None:
+@settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(
+    content=FILES,
+    indent=st.sampled_from([None, 1]),
+    ascii_only=st.booleans(),
+    backwards=st.booleans(),
+)
+def test_entries_and_their_places(
+    content: dict[str, Any], indent: int | None, ascii_only: bool, backwards: bool, tmp_path: Path
+) -> None:
     content = dict(reversed(content.items())) if backwards else content
     file = tmp_path / "a.json"
-    raw = json.dumps(content, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    raw = json.dumps(content, indent=indent, ensure_ascii=ascii_only).encode(
+        "utf-8", "surrogatepass"
+    )
     file.write_bytes(raw)
     found: dict[str, list[Any]] = {"images": [], "annotations": []}
     for entry in scan(file, "images", "annotations"):
         assert entry.position == len(found[entry.key])
-        found[entry.key].append(json.loads(raw[entry.span[0]:entry.span[1]]))
+        found[entry.key].append(json.loads(raw[entry.span[0] : entry.span[1]]))
     assert found == {key: content[key] for key in found}
 
 
 def test_every_cut_is_noticed(tmp_path: Path) -> None:
-    whole = json.dumps({"info": {"a": [1]}, "annotations": [{"id": 1}, {"id": 2}], "images": []}, indent=1)
+    whole = json.dumps(
+        {"info": {"a": [1]}, "annotations": [{"id": 1}, {"id": 2}], "images": []}, indent=1
+    )
     file = tmp_path / "a.json"
     for length in range(len(whole)):
         file.write_text(whole[:length])
@@ -46,12 +67,18 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
             list(scan(file, "annotations"))
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("[1]", "line 1 column 1: .*expected '{'"), ('{"annotations": {"id": 1}}', "no list of annotations"),
-    ('{"annotations": [{"id": 1} {"id": 2}]}', "line 1 column 28: .*expected ']'"),
-    ('{"annotations": [], "images": []; }', "expected '}'"), ('{"annotations": [3]}', "expected an object"),
-    ("{}", "no list of annotations"), ('{\n"info" 5}', "line 2 column 8: .*expected ':'"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1]", "line 1 column 1: .*expected '{'"),
+        ('{"annotations": {"id": 1}}', "no list of annotations"),
+        ('{"annotations": [{"id": 1} {"id": 2}]}', "line 1 column 28: .*expected ']'"),
+        ('{"annotations": [], "images": []; }', "expected '}'"),
+        ('{"annotations": [3]}', "expected an object"),
+        ("{}", "no list of annotations"),
+        ('{\n"info" 5}', "line 2 column 8: .*expected ':'"),
+    ],
+)
 def test_other_forms_are_refused(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=words):

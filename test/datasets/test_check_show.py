@@ -1,4 +1,4 @@
-"""``stemseg data check`` counts what is there and lists what is bad; ``data show`` draws training clips."""
+"""``stemseg data check`` counts and lists what is bad; ``data show`` draws training clips."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from stemseg_ros.datasets.show import draw_labels
 from stemseg_ros.media.overlay import track_color
 from stemseg_ros.training.clips import Clip
 
-MIX = {"city": {"format": "cityscapes", "root": "cs", "weight": 1},
-       "tracking": {"format": "kitti_mots", "root": "kitti", "weight": 3}}
+MIX = {
+    "city": {"format": "cityscapes", "root": "cs", "weight": 1},
+    "tracking": {"format": "kitti_mots", "root": "kitti", "weight": 3},
+}
 SETTINGS = {"training.mix": MIX, "training.crop": [64, 96], "training.scale": [1.0, 1.0]}
 
 
@@ -61,7 +63,9 @@ def test_counts(data: Path, config: Config) -> None:
     assert tracking.masks == {"car": 36, "pedestrian": 36}
     assert tracking.ignored == pytest.approx(masks(0)["ignored"].mean())
     assert not city.bad and not tracking.bad
-    assert bars.totals == {"city": 1, "tracking": 36} and bars.done["tracking"] == list(range(1, 37))
+    assert bars.totals == {"city": 1, "tracking": 36} and bars.done["tracking"] == list(
+        range(1, 37)
+    )
 
 
 def test_bad_files_are_listed_and_the_rest_is_read(data: Path, config: Config) -> None:
@@ -71,9 +75,12 @@ def test_bad_files_are_listed_and_the_rest_is_read(data: Path, config: Config) -
     (data / "cs/gtFine/train/ulm/ulm_000000_000019_gtFine_instanceIds.png").unlink()
     city, tracking = check_mix(config, data, Bars())
     assert [line.split(":")[0].rpartition("/")[2] for line in city.bad] == [
-        "ulm_000000_000019_gtFine_instanceIds.png"]
+        "ulm_000000_000019_gtFine_instanceIds.png"
+    ]
     assert [Path(line.split(":")[0]).parts[-2:] for line in tracking.bad] == [
-        ("0001", "000000.png"), ("0020", "000002.png")]
+        ("0001", "000000.png"),
+        ("0020", "000002.png"),
+    ]
     assert tracking.frames == 34 and tracking.masks["car"] == 34 and tracking.tracks["car"] == 12
 
 
@@ -82,10 +89,13 @@ def run(data: Path, tmp_path: Path, *arguments: object) -> Any:
         "network: {backbone: mobilenet_v2}\nwindow: {length: 4, overlap: 2}\n"
         "training:\n  crop: [64, 96]\n  mix:\n"
         "    city: {format: cityscapes, root: cs}\n"
-        "    tracking: {format: kitti_mots, root: kitti, weight: 3}\n")
+        "    tracking: {format: kitti_mots, root: kitti, weight: 3}\n"
+    )
     command, *rest = arguments
-    return CliRunner().invoke(app, ["data", str(command), str(tmp_path / "mix.yaml"), "--data", str(data),
-                                    *map(str, rest)])
+    return CliRunner().invoke(
+        app,
+        ["data", str(command), str(tmp_path / "mix.yaml"), "--data", str(data), *map(str, rest)],
+    )
 
 
 def test_the_command_prints_counts(data: Path, tmp_path: Path) -> None:
@@ -103,16 +113,30 @@ def test_the_command_fails_on_bad_files(data: Path, tmp_path: Path) -> None:
     assert "0020/000002.png: is cut off before its end, or no PNG file" in result.stderr
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["check", "--set", "training.mix={a: {format: cocoo}}"], "no format 'cocoo'; did you mean 'coco'"),
-    (["check", "--set", "training.mix={a: 0}"], "training.mix gives no weight"),
-    (["show", "--out", "sheet.jpg"], "sheet.jpg: the contact sheet is a PNG"),
-    (["show", "--out", "sheet.png", "--set", "training.mix={a: {format: coco, root: zz}}"],
-     "zz: no such folder"),
-])
-def test_mistakes_end_in_one_line(arguments: list[str], words: str, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["check", "--set", "training.mix={a: {format: cocoo}}"],
+            "no format 'cocoo'; did you mean 'coco'",
+        ),
+        (["check", "--set", "training.mix={a: 0}"], "training.mix gives no weight"),
+        (["show", "--out", "sheet.jpg"], "sheet.jpg: the contact sheet is a PNG"),
+        (
+            ["show", "--out", "sheet.png", "--set", "training.mix={a: {format: coco, root: zz}}"],
+            "zz: no such folder",
+        ),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    arguments: list[str], words: str, data: Path, tmp_path: Path
+) -> None:
     result = run(data, tmp_path, *arguments)
-    assert result.exit_code == 2 and words in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert (
+        result.exit_code == 2
+        and words in result.stderr
+        and len(result.stderr.strip().splitlines()) == 1
+    )
 
 
 def test_the_contact_sheet_has_a_row_per_clip(data: Path, tmp_path: Path) -> None:

@@ -12,18 +12,31 @@ from stemseg_ros.datasets.sequence import IGNORE_LABEL, class_of
 DRIVING = ("car", "pedestrian")
 
 
-@pytest.mark.parametrize(("name", "classes", "target"), [
-    ("car", DRIVING, 1), ("Car", DRIVING, 1), ("pedestrian", DRIVING, 2),
-    ("person", DRIVING, 2),  # a synonym
-    ("person", ("pedestrian", "person"), 2),  # the name itself comes first
-    ("pedestrian", ("person",), 1),  # synonyms hold both ways
-    ("sedan", DRIVING, 1), ("aeroplane", ("airplane",), 1), ("tennis racket", ("tennis_racket",), 1),
-    ("dog", DRIVING, 0), ("truck", DRIVING, 0),
-    ("rider", DRIVING, IGNORED), ("rider", ("car",), 0), ("rider", ("rider", "pedestrian"), 1),
-    ("person-group", DRIVING, IGNORED), ("caravan", DRIVING, IGNORED),
-    ("dog", ("object",), 1), ("rider", ("object",), 1), ("dog", ("dog", "object"), 1),
-    ("cat", ("dog", "object"), 2),
-])
+@pytest.mark.parametrize(
+    ("name", "classes", "target"),
+    [
+        ("car", DRIVING, 1),
+        ("Car", DRIVING, 1),
+        ("pedestrian", DRIVING, 2),
+        ("person", DRIVING, 2),  # a synonym
+        ("person", ("pedestrian", "person"), 2),  # the name itself comes first
+        ("pedestrian", ("person",), 1),  # synonyms hold both ways
+        ("sedan", DRIVING, 1),
+        ("aeroplane", ("airplane",), 1),
+        ("tennis racket", ("tennis_racket",), 1),
+        ("dog", DRIVING, 0),
+        ("truck", DRIVING, 0),
+        ("rider", DRIVING, IGNORED),
+        ("rider", ("car",), 0),
+        ("rider", ("rider", "pedestrian"), 1),
+        ("person-group", DRIVING, IGNORED),
+        ("caravan", DRIVING, IGNORED),
+        ("dog", ("object",), 1),
+        ("rider", ("object",), 1),
+        ("dog", ("dog", "object"), 1),
+        ("cat", ("dog", "object"), 2),
+    ],
+)
 def test_targets(name: str, classes: tuple[str, ...], target: int) -> None:
     assert target_of(name, classes) == target
 

@@ -31,10 +31,19 @@ def pack(tmp_path: Path) -> Path:
 
 
 def test_held_out_parts_are_kept_from_training(pack: Path) -> None:
-    split = {name: [(s.name, len(s)) for s in load_driving(pack, name)] for name in ("train", "development")}
-    assert split["development"] == [("clips/0003", 3), ("stills_city/000000", 1), ("stills_city/000005", 1)]
+    split = {
+        name: [(s.name, len(s)) for s in load_driving(pack, name)]
+        for name in ("train", "development")
+    }
+    assert split["development"] == [
+        ("clips/0003", 3),
+        ("stills_city/000000", 1),
+        ("stills_city/000005", 1),
+    ]
     assert split["train"][0] == ("clips/0000", 3)
-    assert [name for name, _ in split["train"][1:]] == [f"stills_city/{n:06d}" for n in (1, 2, 3, 4, 6)]
+    assert [name for name, _ in split["train"][1:]] == [
+        f"stills_city/{n:06d}" for n in (1, 2, 3, 4, 6)
+    ]
 
 
 def test_labels_and_classes(pack: Path) -> None:
@@ -59,13 +68,16 @@ def spoil(pack: Path, how: str) -> None:
         cv2.imwrite(str(label), np.full(SIZE, int(how), np.uint16))
 
 
-@pytest.mark.parametrize(("how", "reason"), [
-    ("image", r"000001\.jpg: not readable as an image"),
-    ("size", r"000001\.png: 10x10 labels for an image of 32x24"),
-    ("depth", r"000001\.png: expected one channel of 16 bits"),
-    ("3001", r"000001\.png: label 3001 has class 3, the configuration has 2 classes"),
-    ("12", r"000001\.png: labels between 1 and 999 have no class"),
-])
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("image", r"000001\.jpg: not readable as an image"),
+        ("size", r"000001\.png: 10x10 labels for an image of 32x24"),
+        ("depth", r"000001\.png: expected one channel of 16 bits"),
+        ("3001", r"000001\.png: label 3001 has class 3, the configuration has 2 classes"),
+        ("12", r"000001\.png: labels between 1 and 999 have no class"),
+    ],
+)
 def test_a_mangled_file_is_named(pack: Path, how: str, reason: str) -> None:
     spoil(pack, how)
     sequence = load_driving(pack, "train")[0]

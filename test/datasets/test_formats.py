@@ -56,18 +56,38 @@ def test_frames_are_read_when_they_are_asked_for(written: tuple[str, Path]) -> N
     assert [len(frame.labels) for frame in sequence[::-1]] == [SIZE[0]] * len(sequence)
 
 
-@pytest.mark.parametrize(("name", "classes", "labels"), [
-    ("kitti_mots", ("bus", "person"), {"person": 2008, "ignored": IGNORE_LABEL}),
-    ("kitti_mots", ("pedestrian", "car"), {"car": 2001, "person": 1008, "ignored": IGNORE_LABEL}),
-    ("youtube_vis", ("giraffe", "sedan"), {"car": 2001, "ignored": IGNORE_LABEL}),
-    ("coco", ("dog", "car"), {"car": 2001, "ignored": 0}),  # a crowd of a class that is not wanted
-    ("pascal_voc", ("object",), {"car": 1001, "person": 1002, "ignored": IGNORE_LABEL}),
-    ("cityscapes", ("pedestrian",), {"person": 1004, "ignored": 0}),  # a group of cars is background then
-    ("mapillary", ("bird", "car"), {"car": 2001, "ignored": 0}),  # a cyclist matters to pedestrians alone
-    ("mapillary", ("bicyclist",), {"ignored": 1001}),
-])
-def test_classes_are_mapped_by_name(name: str, classes: tuple[str, ...], labels: dict[str, int],
-                                    tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "classes", "labels"),
+    [
+        ("kitti_mots", ("bus", "person"), {"person": 2008, "ignored": IGNORE_LABEL}),
+        (
+            "kitti_mots",
+            ("pedestrian", "car"),
+            {"car": 2001, "person": 1008, "ignored": IGNORE_LABEL},
+        ),
+        ("youtube_vis", ("giraffe", "sedan"), {"car": 2001, "ignored": IGNORE_LABEL}),
+        (
+            "coco",
+            ("dog", "car"),
+            {"car": 2001, "ignored": 0},
+        ),  # a crowd of a class that is not wanted
+        ("pascal_voc", ("object",), {"car": 1001, "person": 1002, "ignored": IGNORE_LABEL}),
+        (
+            "cityscapes",
+            ("pedestrian",),
+            {"person": 1004, "ignored": 0},
+        ),  # a group of cars is background then
+        (
+            "mapillary",
+            ("bird", "car"),
+            {"car": 2001, "ignored": 0},
+        ),  # a cyclist matters to pedestrians alone
+        ("mapillary", ("bicyclist",), {"ignored": 1001}),
+    ],
+)
+def test_classes_are_mapped_by_name(
+    name: str, classes: tuple[str, ...], labels: dict[str, int], tmp_path: Path
+) -> None:
     CASES[name].write(tmp_path)
     frame = load(name, tmp_path, classes)[0][0]
     np.testing.assert_array_equal(frame.labels, painted(0, {"ignored": 0, **labels}, np.int32))
@@ -89,12 +109,20 @@ def test_images_and_videos_without_wanted_objects_are_left_out(tmp_path: Path) -
 
 def test_the_smaller_of_overlapping_objects_lies_on_top(tmp_path: Path) -> None:
     from dataset_files import coco, write_json
+
     coco(tmp_path)
     square = [[4, 4, 20, 4, 20, 20, 4, 20]], [[8, 8, 12, 8, 12, 12, 8, 12]]
-    write_json(tmp_path / "annotations/instances_train2017.json", {
-        "images": [{"id": 9, "file_name": "000000000009.jpg", "height": 24, "width": 32}],
-        "annotations": [{"image_id": 9, "category_id": 3, "segmentation": part} for part in reversed(square)],
-        "categories": [{"id": 3, "name": "car"}]})
+    write_json(
+        tmp_path / "annotations/instances_train2017.json",
+        {
+            "images": [{"id": 9, "file_name": "000000000009.jpg", "height": 24, "width": 32}],
+            "annotations": [
+                {"image_id": 9, "category_id": 3, "segmentation": part}
+                for part in reversed(square)
+            ],
+            "categories": [{"id": 3, "name": "car"}],
+        },
+    )
     labels = load("coco", tmp_path)[0][0].labels
     assert (labels[5, 5], labels[9, 9], labels[0, 0]) == (1002, 1001, 0)
     assert [(labels == label).sum() for label in (1001, 1002)] == [16, 256 - 16]
@@ -103,7 +131,19 @@ def test_the_smaller_of_overlapping_objects_lies_on_top(tmp_path: Path) -> None:
 def test_splits_of_kitti_mots_and_davis_are_the_published_ones(tmp_path: Path) -> None:
     CASES["kitti_mots"].write(tmp_path)
     assert [s.name for s in load("kitti_mots", tmp_path)] == [
-        "0000", "0001", "0003", "0004", "0005", "0009", "0011", "0012", "0015", "0017", "0019", "0020"]
+        "0000",
+        "0001",
+        "0003",
+        "0004",
+        "0005",
+        "0009",
+        "0011",
+        "0012",
+        "0015",
+        "0017",
+        "0019",
+        "0020",
+    ]
     with pytest.raises(Exception, match=r"0002: no such folder"):
         FORMATS["kitti_mots"](tmp_path, "val", ("car",), "entry")
     with pytest.raises(Exception, match="splits train, val, trainval, not 'tset'"):

@@ -21,12 +21,16 @@ from stemseg_ros.training.clips import draw_clip
 
 def mixed(mix: dict[str, Any], **training: Any) -> Config:
     settings = {"training.mix": mix, "training.crop": [32, 32], "training.scale": [0.9, 1.1]}
-    return load_config("lite", settings | {f"training.{name}": value for name, value in training.items()})
+    return load_config(
+        "lite", settings | {f"training.{name}": value for name, value in training.items()}
+    )
 
 
-MIX = {"city": {"format": "cityscapes", "root": "cs", "weight": 1},
-       "tracking": {"format": "kitti_mots", "root": "kitti", "weight": 3},
-       "clips": 4.0}
+MIX = {
+    "city": {"format": "cityscapes", "root": "cs", "weight": 1},
+    "tracking": {"format": "kitti_mots", "root": "kitti", "weight": 3},
+    "clips": 4.0,
+}
 
 
 @pytest.fixture
@@ -40,10 +44,21 @@ def data(tmp_path: Path) -> Path:
 def test_an_entry_is_a_weight_or_names_its_format(data: Path, tmp_path: Path) -> None:
     config = mixed(MIX | {"unused": {"format": "coco", "root": "nowhere", "weight": 0}})
     assert {name: (e.format, e.weight) for name, e in entries(config).items()} == {
-        "city": ("cityscapes", 1), "clips": ("driving", 4), "tracking": ("kitti_mots", 3)}
+        "city": ("cityscapes", 1),
+        "clips": ("driving", 4),
+        "tracking": ("kitti_mots", 3),
+    }
     mix = load_mix(config, data)
-    assert {name: len(found) for name, found in mix.items()} == {"city": 1, "clips": 1, "tracking": 12}
-    assert {s.source for sequences in mix.values() for s in sequences} == {"city", "clips", "tracking"}
+    assert {name: len(found) for name, found in mix.items()} == {
+        "city": 1,
+        "clips": 1,
+        "tracking": 12,
+    }
+    assert {s.source for sequences in mix.values() for s in sequences} == {
+        "city",
+        "clips",
+        "tracking",
+    }
     (tmp_path / "copy.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "copy.yaml").training.mix == config.training.mix
 
@@ -53,27 +68,37 @@ def test_roots_may_be_absolute(data: Path, tmp_path: Path) -> None:
     assert len(load_mix(mixed(mix), Path("elsewhere"))["city"]) == 1
 
 
-@pytest.mark.parametrize(("mix", "error", "words"), [
-    ({"a": {"format": "kity_mots"}}, ConfigError,
-     r"mix\.a\.format: no format 'kity_mots'; did you mean 'kitti_mots'\?; formats: driving, kitti_mots"),
-    ({"a": {"weight": 0}}, DataError, "training.mix gives no weight to any dataset"),
-    ({}, DataError, "training.mix gives no weight to any dataset"),
-    ({"stills_mars": 1}, DataError, "no 'stills_mars', which training.mix names; found clips"),
-    ({"clips": {"split": "test"}}, DataError, "splits train and development, not 'test'"),
-])
-def test_a_mix_that_cannot_be_is_named(mix: dict[str, Any], error: type[Exception], words: str,
-                                       data: Path) -> None:
+@pytest.mark.parametrize(
+    ("mix", "error", "words"),
+    [
+        (
+            {"a": {"format": "kity_mots"}},
+            ConfigError,
+            r"mix\.a\.format: no format 'kity_mots'; did you mean 'kitti_mots'\?; formats: ",
+        ),
+        ({"a": {"weight": 0}}, DataError, "training.mix gives no weight to any dataset"),
+        ({}, DataError, "training.mix gives no weight to any dataset"),
+        ({"stills_mars": 1}, DataError, "no 'stills_mars', which training.mix names; found clips"),
+        ({"clips": {"split": "test"}}, DataError, "splits train and development, not 'test'"),
+    ],
+)
+def test_a_mix_that_cannot_be_is_named(
+    mix: dict[str, Any], error: type[Exception], words: str, data: Path
+) -> None:
     with pytest.raises(error, match=words):
         load_mix(mixed(mix), data)
 
 
-@pytest.mark.parametrize(("mix", "words"), [
-    ({"a": -1}, r"training\.mix\.a\.weight: .*greater than or equal to 0"),
-    ({"a": {"weight": math.inf}}, r"training\.mix\.a\.weight: .*finite"),
-    ({"a": {"folder": "x"}}, r"unknown setting 'training\.mix\.a\.folder'"),
-    ({"a": "much"}, r"training\.mix\.a: .*got 'much'"),
-    ({"a": {"split": "../x"}}, r"training\.mix\.a\.split"),
-])
+@pytest.mark.parametrize(
+    ("mix", "words"),
+    [
+        ({"a": -1}, r"training\.mix\.a\.weight: .*greater than or equal to 0"),
+        ({"a": {"weight": math.inf}}, r"training\.mix\.a\.weight: .*finite"),
+        ({"a": {"folder": "x"}}, r"unknown setting 'training\.mix\.a\.folder'"),
+        ({"a": "much"}, r"training\.mix\.a: .*got 'much'"),
+        ({"a": {"split": "../x"}}, r"training\.mix\.a\.split"),
+    ],
+)
 def test_settings_of_an_entry_are_checked(mix: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         mixed(mix)
@@ -93,14 +118,16 @@ def test_clips_come_from_every_entry_by_weight(data: Path) -> None:
     names = [draw_clip(sources, config, np.random.default_rng((7, n))).name for n in range(draws)]
     counts = Counter(name.partition("[")[0] for name in names)
     for name, share in {"city": 1 / 8, "tracking": 3 / 8, "clips": 1 / 2}.items():
-        assert abs(counts[name] - share * draws) < 4 * math.sqrt(draws * share * (1 - share)), counts
+        assert abs(counts[name] - share * draws) < 4 * math.sqrt(draws * share * (1 - share)), (
+            counts
+        )
     sequences = Counter(name for name in names if name.startswith("tracking"))
     assert len(sequences) == 12, "every sequence has its turn"
-    assert len({tuple(names[i:i + 6]) for i in range(0, draws, 6)}) > 40, "no order repeats"
+    assert len({tuple(names[i : i + 6]) for i in range(0, draws, 6)}) > 40, "no order repeats"
 
 
 def test_a_clip_depends_on_its_seed_alone(data: Path) -> None:
-    """Whatever was drawn before, and whether frames are decoded at once or when they are needed."""
+    """Whatever was drawn before, and whether frames are decoded at once or when needed."""
     config = mixed(MIX, copy_paste=1.0)
     lazy = load_mix(config, data)
     decoded = {name: read_all(sequences, 2) for name, sequences in lazy.items()}
@@ -112,9 +139,16 @@ def test_a_clip_depends_on_its_seed_alone(data: Path) -> None:
 
 def test_labels_above_16_bits_survive_the_way_into_a_clip(data: Path) -> None:
     classes = [f"c{n}" for n in range(79)] + ["car"]
-    config = load_config("lite", {
-        "network.classes": classes, "training.mix": {"city": {"format": "cityscapes", "root": "cs"}},
-        "training.crop": list(SIZE), "training.scale": [1.0, 1.0], "training.copy_paste": 0.0})
+    config = load_config(
+        "lite",
+        {
+            "network.classes": classes,
+            "training.mix": {"city": {"format": "cityscapes", "root": "cs"}},
+            "training.crop": list(SIZE),
+            "training.scale": [1.0, 1.0],
+            "training.copy_paste": 0.0,
+        },
+    )
     seen: set[int] = set()
     for seed in range(6):
         clip = draw_clip(load_mix(config, data), config, np.random.default_rng(seed))
