@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from stemseg_ros import demo
+from stemseg_ros import demo, replay
 from stemseg_ros.config import WindowConfig
-from stemseg_ros.demo import DemoError, DemoSummary, run_demo
+from stemseg_ros.demo import DemoSummary, run_demo
 from stemseg_ros.errors import MediaError, StemsegError
 from stemseg_ros.media.bag import bag_info
 from stemseg_ros.media.instance_bag import InstanceBagReader, InstanceBagWriter
 from stemseg_ros.records import FrameResult
+from stemseg_ros.replay import ReplayError
 
 FRAMES = 5
 TINY = """
@@ -71,8 +72,8 @@ def test_every_frame_comes_out(tmp_path: Path, config: str, video: Path) -> None
 @pytest.mark.ros
 def test_a_failing_node_is_reported_with_its_last_words(
         tmp_path: Path, config: str, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "_node_arguments", lambda *_: ["--ros-args", "-p", "window.lenght:=4"])
-    with pytest.raises(DemoError, match=r"the node ended with exit code 2[\s\S]*window.lenght"):
+    monkeypatch.setattr(replay, "node_arguments", lambda *_: ["--ros-args", "-p", "window.lenght:=4"])
+    with pytest.raises(ReplayError, match=r"the node ended with exit code 2[\s\S]*window.lenght"):
         run_demo(tmp_path / "out", video=video, config=config, checkpoint="random")
     assert not (tmp_path / "out" / "summary.json").exists()
 
@@ -80,8 +81,8 @@ def test_a_failing_node_is_reported_with_its_last_words(
 @pytest.mark.parametrize("module, what", [("rclpy", "ROS 2"), ("stemseg", "message package")])
 def test_without_ros_it_says_what_is_missing(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, what: str) -> None:
-    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == module else object())
-    with pytest.raises(DemoError, match=f"{what}.*make setup"):
+    monkeypatch.setattr(replay, "find_spec", lambda name: None if name == module else object())
+    with pytest.raises(ReplayError, match=f"{what}.*make setup"):
         run_demo(tmp_path / "out")
 
 
@@ -93,7 +94,7 @@ def test_without_ros_it_says_what_is_missing(
 ])
 def test_wrong_arguments_start_nothing(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, object], message: str) -> None:
-    monkeypatch.setattr(demo, "ChildProcess", None)
+    monkeypatch.setattr(replay, "ChildProcess", None)
     with pytest.raises(StemsegError, match=message):
         run_demo(tmp_path / "out", **arguments)  # type: ignore[arg-type]
 
@@ -116,7 +117,7 @@ def test_the_summary_has_the_promised_fields() -> None:
     (WindowConfig(length=8, overlap=4, mode="offline"), 20),  # answers come up to two windows later
 ])
 def test_frames_in_flight(window: WindowConfig, frames: int) -> None:
-    assert demo._in_flight(window) == frames
+    assert replay.in_flight(window) == frames
 
 
 def recorded(out: Path, published: list[tuple[int, int]], received: list[tuple[int, int]]) -> Path:
@@ -144,5 +145,5 @@ def test_latency_and_rate_come_from_both_clocks(tmp_path: Path) -> None:
 
 def test_a_lost_frame_is_a_failure(tmp_path: Path) -> None:
     out = recorded(tmp_path, [(7, 0), (8, 100), (9, 400)], [(7, 100), (9, 1000)])
-    with pytest.raises(DemoError, match="3 frames went in, 2 results came out; the node dropped 1"):
+    with pytest.raises(ReplayError, match="3 frames went in, 2 results came out; the node dropped 1"):
         demo._summarise(3, out)

@@ -1,0 +1,181 @@
+"""A bag through the real node: node, player and recorder run as processes of their own, and nothing is lost.
+
+The player never has more frames in flight than the node can hold, and has the last ones flushed; the recorder
+writes every answer to a bag.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from stemseg_ros.config import Config, WindowConfig
+from stemseg_ros.errors import StemsegError
+from stemseg_ros.processes import ChildProcess, ros_environment
+
+IMAGE_TOPIC = "/camera/image_raw"
+INSTANCES, PUBLISHED, RECEIVED, DIAGNOSTICS = (
+    "instances.mcap", "published.jsonl", "received.jsonl", "diagnostics.json")
+FILES = (INSTANCES, PUBLISHED, RECEIVED, DIAGNOSTICS, "node.log", "player.log", "recorder.log")
+"""What a replay leaves in its folder."""
+START_TIMEOUT_S = 180.0
+"""Patience with the node while it loads and warms up."""
+ANSWER_TIMEOUT_S = 120.0
+"""Patience with one window."""
+SETTLE_TIMEOUT_S = 5.0
+"""Patience with the last messages after the player has ended."""
+POLL_S = 0.1
+
+Show = Callable[[str, int, int | None], None]
+"""Takes a step, how much of it is done, and its total."""
+STARTS, PLAYED, ANSWERED = "node starts", "frames played", "results received"
+"""The steps that are shown."""
+
+
+class ReplayError(StemsegError):
+    """A process of a replay failed, or frames were lost; the message ends with its last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Clock of a replay."""
+
+    seconds: float
+    """From the first frame published to the last result received."""
+    latency_ms: list[float]
+    """From publishing each frame to receiving its result, the wait for its window included."""
+
+
+def check_ros() -> None:
+    """Raises ReplayError that says what of ROS is missing."""
+    for module, what in (("rclpy", "ROS 2 (rclpy)"), ("stemseg", "the message package stemseg")):
+        if find_spec(module) is None:
+            raise ReplayError(f"{what} is not installed for {sys.executable}; 'make setup' installs it")
+
+
+def in_flight(window: WindowConfig) -> int:
+    """Frames without an answer that keep the node busy: a window, and meanwhile the new ones of the next."""
+    delayed = 2 * window.stride if window.mode == "offline" else 0
+    return window.length + window.stride + delayed
+
+
+def node_arguments(settings: Config, config: str, checkpoint: str | None, device: str) -> list[str]:
+    """Command line of the node. config: the name or file that ``settings`` come from."""
+    parameters = {"config": config, "device": device, "autostart": "true", "node.qos_image": "reliable",
+                  "node.queue_size": str(max(in_flight(settings.window), settings.node.queue_size)),
+                  # The player says when the stream ends; a busy machine is no reason to cut a window short.
+                  "window.flush_after": "0.0"}
+    if checkpoint is not None:
+        parameters["checkpoint"] = checkpoint
+    arguments = ["--ros-args", "-r", f"image:={IMAGE_TOPIC}"]
+    for name, value in parameters.items():
+        arguments += ["-p", f"{name}:={value}"]
+    return arguments
+
+
+def play_through_node(bag: Path, frames: int, window: WindowConfig, arguments: list[str], out: Path,
+                      show: Show, rate: float = 1.0) -> None:
+    """Start node, recorder and player, and wait until every frame of the bag is answered and recorded.
+
+    arguments: of the node. out: folder for FILES, which must not be there yet. rate: times the recorded rate,
+    at most. Raises ReplayError.
+    """
+    environment = ros_environment()
+    published, received = GrowingLines(out / PUBLISHED), GrowingLines(out / RECEIVED)
+    with ExitStack() as stack:
+        def start(name: str, arguments: list[str]) -> ChildProcess:
+            return stack.enter_context(
+                ChildProcess(name, f"stemseg_ros.ros.{name}", arguments, out / f"{name}.log", environment))
+
+        def answers() -> int:
+            return max(0, len(received.read()) - 1)  # the first line says that the node was found
+
+        node = start("node", arguments)
+        recorder = start("recorder", ["--out", str(out / INSTANCES), "--log", str(out / RECEIVED),
+                                      "--diagnostics", str(out / DIAGNOSTICS)])
+        show(STARTS, 0, None)
+        if not _wait(lambda: bool(received.read()), START_TIMEOUT_S, node, recorder):
+            raise _failure(node, f"was not ready after {START_TIMEOUT_S:g} s")
+        show(STARTS, 1, 1)
+        player = start("player", ["--bag", str(bag), "--topic", IMAGE_TOPIC, "--rate", f"{rate:g}",
+                                  "--in-flight", str(in_flight(window)), "--timeout", str(ANSWER_TIMEOUT_S),
+                                  "--log", str(out / PUBLISHED)])
+
+        def player_ended() -> bool:
+            show(PLAYED, len(published.read()), frames)
+            show(ANSWERED, answers(), frames)
+            return player.exit_code is not None
+
+        _wait(player_ended, None, node, recorder)
+        if player.exit_code:
+            raise _failure(player, f"ended with exit code {player.exit_code}")
+        _wait(lambda: player_ended() and answers() >= frames, SETTLE_TIMEOUT_S, node, recorder)
+        _wait(lambda: int(diagnostics(out).get("messages_out", 0)) >= frames, SETTLE_TIMEOUT_S, node,
+              recorder)
+        for child in (recorder, node):
+            if child.stop():
+                raise _failure(child, f"did not end cleanly (exit code {child.exit_code})")
+
+
+def _wait(holds: Callable[[], bool], timeout_s: float | None, *needed: ChildProcess) -> bool:
+    """Poll until it holds; False after the timeout. Raises ReplayError if a needed process ends."""
+    start = time.monotonic()
+    while not holds():
+        for child in needed:
+            if child.exit_code is not None:
+                raise _failure(child, f"ended with exit code {child.exit_code}")
+        if timeout_s is not None and time.monotonic() - start > timeout_s:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _failure(child: ChildProcess, what: str) -> ReplayError:
+    return ReplayError(f"the {child.name} {what}; last lines of {child.log}:\n{child.tail()}")
+
+
+class GrowingLines:
+    """The JSON lines that another process is writing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._entries: list[dict[str, Any]] = []
+
+    def read(self) -> list[dict[str, Any]]:
+        """All objects written so far."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._offset += len(line)
+                    self._entries.append(json.loads(line))
+        return self._entries
+
+
+def diagnostics(out: Path) -> dict[str, str]:
+    """The node's last diagnostics, empty without any."""
+    path = out / DIAGNOSTICS
+    values: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return values
+
+
+def times(out: Path) -> Times:
+    """Clock readings of a finished replay. Raises ReplayError unless every frame has its answer."""
+    published = {entry["stamp_ns"]: entry["published_ns"] for entry in GrowingLines(out / PUBLISHED).read()}
+    received = {entry["stamp_ns"]: entry["received_ns"] for entry in GrowingLines(out / RECEIVED).read()[1:]}
+    if received.keys() != published.keys():
+        dropped = diagnostics(out).get("frames_dropped", "0")
+        raise ReplayError(f"{len(published)} frames went in, {len(received)} results came out; the node "
+                          f"dropped {dropped}; see {out / 'node.log'}")
+    return Times((max(received.values()) - min(published.values())) / 1e9,
+                 [(received[stamp] - published[stamp]) / 1e6 for stamp in published])
