@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -104,7 +105,7 @@ def print_data(reports: list[EntryReport]) -> None:
         sizes = [f"{width}x{height}" for (width, height), _ in report.sizes.most_common(1)]
         sizes += [f"{len(report.sizes) - 1} other sizes"] if len(report.sizes) > 1 else []
         objects = [f"{name} {count} ({report.masks[name]})" for name, count in sorted(report.tracks.items())]
-        table.add_row(f"{report.name}\n{report.format}, {report.share:.1%}", str(report.sequences),
+        table.add_row(f"{escape(report.name)}\n{report.format}, {report.share:.1%}", str(report.sequences),
                       str(report.frames), "\n".join(sizes), "\n".join(objects), f"{report.ignored:.2%}",
                       str(len(report.bad)))
     Console().print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,26 @@ Spoil = Callable[[Path], Any]
 
 def remove(path: str) -> Spoil:
     return lambda root: (root / path).unlink()
+
+
+def remove_folder(path: str) -> Spoil:
+    return lambda root: shutil.rmtree(root / path)
+
+
+def twin(path: str) -> Spoil:
+    """An empty file or folder of a similar name beside the other one."""
+
+    def spoil(root: Path) -> None:
+        known = root / path
+        stem, mark, rest = known.name.partition("_gtFine")
+        if known.is_dir():
+            known.with_name(f"{known.name}-b").mkdir()
+        elif mark:
+            known.with_name(f"{stem}-b{mark}{rest}").touch()
+        else:
+            known.with_name(f"{known.stem}-b{known.suffix}").touch()
+
+    return spoil
 
 
 def cut(path: str, share: float = 0.6) -> Spoil:

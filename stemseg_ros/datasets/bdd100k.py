@@ -24,9 +24,9 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
     images = first_folder(root, f"images/seg_track_20/{split}")
     labels = first_folder(root, f"labels/seg_track_20/bitmasks/{split}")
     sequences = []
-    for folder in subfolders(images):
-        frames, files = paired_folders(folder, labels / folder.name)
-        sequences.append(LabelledSequence(folder.name, source, frames, LabelFiles(files, decode)))
+    for name in sorted({folder.name for folder in (*subfolders(images), *subfolders(labels))}):
+        frames, files = paired_folders(images / name, labels / name)
+        sequences.append(LabelledSequence(name, source, frames, LabelFiles(files, decode)))
     return sequences
 
 

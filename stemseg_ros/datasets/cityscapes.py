@@ -13,7 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from stemseg_ros.datasets.classes import IGNORED, Targets, class_targets, compose
-from stemseg_ros.datasets.folders import first_folder, images_in, refuse_missing, subfolders
+from stemseg_ros.datasets.folders import (
+    first_folder,
+    images_in,
+    refuse_missing,
+    refuse_orphans,
+    subfolders,
+)
 from stemseg_ros.datasets.sequence import (
     CLASS_STEP,
     IGNORE_LABEL,
@@ -55,6 +61,7 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
                 )
             )
     refuse_missing(labels, "an image has no labels")
+    refuse_orphans(truth.glob("*/*_gtFine_instanceIds.png"), labels)
     return sequences
 
 

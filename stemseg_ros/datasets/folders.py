@@ -60,6 +60,14 @@ def refuse_missing(files: Iterable[Path], why: str) -> None:
         raise DataError(f"{missing[0]}: missing; {why}{more}")
 
 
+def refuse_orphans(found: Iterable[Path], known: Iterable[Path]) -> None:
+    """Raises DataError for a label file that belongs to no image."""
+    orphans = sorted(set(found) - set(known))
+    if orphans:
+        more = f" ({len(orphans)} in all)" if len(orphans) > 1 else ""
+        raise DataError(f"{orphans[0]}: its image is missing{more}")
+
+
 def paired_folders(
     images: Path, labels: Path
 ) -> tuple[tuple[Path, ...], tuple[tuple[Path, ...], ...]]:
@@ -67,9 +75,7 @@ def paired_folders(
     found = images_in(images)
     files = [labels / f"{image.stem}.png" for image in found]
     refuse_missing(files, "an image has no labels")
-    extra = {file.stem for file in labels.glob("*.png")} - {image.stem for image in found}
-    if extra:
-        raise DataError(f"{images / min(extra)}: missing; {labels / min(extra)}.png has no image")
+    refuse_orphans(labels.glob("*.png"), files)
     return tuple(found), tuple((file,) for file in files)
 
 

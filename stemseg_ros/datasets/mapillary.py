@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from stemseg_ros.datasets.classes import ANY, IGNORED, Targets, class_targets, compose, target_of
-from stemseg_ros.datasets.folders import first_folder, images_in, refuse_missing
+from stemseg_ros.datasets.folders import first_folder, images_in, refuse_missing, refuse_orphans
 from stemseg_ros.datasets.sequence import (
     DataError,
     LabelArray,
@@ -45,6 +45,7 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
     decode = partial(_decode, _targets(config, classes))
     images = images_in(folder / "images")
     refuse_missing((labels / f"{image.stem}.png" for image in images), "an image has no labels")
+    refuse_orphans(labels.glob("*.png"), (labels / f"{image.stem}.png" for image in images))
     return [
         LabelledSequence(
             image.stem, source, (image,), LabelFiles(((labels / f"{image.stem}.png",),), decode)

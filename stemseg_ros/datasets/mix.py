@@ -67,7 +67,9 @@ def entries(config: Config) -> dict[str, DatasetConfig]:
 def load_entry(config: Config, data: Path, name: str) -> list[LabelledSequence]:
     """Sequences of one entry of the mix; nothing is decoded yet. Raises DataError."""
     entry = config.training.mix[name]
-    return FORMATS[entry.format](data / entry.root, entry.split, config.network.classes, name)
+    return FORMATS[entry.format](
+        data / Path(entry.root).expanduser(), entry.split, config.network.classes, name
+    )
 
 
 def load_mix(config: Config, data: Path) -> dict[str, list[LabelledSequence]]:

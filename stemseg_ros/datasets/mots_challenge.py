@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stemseg_ros.datasets.classes import class_targets
-from stemseg_ros.datasets.folders import first_folder, images_in
+from stemseg_ros.datasets.folders import first_folder, images_in, refuse_missing, subfolders
 from stemseg_ros.datasets.kitti_mots import mask_labels
 from stemseg_ros.datasets.sequence import LabelledSequence, data_errors
 from stemseg_ros.evaluation.formats.mots_challenge import CLASSES, read_truth
@@ -16,6 +16,8 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
     """Every sequence with ground truth. Raises DataError."""
     targets = class_targets(CLASSES, classes, str(root))
     folder = first_folder(root, split)
+    texts = (entry / "gt" / "gt.txt" for entry in subfolders(folder))
+    refuse_missing(texts, "a sequence has no ground truth")
     with data_errors(str(folder)):
         truths = read_truth(folder)
     sequences = []

@@ -20,8 +20,10 @@ from dataset_damage import (
     cut,
     edited,
     remove,
+    remove_folder,
     replaced,
     text,
+    twin,
 )
 from dataset_files import CASES, text_lines
 
@@ -37,7 +39,7 @@ LOADING: list[tuple[str, Spoil, str]] = [
     (
         "kitti_mots",
         remove(KITTI_IMAGE),
-        r"image_02/0003/000001: missing; .*0003/000001\.png has no image",
+        r"instances/0003/000001\.png: its image is missing",
     ),
     ("kitti_mots_txt", remove(KITTI_TEXT), r"0003\.txt: not readable"),
     (
@@ -60,7 +62,7 @@ LOADING: list[tuple[str, Spoil, str]] = [
         replaced(KITTI_TEXT, " 1000 1 ", " 1999 1 "),
         r"0003\.txt: object number 1000; .* at most 999",
     ),
-    ("mots_challenge", remove(f"{MOTS}/gt/gt.txt"), r"train: no MOTSChallenge ground truth"),
+    ("mots_challenge", remove(f"{MOTS}/gt/gt.txt"), r"gt\.txt: missing; a sequence has"),
     (
         "mots_challenge",
         replaced(f"{MOTS}/seqinfo.ini", "seqLength=3", "seqLength=x"),
@@ -206,6 +208,11 @@ LOADING: list[tuple[str, Spoil, str]] = [
         edited("config.json", lambda c: c.pop("labels")),
         r"config\.json: 'labels' is missing",
     ),
+    ("bdd100k", remove_folder("images/seg_track_20/train/v1"), r"train: no folders in it"),
+    ("bdd100k", twin("labels/seg_track_20/bitmasks/train/v1"), r"train/v1-b: no such folder"),
+    ("cityscapes", twin(CITY), r"-b_gtFine_instanceIds\.png: its image is missing"),
+    ("mapillary", twin("training/instances/abc.png"), r"abc-b\.png: its image is missing"),
+    ("mots_challenge", twin(MOTS), r"MOTS20-02-b/gt/gt\.txt: missing; a sequence"),
     ("cityscapes", remove(CITY), r"instanceIds\.png: missing"),
 ]
 
