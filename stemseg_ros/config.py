@@ -124,6 +124,12 @@ class WindowConfig(Section):
         """Frames from one window to the next."""
         return 1 if self.mode == "online" else self.length - self.overlap
 
+    @property
+    def in_flight(self) -> int:
+        """Frames without a result that keep a pipeline busy: a window, and the new ones of the next."""
+        delayed = 2 * self.stride if self.mode == "offline" else 0
+        return self.length + self.stride + delayed
+
 
 class Switches(Section):
     """A section with named deviations of the released code."""

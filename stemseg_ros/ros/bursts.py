@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -19,9 +20,9 @@ class _Burst:
 class BurstLog:
     """Says once that something goes wrong, and in the end how often it did.
 
-    The first event of a kind is logged at once. Later ones are counted until ``quiet`` seconds pass without
-    one; if there were any, the total is logged then. Events may come from any thread; ``poll`` has to be
-    called now and then.
+    The first event of a kind is logged at once. Later ones are counted until ``quiet`` seconds
+    pass without one; if there were any, the total is logged then. Kinds are told apart without
+    their numbers. Events may come from any thread; ``poll`` has to be called now and then.
     """
 
     def __init__(self, log: Callable[[str], object], quiet: float = 2.0,
@@ -33,7 +34,8 @@ class BurstLog:
         self._lock = threading.Lock()
 
     def add(self, kind: str, message: str, summary: str, count: int = 1) -> None:
-        """``count`` events. ``message`` is logged if they open a burst; ``summary`` names its total."""
+        """Events. ``message`` is logged if they open a burst; ``summary`` names its total."""
+        kind = re.sub(r"\d+", "#", kind)  # a message that tells sizes would be new every time
         now = self._clock()
         with self._lock:
             burst = self._bursts.get(kind)
@@ -47,7 +49,8 @@ class BurstLog:
         """Log the totals of the bursts that are over, or, to finish, of all."""
         now = self._clock()
         with self._lock:
-            over = {kind: b for kind, b in self._bursts.items() if finish or now - b.last >= self._quiet}
+            over = {kind: burst for kind, burst in self._bursts.items()
+                    if finish or now - burst.last >= self._quiet}
             for kind in over:
                 del self._bursts[kind]
         for burst in over.values():

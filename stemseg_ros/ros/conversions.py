@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from array import array
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 from stemseg.msg import Instance as InstanceMessage
@@ -17,8 +19,8 @@ from stemseg_ros.media.instance_bag import result_from_message
 from stemseg_ros.media.messages import ImageMessageError, bgr_from_message
 from stemseg_ros.records import FrameResult, Instance
 
-__all__ = ["ImageMessageError", "bgr_image", "image_message", "instances_message", "result_from_message",
-           "stamp_ns"]
+__all__ = ["ImageMessageError", "bgr_image", "image_message", "instances_message",
+           "result_from_message", "stamp_ns"]
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused: more likely a broken header than a camera."""
@@ -27,19 +29,29 @@ MAX_PIXELS = 64_000_000
 def bgr_image(message: Any) -> npt.NDArray[np.uint8]:
     """Pixels of a sensor_msgs/Image or CompressedImage: uint8 (H, W, 3), BGR, a copy of its own.
 
-    Encodings and scaling as in stemseg_ros.media.messages. Raises ImageMessageError with the reason for
-    everything that is no picture of a sane size.
+    Encodings and scaling as in stemseg_ros.media.messages. Raises ImageMessageError with the
+    reason for everything that is no picture of a sane size.
     """
-    pixels = getattr(message, "height", 0) * getattr(message, "width", 0)
-    if pixels > MAX_PIXELS:
-        raise _too_large(message.width, message.height)
+    width, height = _size(message)
+    if width * height > MAX_PIXELS:
+        raise ImageMessageError(
+            f"image of {width}x{height} pixels; at most {MAX_PIXELS:,} are accepted")
     try:
-        image = bgr_from_message(message)
+        return bgr_from_message(message)
     except (cv2.error, ValueError, MemoryError) as error:
         raise ImageMessageError(f"image cannot be read: {error}") from error
-    if image.shape[0] * image.shape[1] > MAX_PIXELS:
-        raise _too_large(image.shape[1], image.shape[0])
-    return image
+
+
+def _size(message: Any) -> tuple[int, int]:
+    """Width and height that the message declares, for a compressed one those in its file header."""
+    if not hasattr(message, "format"):
+        return message.width, message.height
+    try:
+        with PIL.Image.open(io.BytesIO(message.data)) as file:
+            return file.size
+    except (PIL.Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        raise ImageMessageError(f"compressed image ('{message.format}', {len(message.data)} bytes) "
+                                f"cannot be read: {error}") from error
 
 
 def stamp_ns(header: Header) -> int:
@@ -81,10 +93,6 @@ def image_message(pixels: npt.NDArray[Any], header: Header) -> Image:
         encoding=encoding,
         is_bigendian=0,
         step=little_endian.nbytes // pixels.shape[0],
-        # An array.array is taken as it is; assigning an ndarray copies byte by byte (58 ms for 1242x375).
+        # An array.array is taken as it is; an ndarray is copied byte by byte (58 ms for 1242x375).
         data=array("B", little_endian.tobytes()),
     )
-
-
-def _too_large(width: int, height: int) -> ImageMessageError:
-    return ImageMessageError(f"image of {width}x{height} pixels; at most {MAX_PIXELS:,} are accepted")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from statistics import median
 
+import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
@@ -14,20 +16,30 @@ from rclpy.node import Node
 
 PERIOD_SECONDS = 1.0
 WINDOWS_REMEMBERED = 100
+LOSSES = ("frames_lost", "frames_refused", "frames_dropped", "frames_failed")
+COUNTS = ("frames_in", "messages_out", *LOSSES)
+"""Counted since the node was configured: images that arrived, answers, images that the middleware
+lost on the way, that were no picture, that had to make room or were reset, and whose window failed."""
 
 
 class Diagnostics:
-    """Publishes once a second, from construction to close: what came in, went out, and was dropped, and the
-    median milliseconds per stage of the last windows. Counts come from any thread.
-    """
+    """Publishes once a second what came in, went out, and was lost, from construction to close.
 
-    COUNTS = ("frames_in", "messages_out", "frames_dropped", "frames_refused", "frames_failed")
+    With it come the rates of the last period, the device memory of PyTorch, and the median
+    milliseconds per stage of the last windows. On a GPU these are times of the host: a stage that
+    only queues work (backbone, heads) looks short, the one that waits for it (cluster) long.
+    Warns while losses go on. Counts come from any thread.
+    """
 
     def __init__(self, node: Node, device: str) -> None:
         self._node = node
         self._device = device
         self._counts: Counter[str] = Counter()
-        self._stage_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOWS_REMEMBERED))
+        self._begin = time.monotonic(), Counter[str]()
+        self._rates = {"rate_in_hz": 0.0, "rate_out_hz": 0.0}
+        self._lossy = False
+        self._stage_ms: dict[str, deque[float]] = defaultdict(
+            lambda: deque(maxlen=WINDOWS_REMEMBERED))
         self._lock = threading.Lock()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -46,21 +58,34 @@ class Diagnostics:
 
     def publish(self) -> None:
         """One message with the present state."""
-        values = {"device": self._device}
         with self._lock:
-            values |= {name: str(self._counts[name]) for name in self.COUNTS}
+            self._compare_with_last_period()
+            values = {"device": self._device} | {name: str(self._counts[name]) for name in COUNTS}
+            values |= {name: f"{rate:.2f}" for name, rate in self._rates.items()}
             values |= {f"stage_ms.{stage}": f"{median(ms):.3f}" for stage, ms in self._stage_ms.items()}
-        lossy = self._counts["frames_dropped"] + self._counts["frames_failed"] > 0
+        if self._device.startswith("cuda"):
+            values["device_memory_mb"] = f"{torch.cuda.memory_reserved(self._device) / 1e6:.0f}"
         status = DiagnosticStatus(
-            level=DiagnosticStatus.WARN if lossy else DiagnosticStatus.OK,
-            name=f"{self._node.get_name()}: frames",
-            message="frames were dropped" if lossy else "every frame is answered",
+            level=DiagnosticStatus.WARN if self._lossy else DiagnosticStatus.OK,
+            name=f"{self._node.get_fully_qualified_name()}: frames",
+            message="frames are lost" if self._lossy else "no frames are lost",
             hardware_id=self._device,
             values=[KeyValue(key=key, value=value) for key, value in values.items()],
         )
         message = DiagnosticArray(status=[status])
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
+
+    def _compare_with_last_period(self) -> None:
+        now, (before, counts) = time.monotonic(), self._begin
+        seconds = now - before
+        if seconds < PERIOD_SECONDS / 2:
+            return  # an extra message between two periods
+        new = self._counts - counts
+        self._begin = now, self._counts.copy()
+        self._lossy = any(new[name] for name in LOSSES)
+        self._rates = {"rate_in_hz": new["frames_in"] / seconds,
+                       "rate_out_hz": new["messages_out"] / seconds}
 
     def close(self) -> None:
         """Stop publishing."""

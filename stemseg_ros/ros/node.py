@@ -99,7 +99,8 @@ class StemsegNode(LifecycleNode):
         try:
             device = str(resolve_device(self.parameters.device))
             make = partial(self._make_pipeline, self._config, self.parameters.checkpoint, device)
-            self._worker.call(partial(self._stream.open, make, self._config.window.length), self._stopping)
+            load = partial(self._stream.open, make, self._config.window.length)
+            self._worker.call(load, self._stopping)
         except Exception as error:  # of any kind: the node stays, and can be configured again
             self.get_logger().error(f"cannot configure: {error}")
             return FAILURE
@@ -113,14 +114,18 @@ class StemsegNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Publish and subscribe."""
         result = super().on_activate(state)
-        self._subscription = ImageSubscription(self, self._config.node, self._on_image)
+        self._subscription = ImageSubscription(
+            self, self._config.node, self._on_image, partial(self._count, "frames_lost"))
         return result
 
     @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; drop the frames that wait or lie in the window."""
-        self._stop_stream()
-        self._worker.call(self._stream.reset, self._stopping)
+        waiting = self._stop_stream()
+        dropped = waiting + self._worker.call(self._stream.reset, self._stopping)
+        self._count("frames_dropped", dropped)
+        if dropped:
+            self.get_logger().info(f"deactivated: {dropped} pending frames dropped")
         return super().on_deactivate(state)
 
     @_logged
@@ -155,12 +160,13 @@ class StemsegNode(LifecycleNode):
         self._stop_stream()
         self._worker.close(JOIN_SECONDS)
 
-    def _stop_stream(self) -> None:
+    def _stop_stream(self) -> int:
+        """Unsubscribe and forget the frames that wait; how many they were."""
         if self._subscription is not None:
             self._subscription.close()
             self._subscription = None
-        self._worker.clear()
         self._bursts.poll(finish=True)
+        return self._worker.clear()
 
     def _release(self) -> None:
         self._worker.call(self._close_stream, self._stopping)
@@ -185,14 +191,16 @@ class StemsegNode(LifecycleNode):
             image = bgr_image(message)
         except ImageMessageError as error:
             self._count("frames_refused")
-            self._bursts.add(f"refused: {error}", f"image refused: {error}", f"images refused ({error})")
+            self._bursts.add(f"refused: {error}", f"image refused: {error}",
+                             f"images refused ({error})")
             return
         keep = self._results is not None and self._results.overlay_wanted
         source = Source(message.header, image if keep else None)
         if not self._worker.offer(partial(self._stream.push, image, source)):
             self._count("frames_dropped")
+            size = self._config.node.queue_size
             self._bursts.add("queue", "the device is slower than the images come: the oldest of "
-                             f"{self._config.node.queue_size} waiting frames is dropped (node.queue_size)",
+                             f"{size} waiting frames is dropped (node.queue_size)",
                              "frames dropped from the full queue")
 
     def _publish(self, source: Source, result: FrameResult) -> None:
@@ -217,7 +225,8 @@ class StemsegNode(LifecycleNode):
         lost = self._stream.reset()
         what = f"{type(error).__name__}: {error}"
         self._count("frames_failed", lost)
-        self._bursts.add(f"failed: {what}", f"{lost} frames lost and tracking reset, a window failed: {what}",
+        self._bursts.add(f"failed: {what}",
+                         f"{lost} frames lost and tracking reset, a window failed: {what}",
                          f"windows failed ({what})")
 
     # Services
@@ -229,7 +238,7 @@ class StemsegNode(LifecycleNode):
             answer.success, answer.message = False, "the node is not active"
             return answer
         seen = None
-        while seen != self._images_seen:  # let the executor take the images that are here, one a turn
+        while seen != self._images_seen:  # let the executor take the images here, one a turn
             seen = self._images_seen
             await _Later()  # this far it has polled coroutines alone
             await _Later()
@@ -243,6 +252,7 @@ class StemsegNode(LifecycleNode):
 
     def _reset(self) -> str:
         dropped = self._stream.reset()
+        self._count("frames_dropped", dropped)
         return f"tracking starts anew; {dropped} pending frames dropped"
 
     def _flush(self) -> str:

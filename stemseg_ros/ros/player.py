@@ -1,8 +1,9 @@
 """stemseg_player: plays the images of a bag, never faster than recorded nor than the node answers.
 
-Flow control: at most ``--in-flight`` frames are without an answer. A window of T frames answers only when it
-is full, so that number has to be at least T + (T - Tc), and more in the offline mode. At the end the service
-``~/flush`` of the node is called and the last answers are awaited. ``--in-flight 0`` plays without answers.
+Flow control: at most ``--in-flight`` frames are without an answer. A window of T frames answers only
+when it is full, so that number has to be at least T + (T - Tc), and more in the offline mode; it is
+asked from the node where it is not given. At the end the service ``~/flush`` of the node is called
+and the last answers are awaited. ``--in-flight 0`` plays without answers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from rcl_interfaces.srv import GetParameters
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
@@ -23,10 +25,13 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 from stemseg.msg import InstanceArray
 
+from stemseg_ros.config import WindowConfig
 from stemseg_ros.media.bag import IMAGE, IMAGE_TYPES, BagReader, message_types, stamp_ns
 from stemseg_ros.ros.program import JsonLines, Program, ProgramError, exit_code, ros_program
 
 NAME = "stemseg_player"
+DEFAULT_IN_FLIGHT = 16
+"""For a node that does not tell its window."""
 SETTLE_S = 0.5
 """A flush waits so long after the last frame: a service call can overtake the images before it."""
 FLUSH_AGAIN_S = 5.0
@@ -45,7 +50,8 @@ class Options:
     flush: str
     rate: float
     loop: bool
-    in_flight: int
+    in_flight: int | None
+    """None asks the node."""
     wait: float
     """Patience in seconds with the node's start."""
     timeout: float
@@ -92,22 +98,27 @@ class Player:
         self._unanswered = Unanswered()
         self._last_sent = time.monotonic()
         self._interval = 0.0
-        depth = QoSProfile(depth=max(10, options.in_flight), reliability=ReliabilityPolicy.RELIABLE)
+        self._limit = DEFAULT_IN_FLIGHT if options.in_flight is None else options.in_flight
+        depth = QoSProfile(depth=max(100, self._limit), reliability=ReliabilityPolicy.RELIABLE)
         node = program.node
         kind = Image if bag.type == IMAGE else CompressedImage
-        self._publisher = node.create_publisher(kind, options.topic, depth)
-        if options.in_flight:
+        # As image_transport names it, so that the node finds it under the same base name.
+        self._topic = options.topic if bag.type == IMAGE else f"{options.topic}/compressed"
+        self._publisher = node.create_publisher(kind, self._topic, depth)
+        if self._limit:
             self._answers = node.create_subscription(InstanceArray, options.answers, self._on_answer, depth)
             self._flush = node.create_client(Trigger, options.flush)
 
     def play(self) -> int:
         """Play the bag; returns the number of frames sent. Raises ProgramError when the node is silent."""
         self._wait_for_node()
+        if self._options.in_flight is None:
+            self._limit = self._needed_in_flight()
         sent = 0
         for _ in count() if self._options.loop else range(1):
             sent += self._play_once()
         self._program.spin_until(self._all_received, self._options.timeout)
-        if self._options.in_flight:
+        if self._limit:
             self._finish()
         return sent
 
@@ -125,7 +136,7 @@ class Player:
         return self._bag.count
 
     def _send(self, stamp: int, data: bytes) -> None:
-        if self._options.in_flight:
+        if self._limit:
             self._unanswered.send(stamp)
         self._last_sent = time.monotonic()
         self._log.write(stamp_ns=stamp, published_ns=int(self._last_sent * 1e9))
@@ -138,15 +149,33 @@ class Player:
         wait = self._options.wait
         if not self._program.spin_until(lambda: self._publisher.get_subscription_count() > 0, wait):
             raise ProgramError(
-                f"nobody subscribed to {self._options.topic} within {wait:g} s; is the node active, in "
+                f"nobody subscribed to {self._topic} within {wait:g} s; is the node active, in "
                 "the same ROS_DOMAIN_ID, with its image topic remapped to this name?")
-        if self._options.in_flight and not self._program.spin_until(
+        if self._limit and not self._program.spin_until(
                 lambda: self._answers.get_publisher_count() > 0, wait):
             raise ProgramError(f"nobody publishes {self._options.answers} within {wait:g} s; "
                                "name the topic with --answers, or play without flow control: --in-flight 0")
 
+    def _needed_in_flight(self) -> int:
+        """What the window of the node needs; the default if it does not tell."""
+        service = self._options.answers.rpartition("/")[0] + "/get_parameters"
+        client = self._program.node.create_client(GetParameters, service)
+        request = GetParameters.Request(names=["window.length", "window.overlap", "window.mode"])
+        if not self._program.spin_until(client.service_is_ready, self._options.wait):
+            raise ProgramError(f"no service {service} within {self._options.wait:g} s; "
+                               "name the number with --in-flight")
+        future = client.call_async(request)
+        self._program.spin_until(future.done, self._options.timeout)
+        values = future.result().values if future.done() else []
+        if not all(value.type for value in values) or len(values) < len(request.names):
+            return DEFAULT_IN_FLIGHT
+        length, overlap, mode = values
+        return WindowConfig.model_validate({
+            "length": length.integer_value, "overlap": overlap.integer_value,
+            "mode": mode.string_value}).in_flight
+
     def _wait_for_room(self) -> None:
-        limit = self._options.in_flight
+        limit = self._limit
         if limit == 0:
             return
         timeout = self._options.timeout
@@ -196,8 +225,9 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument("--flush", help="flush service of the node (default: beside the answers)")
     parser.add_argument("--rate", type=_positive, default=1.0, help="times the recorded rate (%(default)s)")
     parser.add_argument("--loop", action="store_true", help="start again at the end, until stopped")
-    parser.add_argument("--in-flight", type=_not_negative, default=16,
-                        help="most frames without an answer; 0: no flow control (%(default)s)")
+    parser.add_argument("--in-flight", type=_not_negative,
+                        help="most frames without an answer; 0: no flow control "
+                             "(default: as the node's window needs)")
     parser.add_argument("--wait", type=_positive, default=60.0,
                         help="patience with the start of the node, seconds (%(default)s)")
     parser.add_argument("--timeout", type=_positive, default=60.0,

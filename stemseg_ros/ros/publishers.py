@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -13,6 +15,9 @@ from stemseg_ros.media.overlay import draw_instances
 from stemseg_ros.records import FrameResult
 from stemseg_ros.ros.conversions import image_message, instances_message
 from stemseg_ros.ros.stream import Source
+
+MAX_LABEL = 2**16 - 1
+"""Highest track id in a mono16 image."""
 
 
 class ResultPublishers:
@@ -46,9 +51,10 @@ class ResultPublishers:
             self._overlay.publish(image_message(draw_instances(source.image, result), source.header))
 
     def _publish_labels(self, source: Source, result: FrameResult) -> None:
-        try:
-            labels = label_image(result)
-        except ValueError as error:  # a track id beyond 16 bits
-            self._node.get_logger().warning(f"no label image: {error}", throttle_duration_sec=10.0)
-            return
+        fitting = tuple(i for i in result.instances if i.track_id <= MAX_LABEL)
+        if len(fitting) < len(result.instances):
+            self._node.get_logger().warning(
+                f"track ids above {MAX_LABEL} do not fit into ~/label_image and are left out there; "
+                "call ~/reset to number anew", once=True)
+        labels = label_image(replace(result, instances=fitting))
         self._labels.publish(image_message(labels, source.header))

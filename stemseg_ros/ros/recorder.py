@@ -67,9 +67,9 @@ class Recorder:
                         instances=len(message.instances))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        name = self._options.topic.strip("/").partition("/")[0]
+        node = self._program.node.resolve_topic_name(self._options.topic).rpartition("/")[0]
         for status in message.status:
-            if status.name.strip("/").startswith(name):
+            if status.name.partition(":")[0] == node:
                 self._values |= {item.key: item.value for item in status.values}
         if self._options.diagnostics is not None:
             # Replaced as a whole, so that a reader never sees half of it.

@@ -56,7 +56,7 @@ class Stream:
     def open(self, make_pipeline: Callable[[], StreamingPipeline], warm_up_frames: int) -> None:
         """Build the pipeline and run it once, so that the first real frame meets a warm device."""
         pipeline = make_pipeline()
-        grey = np.full((64, 64, 3), 128, np.uint8)
+        grey = np.full((36, 64, 3), 128, np.uint8)  # 16:9; the input section sets the size that counts
         for index in range(warm_up_frames):
             pipeline.push(grey, index)
         pipeline.reset()

@@ -34,10 +34,12 @@ class ImageSubscription:
     wrongly.) A topic that is silent from the start is reported once, with its publishers and their QoS.
     """
 
-    def __init__(self, node: Node, settings: NodeConfig, on_image: Callable[[Any], None]) -> None:
+    def __init__(self, node: Node, settings: NodeConfig, on_image: Callable[[Any], None],
+                 on_lost: Callable[[int], None]) -> None:
         self._node = node
         self._settings = settings
         self._on_image = on_image
+        self._count_lost = on_lost
         self._type = _MESSAGES[settings.image_transport]
         # image_transport appends to the name after it is remapped.
         self.topic = node.resolve_topic_name("image")
@@ -103,9 +105,10 @@ class ImageSubscription:
         self._refit = True  # not here: this runs inside the subscription that has to go
 
     def _on_lost(self, event: Any) -> None:
+        self._count_lost(event.total_count_change)
         hint = "" if any(name in os.environ for name in _PROFILE_VARIABLES) else (
-            ": the shared memory of Fast DDS is smaller than an image by default; set "
-            f"{_PROFILE_VARIABLES[0]} to stemseg's config/fastdds_shm.xml where camera and node start")
+            ": the shared memory of Fast DDS is smaller than an image by default; where camera and "
+            f"node start, set {_PROFILE_VARIABLES[0]} to stemseg's config/fastdds_shm.xml")
         self._lost.add("lost", f"images get lost on the way to the node{hint}",
                        "images lost on the way to the node", event.total_count_change)
 

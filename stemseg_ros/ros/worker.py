@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,11 +19,11 @@ class WorkerClosed(RuntimeError):
 class Worker:
     """Runs jobs one after the other, in the order of submission, on a thread of its own.
 
-    Frames are offered: only ``queue_size`` of them wait, a further one pushes out the oldest. Everything
-    else is submitted, is never dropped, and keeps its place between the frames. When ``idle_after`` seconds
-    pass without a job after a frame, ``on_idle`` runs once; 0 means never. The pause counts from the end of
-    the last job, so that a slow device is no pause. ``on_error`` receives what an offered job or ``on_idle``
-    raises.
+    Frames are offered: only ``queue_size`` of them wait, a further one pushes out the oldest.
+    Everything else is submitted, is never dropped, and keeps its place between the frames. When
+    ``idle_after`` seconds pass without a job after a frame, ``on_idle`` runs once; 0 means never.
+    The pause counts from the end of the last job, so that a slow device is no pause. ``on_error``
+    receives what an offered job or ``on_idle`` raises.
     """
 
     def __init__(self, queue_size: int, idle_after: float, on_idle: Callable[[], object],
@@ -35,12 +36,12 @@ class Worker:
         self._jobs: deque[tuple[Callable[[], Any], Future[Any] | None]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        # A daemon, because a window can take longer than anyone who stops the node is ready to wait.
+        # A daemon, because a window can take longer than anyone is ready to wait for the end.
         self._thread = threading.Thread(target=self._run, name="stemseg-worker", daemon=True)
         self._thread.start()
 
     def offer(self, job: Callable[[], object]) -> bool:
-        """Queue the work of one frame; False where the oldest waiting frame had to make room for it."""
+        """Queue the work of one frame; False where the oldest waiting frame made room for it."""
         with self._changed:
             full = self._frames >= self._queue_size
             if full:
@@ -63,7 +64,7 @@ class Worker:
         return future
 
     def call(self, job: Callable[[], T], give_up: Callable[[], bool] = lambda: False) -> T:
-        """Submit and wait. Raises what the job raises, or WorkerClosed once ``give_up`` says so."""
+        """Submit and wait. Raises what the job raises, or WorkerClosed when ``give_up`` holds."""
         future = self.submit(job)
         while not wait([future], timeout=0.1).done:
             if give_up():
@@ -78,7 +79,7 @@ class Worker:
         return dropped
 
     def close(self, timeout: float) -> bool:
-        """End after the present job, without those that wait; whether that took less than timeout seconds."""
+        """End after the present job, without those that wait; whether it ended within the timeout."""
         with self._changed:
             self._closed = True
             abandoned = [future for _, future in self._jobs if future is not None]
@@ -113,6 +114,12 @@ class Worker:
             self._frames -= item[1] is None
             return item
 
+    def _report(self, error: Exception) -> None:
+        try:
+            self._on_error(error)
+        except Exception:
+            logging.getLogger(__name__).exception("the handler of an error failed: %s", error)
+
     def _execute(self, job: Callable[[], Any], future: Future[Any] | None) -> None:
         # Whatever goes wrong is handed on: the thread has to outlive every single job.
         try:
@@ -121,7 +128,7 @@ class Worker:
             if future is not None:
                 future.set_exception(error)
             elif not self._closed:
-                self._on_error(error)
+                self._report(error)
         else:
             if future is not None:
                 future.set_result(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
@@ -11,10 +10,6 @@ import pytest
 
 if TYPE_CHECKING:  # needs ROS, which is not everywhere where these tests are collected
     from ros.harness import LocalNode, Peer
-
-# Killed processes leave shared memory behind that later ones of the same domain may run into.
-os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
-
 
 @pytest.fixture
 def peer() -> Iterator[Peer]:
@@ -31,4 +26,5 @@ def local_node(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Loca
     from ros.harness import LocalNode
 
     with ExitStack() as stack:
-        yield lambda *parameters: stack.enter_context(closing(LocalNode(capfd, *parameters)))
+        yield lambda *parameters, **options: stack.enter_context(
+            closing(LocalNode(capfd, *parameters, **options)))

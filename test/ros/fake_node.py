@@ -50,7 +50,7 @@ class FakeNode(Node):
         self.pending.clear()
         values = [KeyValue(key="images", value=str(self.images)),
                   KeyValue(key="most_pending", value=str(self.most_pending))]
-        status = DiagnosticStatus(name="stemseg", values=values)
+        status = DiagnosticStatus(name="/stemseg: frames", values=values)
         self.diagnostics.publish(DiagnosticArray(status=[status]))
 
 

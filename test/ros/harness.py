@@ -28,12 +28,17 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from stemseg.msg import InstanceArray
 
-from stemseg_ros.ros.node import StemsegNode
+from stemseg_ros.ros.node import MakePipeline, StemsegNode
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PATIENCE = 90.0
 """Seconds until a test gives up; generous, for machines with other work."""
+
+
+def without_middleware(log: str) -> str:
+    """Without what Fast DDS says about shared memory that killed processes left on the machine."""
+    return "".join(line for line in log.splitlines(keepends=True) if "RTPS_TRANSPORT_SHM" not in line)
 
 
 class Process:
@@ -50,7 +55,7 @@ class Process:
 
     @property
     def log(self) -> str:
-        return self._output.read_text()
+        return without_middleware(self._output.read_text())
 
     def lines(self, text: str) -> list[str]:
         """Lines of the log that contain the text."""
@@ -100,13 +105,14 @@ def ros_arguments(*parameters: str) -> list[str]:
 class LocalNode:
     """The node in the test's own process, which saves the start of one; its executor runs in a thread."""
 
-    def __init__(self, output: pytest.CaptureFixture[str], *parameters: str) -> None:
+    def __init__(self, output: pytest.CaptureFixture[str], *parameters: str,
+                 make_pipeline: MakePipeline = ToyPipeline) -> None:
         self._output = output
         self._log = ""
         self._context = Context()
         self._stop = False
         rclpy.init(args=ros_arguments(*parameters), context=self._context)
-        self.node = StemsegNode(ToyPipeline, lambda: self._stop, context=self._context)
+        self.node = StemsegNode(make_pipeline, lambda: self._stop, context=self._context)
         self._thread = threading.Thread(target=self._spin)
         self._thread.start()
 
@@ -122,7 +128,7 @@ class LocalNode:
     @property
     def log(self) -> str:
         captured = self._output.readouterr()
-        self._log += captured.out + captured.err
+        self._log += without_middleware(captured.out + captured.err)
         return self._log
 
     def lines(self, text: str) -> list[str]:
@@ -184,6 +190,10 @@ class Peer:
         Subscriptions are announced in order: a node that answers a service knows of those made before.
         """
         assert self.spin_until(self.publisher.get_subscription_count), "the node does not listen"
+        self.connect_answers()
+
+    def connect_answers(self) -> None:
+        """Wait until the answers of the node arrive."""
         assert self.spin_until(self.answers.get_publisher_count), "the node does not answer"
         self.call(GetState, "stemseg/get_state", GetState.Request())
 

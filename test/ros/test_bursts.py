@@ -27,6 +27,15 @@ def test_lines_of_a_burst(events: list[float], expected: list[str]) -> None:
     assert lines == expected
 
 
+def test_kinds_that_differ_in_numbers_are_one() -> None:
+    lines: list[str] = []
+    log = BurstLog(lines.append, clock=lambda: 0.0)
+    for size in (120, 7):
+        log.add(f"truncated, {size} bytes", f"truncated, {size} bytes", "truncated")
+    log.poll(finish=True)
+    assert lines == ["truncated, 120 bytes", "truncated: 2 in 0.0 s"]
+
+
 def test_kinds_are_separate_and_finish_closes_all() -> None:
     lines: list[str] = []
     log = BurstLog(lines.append, clock=lambda: 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -91,6 +92,17 @@ def test_the_image_is_a_copy() -> None:
 def test_absurd_sizes_are_refused(height: int, width: int) -> None:
     with pytest.raises(ImageMessageError, match="at most 64,000,000"):
         bgr_image(Image(height=height, width=width, encoding="mono8", step=1, data=[0]))
+
+
+def test_size_of_a_compressed_image_is_known_before_it_is_decoded(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of some 100 bytes can say that it is huge."""
+    monkeypatch.setattr("stemseg_ros.ros.conversions.bgr_from_message", lambda _: pytest.fail("decoded"))
+    data = bytearray(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    start = data.index(b"\xff\xc0") + 5  # height and width in the frame header
+    data[start:start + 4] = (9_000).to_bytes(2, "big") * 2
+    with pytest.raises(ImageMessageError, match="9000x9000 pixels; at most 64,000,000"):
+        bgr_image(CompressedImage(format="jpeg", data=array("B", bytes(data))))
 
 
 @given(encoding=st.sampled_from([*ENCODINGS, "", "rgb", "16SC1", "nv12"]), height=st.integers(0, 9),

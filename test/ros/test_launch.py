@@ -25,7 +25,7 @@ except PackageNotFoundError:
     pytest.skip("stemseg is not installed in a ROS workspace (colcon build)", allow_module_level=True)
 
 COMMON = {"namespace", "use_sim_time", "params_file", "autostart", "log_level", "image_topic",
-          "image_transport", "checkpoint", "device", "config", "rviz"}
+          "image_transport", "checkpoint", "device", "config", "flush_after", "rviz"}
 SMALL = ["checkpoint:=random", "device:=cpu"]
 
 
@@ -71,11 +71,22 @@ def test_camera_leaves_the_start_to_a_manager(peer: Peer, small: str) -> None:
         assert not child.lines("is ready")
 
 
-def test_replay_plays_a_bag_and_ends(peer: Peer, small: str, tmp_path: Path) -> None:
+def test_camera_leaves_to_the_file_what_no_argument_says(peer: Peer, small: str) -> None:
+    file = Path(small.partition(":=")[2])
+    file.write_text(file.read_text() + "    autostart: false\n")
+    with process("run_launch.py", "camera.launch.py", small, *SMALL) as child:
+        assert peer.spin_until(lambda: "stemseg" in peer.node.get_node_names())
+        peer.spin_for(1.0)
+        assert not child.lines("is ready")
+
+
+@pytest.mark.parametrize("encoding", ["bgr8", "jpeg"])
+def test_replay_plays_a_bag_and_ends(peer: Peer, small: str, tmp_path: Path, encoding: str) -> None:
     bag = tmp_path / "clip.mcap"
     frames = [(10**9 * (1 + i), np.roll(scene(size=(96, 128)), i, 1)) for i in range(7)]
-    write_bag(iter(frames), bag)
-    with process("run_launch.py", "replay.launch.py", f"bag:={bag}", "rate:=20.0", small, *SMALL) as child:
+    write_bag(iter(frames), bag, encoding=encoding)
+    with process("run_launch.py", "replay.launch.py", f"bag:={bag}", "rate:=20.0", small,
+                 *SMALL) as child:
         assert peer.spin_until(lambda: child.popen.poll() is not None), child.log
         assert child.wait() == 0, child.log
         assert peer.stamps() == [1, 2, 3, 4, 5, 6, 7]

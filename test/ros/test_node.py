@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.qos import ReliabilityPolicy
-from ros.harness import LocalNode, Peer, message, scene
-from sensor_msgs.msg import CompressedImage
+from ros.harness import ROOT, LocalNode, Peer, message, scene
+from sensor_msgs.msg import CompressedImage, Image
+
+from stemseg_ros.media.bag import write_bag
+from stemseg_ros.pipeline import Pipeline
 
 pytestmark = pytest.mark.ros
 
@@ -41,7 +48,7 @@ def state(peer: Peer) -> str:
 
 
 def test_lifecycle(local_node: Start, peer: Peer) -> None:
-    local_node(*WINDOW, "autostart:=false")
+    node = local_node(*WINDOW, "autostart:=false")
     assert state(peer) == "unconfigured"
     assert change_state(peer, Transition.TRANSITION_CONFIGURE)
     assert state(peer) == "inactive"
@@ -53,6 +60,7 @@ def test_lifecycle(local_node: Start, peer: Peer) -> None:
     send(peer, *range(LENGTH + 1))
     peer.expect(2)  # the others stay in the window
     assert change_state(peer, Transition.TRANSITION_DEACTIVATE)
+    assert node.lines("deactivated: 3 pending frames dropped")
     assert peer.spin_until(lambda: peer.publisher.get_subscription_count() == 0)
     assert change_state(peer, Transition.TRANSITION_CLEANUP)
     assert change_state(peer, Transition.TRANSITION_CONFIGURE)
@@ -137,6 +145,18 @@ def test_compressed_images(local_node: Start, peer: Peer) -> None:
     assert [i.track_id for i in peer.expect(2)[0].instances] == [5, 9]
 
 
+def test_a_compressed_bag_is_played_as_the_window_needs_it(local_node: Start, peer: Peer,
+                                                           tmp_path: Path) -> None:
+    local_node(*WINDOW, "node.image_transport:=compressed")
+    write_bag(((10**9 * (1 + i), scene()) for i in range(9)), tmp_path / "clip.mcap", encoding="jpeg")
+    peer.connect_answers()
+    player = (sys.executable, "-m", "stemseg_ros.ros.player", "--bag", str(tmp_path / "clip.mcap"),
+              "--topic", "/image", "--rate", "20")
+    subprocess.run(player, check=True, timeout=90, cwd=ROOT)
+    assert peer.spin_until(lambda: len(peer.received) >= 9)
+    assert peer.stamps() == list(range(1, 10))
+
+
 def test_silent_topic_is_explained_with_its_publishers(local_node: Start, peer: Peer,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stemseg_ros.ros.subscription.SILENCE_SECONDS", 1.0)
@@ -145,6 +165,18 @@ def test_silent_topic_is_explained_with_its_publishers(local_node: Start, peer: 
     assert node.lines("no images on")[0].endswith(
         "no images on /image (sensor_msgs/msg/Image) for 1 s; "
         "publishers: /peer (sensor_msgs/msg/Image, reliable)")
+
+
+def test_the_network_answers_every_frame(local_node: Start, peer: Peer) -> None:
+    small = ("checkpoint:=random", "device:=cpu", "input.min_dim:=96")
+    node = local_node(*small, *WINDOW, make_pipeline=Pipeline)
+    peer.connect()
+    send(peer, *range(7))
+    assert peer.trigger("flush").success
+    peer.expect(7)
+    assert peer.stamps() == list(range(7))
+    assert {(m.height, m.width, m.header.frame_id) for m in peer.received} == {(24, 40, "camera_optical")}
+    assert not node.lines("failed"), node.log
 
 
 def test_diagnostics_count_frames(local_node: Start, peer: Peer) -> None:
@@ -159,5 +191,26 @@ def test_diagnostics_count_frames(local_node: Start, peer: Peer) -> None:
         return {v.key: v.value for message in received[-1:] for v in message.status[0].values}
 
     assert peer.spin_until(lambda: values().get("messages_out") == "2")
-    assert values() == {"device": "cpu", "frames_in": "5", "messages_out": "2", "frames_dropped": "0",
-                        "frames_refused": "1", "frames_failed": "0", "stage_ms.network": "1.000"}
+    expected = {"device": "cpu", "frames_in": "5", "messages_out": "2", "frames_dropped": "0",
+                "frames_refused": "1", "frames_failed": "0", "frames_lost": "0",
+                "stage_ms.network": "1.000"}
+    assert {name: value for name, value in values().items() if "rate" not in name} == expected
+    assert float(values()["rate_in_hz"]) > float(values()["rate_out_hz"]) > 0
+    status = received[-1].status[0]
+    assert (status.name, status.level) == ("/stemseg: frames", DiagnosticStatus.WARN)
+    assert peer.spin_until(lambda: received[-1].status[0].level == DiagnosticStatus.OK)
+    assert peer.trigger("reset").success
+    assert peer.spin_until(lambda: values()["frames_dropped"] == "2")  # those in the window
+
+
+def test_labels_beyond_16_bits_are_left_out(local_node: Start, peer: Peer,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stemseg_ros.ros.publishers.MAX_LABEL", 7)
+    node = local_node(*WINDOW)
+    labels: list[Image] = []
+    peer.subscribe(Image, "stemseg/label_image", labels)
+    peer.connect()
+    send(peer, *range(LENGTH))
+    assert peer.spin_until(lambda: len(labels) == 2)
+    assert set(np.frombuffer(labels[0].data, "<u2")) == {0, 5}
+    assert len(node.lines("track ids above 7")) == 1

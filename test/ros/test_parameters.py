@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -127,7 +128,14 @@ def test_a_type_that_ros_lacks_is_named() -> None:
         parameter_type(dict[str, int])
 
 
-def test_shipped_file_is_accepted_and_says_the_defaults(declare: Declare) -> None:
-    _, parameters = declare(file=PARAMETER_FILE)
-    assert parameters == NodeParameters(load_config("lite"), checkpoint=None, device="auto", autostart=True)
-    assert list(yaml.safe_load(PARAMETER_FILE.read_text())) == ["/**"]
+@pytest.mark.parametrize("comments", [False, True])
+def test_shipped_file_says_the_defaults(declare: Declare, tmp_path: Path, comments: bool) -> None:
+    """As it is, and with the settings in its comments."""
+    text = PARAMETER_FILE.read_text()
+    file = tmp_path / "all.yaml"
+    file.write_text(re.sub("(?m)^    #", "    ", text) if comments else text)
+    _, parameters = declare(file=file)
+    assert parameters == NodeParameters(load_config("lite"), None, "auto", autostart=True)
+    assert list(yaml.safe_load(file.read_text())) == ["/**"]
+    shown = yaml.safe_load(file.read_text())["/**"]["ros__parameters"]
+    assert ("clustering" in shown) == comments

@@ -115,6 +115,17 @@ def test_errors_are_handed_on_and_the_worker_goes_on() -> None:
         assert [type(error) for error in it.errors] == [ZeroDivisionError]
 
 
+def test_a_failing_handler_of_errors_does_not_end_the_worker(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: Exception) -> None:
+        raise RuntimeError("handler")
+
+    worker = Worker(1, 0.0, lambda: None, fail)
+    worker.offer(lambda: 1 / 0)
+    assert worker.call(lambda: 5) == 5
+    assert "division by zero" in caplog.text
+    assert worker.close(10)
+
+
 def test_waiting_is_given_up() -> None:
     with log() as it:
         it.hold()
