@@ -84,16 +84,17 @@ def label_of(target: int, number: int) -> int:
 def compose(
     categories: npt.NDArray[np.integer], numbers: npt.NDArray[np.integer], targets: Targets
 ) -> LabelArray:
-    """Labels from class ids of the dataset and object numbers from 1, both (H, W).
+    """Labels from class ids of the dataset, from 0, and object numbers from 1, both (H, W).
 
     Raises ValueError for a category that the dataset does not have, or a number above 999.
     """
-    present, where = np.unique(categories, return_inverse=True)
-    unknown = [int(category) for category in present if int(category) not in targets]
+    present = np.flatnonzero(np.bincount(categories.ravel())).tolist()
+    unknown = [category for category in present if category not in targets]
     if unknown:
         raise ValueError(f"category {unknown[0]} is unknown")
-    table = np.array([targets[int(category)] for category in present], np.int32)
-    wanted = table[where.reshape(categories.shape)]
+    table = np.zeros(max(present) + 1, np.int32)
+    table[present] = [targets[category] for category in present]
+    wanted = table[categories]
     highest = int(numbers[wanted > 0].max(initial=0))
     if highest:
         label_of(1, highest)

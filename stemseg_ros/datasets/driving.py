@@ -97,8 +97,8 @@ def read_labels(targets: Targets | None, path: Path) -> LabelArray:
     wide = labels.astype(np.int32)
     if targets is None:
         return wide
-    classes = np.where(wide == IGNORE_LABEL, IGNORED, wide // CLASS_STEP)
-    return compose(classes, wide % CLASS_STEP, {0: 0, **targets, IGNORED: IGNORED})
+    known = {0: 0, **targets, IGNORE_LABEL // CLASS_STEP: IGNORED}
+    return compose(wide // CLASS_STEP, wide % CLASS_STEP, known)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -132,13 +132,17 @@ class LabelledSequence(Sequence[LabelledFrame]):
         """
         image, labels = _read_image(self.images[index]), self.labels.read(index)
         self._compare(index, (image.shape[0], image.shape[1]), (labels.shape[0], labels.shape[1]))
-        top = int(class_of(labels).max(initial=0))
-        if classes is not None and top > classes:
-            raise DataError(
-                f"{self.labels.place(index)}: label {labels[labels != IGNORE_LABEL].max()} has "
-                f"class {top}, the configuration has {classes} classes (network.classes)"
-            )
+        if classes is not None:
+            self._refuse_classes_above(classes, index, labels)
         return LabelledFrame(image, labels)
+
+    def _refuse_classes_above(self, classes: int, index: int, labels: LabelArray) -> None:
+        highest = int(labels[labels != IGNORE_LABEL].max(initial=0))
+        if highest // CLASS_STEP > classes:
+            raise DataError(
+                f"{self.labels.place(index)}: label {highest} has class {highest // CLASS_STEP}, "
+                f"the configuration has {classes} classes (network.classes)"
+            )
 
     def check(self) -> None:
         """Look at every file, its header and its end, without decoding it. Raises DataError."""
