@@ -1,6 +1,8 @@
-"""The demonstration: a video becomes a bag, goes through the ROS 2 node, and comes back as masks with ids.
+"""The demonstration: a video becomes a bag, goes through the ROS 2 node, and comes back as masks
+with ids.
 
-Three processes talk over DDS: the node, a player that publishes the bag, and a recorder. This one watches.
+Three processes talk over DDS: the node, a player that publishes the bag, and a recorder. This one
+watches.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from stemseg_ros import replay
@@ -45,18 +54,28 @@ class DemoSummary:
     fps: float
     """Frames per second from the first frame published to the last result received."""
     latency_ms: dict[str, float]
-    """median and p99 from publishing a frame to receiving its result, the wait for its window included."""
+    """median and p99 from publishing a frame to receiving its result, the wait for its window
+    included."""
     stage_ms: dict[str, float]
     """Median milliseconds per window, by stage."""
     device: str
 
 
-def run_demo(out: Path, *, video: Path | None = None, config: str = "lite", checkpoint: str | None = None,
-             device: str = "cpu", console: Console | None = None) -> DemoSummary:
-    """Run the demonstration and leave bags, overlay video, contact sheet, summary and logs in ``out``.
+def run_demo(
+    out: Path,
+    *,
+    video: Path | None = None,
+    config: str = "lite",
+    checkpoint: str | None = None,
+    device: str = "cpu",
+    console: Console | None = None,
+) -> DemoSummary:
+    """Run the demonstration and leave bags, overlay video, contact sheet, summary and logs in
+    ``out``.
 
-    ``video`` is whatever open_source takes; none is the bundled one. Progress goes to standard error, the
-    table to ``console`` (standard output). Raises ReplayError, or the error of the argument that is wrong.
+    ``video`` is whatever open_source takes; none is the bundled one. Progress goes to standard
+    error, the table to ``console`` (standard output). Raises ReplayError, or the error of the
+    argument that is wrong.
     """
     replay.check_ros()
     settings = load_config(config)
@@ -80,8 +99,13 @@ class Bars:
     """One progress bar per step, each under its name."""
 
     def __init__(self) -> None:
-        self._progress = Progress(TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(),
-                                  TimeElapsedColumn(), console=Console(stderr=True))
+        self._progress = Progress(
+            TextColumn("{task.description:<18}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
         self._tasks: dict[str, TaskID] = {}
 
     def show(self, step: str, done: int, total: int | None) -> None:
@@ -112,17 +136,26 @@ def _summarise(frames: int, out: Path) -> DemoSummary:
     stages = {key.removeprefix("stage_ms."): float(value) for key, value in values.items()
               if key.startswith("stage_ms.")}
     return DemoSummary(
-        frames_in=frames, messages_out=messages, frames_dropped=int(values.get("frames_dropped", 0)),
-        tracks=len(tracks), fps=round(frames / times.seconds, 3), latency_ms=percentiles(times.latency_ms),
-        stage_ms=stages, device=values.get("device", "unknown"))
+        frames_in=frames,
+        messages_out=messages,
+        frames_dropped=int(values.get("frames_dropped", 0)),
+        tracks=len(tracks),
+        fps=round(frames / times.seconds, 3),
+        latency_ms=percentiles(times.latency_ms),
+        stage_ms=stages,
+        device=values.get("device", "unknown"),
+    )
 
 
 def _draw(frames: int, out: Path, bars: Bars) -> None:
     """Overlay video of all frames and a contact sheet of some."""
     chosen = set(np.linspace(0, frames - 1, SHEET_FRAMES).round().astype(int).tolist())
     tiles: dict[int, npt.NDArray[np.uint8]] = {}
-    with ImageBagReader(out / INPUT) as images, InstanceBagReader(out / replay.INSTANCES) as results, \
-            VideoWriter(out / OVERLAY, images.fps or DEFAULT_FPS) as video:
+    with (
+        ImageBagReader(out / INPUT) as images,
+        InstanceBagReader(out / replay.INSTANCES) as results,
+        VideoWriter(out / OVERLAY, images.fps or DEFAULT_FPS) as video,
+    ):
         for index, (image, result) in enumerate(_matched(images, results)):
             drawn = draw_instances(image, result)
             video.write(drawn)
@@ -139,7 +172,9 @@ def _matched(images: ImageBagReader, results: InstanceBagReader,
     """Each image with its result. Raises ReplayError where their stamps differ."""
     for (stamp, image), result in zip(images, results, strict=True):
         if stamp != result.stamp_ns:
-            raise ReplayError(f"the result of the frame at {stamp} ns carries the stamp {result.stamp_ns}")
+            raise ReplayError(
+                f"the result of the frame at {stamp} ns carries the stamp {result.stamp_ns}"
+            )
         yield image, result
 
 
@@ -154,4 +189,6 @@ def _print(summary: DemoSummary, out: Path, console: Console) -> None:
     for stage, milliseconds in summary.stage_ms.items():
         table.add_row(f"{stage}, ms per window", f"{milliseconds:.1f}")
     console.print(table)
-    console.print(f"{out}: {OVERLAY}, {OVERVIEW}, {SUMMARY}, {replay.INSTANCES}, {INPUT}", soft_wrap=True)
+    console.print(
+        f"{out}: {OVERLAY}, {OVERVIEW}, {SUMMARY}, {replay.INSTANCES}, {INPUT}", soft_wrap=True
+    )

@@ -1,7 +1,8 @@
-"""A bag through the real node: node, player and recorder run as processes of their own, and nothing is lost.
+"""A bag through the real node: node, player and recorder run as processes of their own, and
+nothing is lost.
 
-The player never has more frames in flight than the node can hold, and has the last ones flushed; the recorder
-writes every answer to a bag.
+The player never has more frames in flight than the node can hold, and has the last ones flushed;
+the recorder writes every answer to a bag.
 """
 
 from __future__ import annotations
@@ -57,21 +58,32 @@ def check_ros() -> None:
     """Raises ReplayError that says what of ROS is missing."""
     for module, what in (("rclpy", "ROS 2 (rclpy)"), ("stemseg", "the message package stemseg")):
         if find_spec(module) is None:
-            raise ReplayError(f"{what} is not installed for {sys.executable}; 'make setup' installs it")
+            raise ReplayError(
+                f"{what} is not installed for {sys.executable}; 'make setup' installs it"
+            )
 
 
 def in_flight(window: WindowConfig) -> int:
-    """Frames without an answer that keep the node busy: a window, and meanwhile the new ones of the next."""
+    """Frames without an answer that keep the node busy: a window, and meanwhile the new ones of
+    the next."""
     delayed = 2 * window.stride if window.mode == "offline" else 0
     return window.length + window.stride + delayed
 
 
-def node_arguments(settings: Config, config: str, checkpoint: str | None, device: str) -> list[str]:
+def node_arguments(
+    settings: Config, config: str, checkpoint: str | None, device: str
+) -> list[str]:
     """Command line of the node. config: the name or file that ``settings`` come from."""
-    parameters = {"config": config, "device": device, "autostart": "true", "node.qos_image": "reliable",
-                  "node.queue_size": str(max(in_flight(settings.window), settings.node.queue_size)),
-                  # The player says when the stream ends; a busy machine is no reason to cut a window short.
-                  "window.flush_after": "0.0"}
+    parameters = {
+        "config": config,
+        "device": device,
+        "autostart": "true",
+        "node.qos_image": "reliable",
+        "node.queue_size": str(max(in_flight(settings.window), settings.node.queue_size)),
+        # The player says when the stream ends; a busy machine is no reason to cut a
+        # window short.
+        "window.flush_after": "0.0",
+    }
     if checkpoint is not None:
         parameters["checkpoint"] = checkpoint
     arguments = ["--ros-args", "-r", f"image:={IMAGE_TOPIC}"]
@@ -80,19 +92,30 @@ def node_arguments(settings: Config, config: str, checkpoint: str | None, device
     return arguments
 
 
-def play_through_node(bag: Path, frames: int, window: WindowConfig, arguments: list[str], out: Path,
-                      show: Show, rate: float = 1.0) -> None:
-    """Start node, recorder and player, and wait until every frame of the bag is answered and recorded.
+def play_through_node(
+    bag: Path,
+    frames: int,
+    window: WindowConfig,
+    arguments: list[str],
+    out: Path,
+    show: Show,
+    rate: float = 1.0,
+) -> None:
+    """Start node, recorder and player, and wait until every frame of the bag is answered and
+    recorded.
 
-    arguments: of the node. out: folder for FILES, which must not be there yet. rate: times the recorded rate,
-    at most. Raises ReplayError.
+    arguments: of the node. out: folder for FILES, which must not be there yet. rate: times the
+    recorded rate, at most. Raises ReplayError.
     """
     environment = ros_environment()
     published, received = GrowingLines(out / PUBLISHED), GrowingLines(out / RECEIVED)
     with ExitStack() as stack:
         def start(name: str, arguments: list[str]) -> ChildProcess:
             return stack.enter_context(
-                ChildProcess(name, f"stemseg_ros.ros.{name}", arguments, out / f"{name}.log", environment))
+                ChildProcess(
+                    name, f"stemseg_ros.ros.{name}", arguments, out / f"{name}.log", environment
+                )
+            )
 
         def answers() -> int:
             return max(0, len(received.read()) - 1)  # the first line says that the node was found
@@ -104,9 +127,23 @@ def play_through_node(bag: Path, frames: int, window: WindowConfig, arguments: l
         if not _wait(lambda: bool(received.read()), START_TIMEOUT_S, node, recorder):
             raise _failure(node, f"was not ready after {START_TIMEOUT_S:g} s")
         show(STARTS, 1, 1)
-        player = start("player", ["--bag", str(bag), "--topic", IMAGE_TOPIC, "--rate", f"{rate:g}",
-                                  "--in-flight", str(in_flight(window)), "--timeout", str(ANSWER_TIMEOUT_S),
-                                  "--log", str(out / PUBLISHED)])
+        player = start(
+            "player",
+            [
+                "--bag",
+                str(bag),
+                "--topic",
+                IMAGE_TOPIC,
+                "--rate",
+                f"{rate:g}",
+                "--in-flight",
+                str(in_flight(window)),
+                "--timeout",
+                str(ANSWER_TIMEOUT_S),
+                "--log",
+                str(out / PUBLISHED),
+            ],
+        )
 
         def player_ended() -> bool:
             show(PLAYED, len(published.read()), frames)
@@ -117,15 +154,20 @@ def play_through_node(bag: Path, frames: int, window: WindowConfig, arguments: l
         if player.exit_code:
             raise _failure(player, f"ended with exit code {player.exit_code}")
         _wait(lambda: player_ended() and answers() >= frames, SETTLE_TIMEOUT_S, node, recorder)
-        _wait(lambda: int(diagnostics(out).get("messages_out", 0)) >= frames, SETTLE_TIMEOUT_S, node,
-              recorder)
+        _wait(
+            lambda: int(diagnostics(out).get("messages_out", 0)) >= frames,
+            SETTLE_TIMEOUT_S,
+            node,
+            recorder,
+        )
         for child in (recorder, node):
             if child.stop():
                 raise _failure(child, f"did not end cleanly (exit code {child.exit_code})")
 
 
 def _wait(holds: Callable[[], bool], timeout_s: float | None, *needed: ChildProcess) -> bool:
-    """Poll until it holds; False after the timeout. Raises ReplayError if a needed process ends."""
+    """Poll until it holds; False after the timeout. Raises ReplayError if a needed process
+    ends."""
     start = time.monotonic()
     while not holds():
         for child in needed:
@@ -170,12 +212,20 @@ def diagnostics(out: Path) -> dict[str, str]:
 
 
 def times(out: Path) -> Times:
-    """Clock readings of a finished replay. Raises ReplayError unless every frame has its answer."""
-    published = {entry["stamp_ns"]: entry["published_ns"] for entry in GrowingLines(out / PUBLISHED).read()}
-    received = {entry["stamp_ns"]: entry["received_ns"] for entry in GrowingLines(out / RECEIVED).read()[1:]}
+    """Clock readings of a finished replay. Raises ReplayError unless every frame has its
+    answer."""
+    published = {
+        entry["stamp_ns"]: entry["published_ns"] for entry in GrowingLines(out / PUBLISHED).read()
+    }
+    received = {
+        entry["stamp_ns"]: entry["received_ns"]
+        for entry in GrowingLines(out / RECEIVED).read()[1:]
+    }
     if received.keys() != published.keys():
         dropped = diagnostics(out).get("frames_dropped", "0")
-        raise ReplayError(f"{len(published)} frames went in, {len(received)} results came out; the node "
-                          f"dropped {dropped}; see {out / 'node.log'}")
+        raise ReplayError(
+            f"{len(published)} frames went in, {len(received)} results came out; the node "
+            f"dropped {dropped}; see {out / 'node.log'}"
+        )
     return Times((max(received.values()) - min(published.values())) / 1e9,
                  [(received[stamp] - published[stamp]) / 1e6 for stamp in published])

@@ -1,4 +1,5 @@
-"""Ground truth and results made of vertical strips, so that every overlap can be computed by hand."""
+"""Ground truth and results made of vertical strips, so that every overlap can be computed by
+hand."""
 
 from __future__ import annotations
 
@@ -30,9 +31,24 @@ def row(frame: int, track: int, first: int, last: int, class_id: int = CAR) -> R
 def sequence(rows: Iterable[ResultRow], frames: int = 10, name: str = "0000",
              ignored: Mapping[int, Rle] | None = None, scores: Mapping[int, float] | None = None,
              classes: Mapping[int, str] = CLASSES) -> SequenceMasks:
-    return SequenceMasks(name, (HEIGHT, WIDTH), frames, classes, tuple(rows), ignored or {}, scores or {})
+    return SequenceMasks(
+        name, (HEIGHT, WIDTH), frames, classes, tuple(rows), ignored or {}, scores or {}
+    )
 
 
 def two_cars(frames: int = 10) -> SequenceMasks:
     """Car 1 in columns 0-11, car 2 in columns 12-19 of every frame."""
-    return sequence([r for t in range(frames) for r in (row(t, 1, 0, 12), row(t, 2, 12, 20))], frames)
+    return sequence(
+        [r for t in range(frames) for r in (row(t, 1, 0, 12), row(t, 2, 12, 20))], frames
+    )
+
+
+def switching(length: int = 10) -> SequenceMasks:
+    """Results for two_cars: car 1 changes its id in frame 4 and is lost in frame 7, with another
+    id after."""
+    rows = []
+    for t in range(length):
+        if t != 7:
+            rows.append(row(t, 1 if t < 4 else 5 if t < 7 else 6, 0, 12))
+        rows.append(row(t, 2, 12, 20))
+    return sequence(rows, length)

@@ -25,7 +25,8 @@ from stemseg_ros.replay import ReplayError
 FRAMES = 5
 TINY = """
 input: {min_dim: 96, max_dim: 192}
-network: {backbone: mobilenet_v2, fpn_channels: 16, decoder_channels: [16, 16, 16, 16], norm_groups: 4}
+network:
+  {backbone: mobilenet_v2, fpn_channels: 16, decoder_channels: [16, 16, 16, 16], norm_groups: 4}
 window: {length: 2, overlap: 0}
 """
 
@@ -44,7 +45,9 @@ def video(tmp_path: Path) -> Path:
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index in range(FRAMES):
-        cv2.imwrite(str(folder / f"{index}.png"), rng.integers(0, 256, (96, 160, 3), dtype=np.uint8))
+        cv2.imwrite(
+            str(folder / f"{index}.png"), rng.integers(0, 256, (96, 160, 3), dtype=np.uint8)
+        )
     return folder
 
 
@@ -52,17 +55,24 @@ def video(tmp_path: Path) -> Path:
 def test_every_frame_comes_out(tmp_path: Path, config: str, video: Path) -> None:
     out = tmp_path / "out"
     printed = io.StringIO()
-    summary = run_demo(out, video=video, config=config, checkpoint="random", console=Console(file=printed))
+    summary = run_demo(
+        out, video=video, config=config, checkpoint="random", console=Console(file=printed)
+    )
     assert (summary.frames_in, summary.messages_out, summary.frames_dropped) == (FRAMES, FRAMES, 0)
     assert summary.device == "cpu"
     assert set(summary.stage_ms) == {"backbone", "heads", "cluster", "link", "encode"}
-    assert all(value > 0 for value in (*summary.stage_ms.values(), *summary.latency_ms.values(), summary.fps))
+    assert all(
+        value > 0
+        for value in (*summary.stage_ms.values(), *summary.latency_ms.values(), summary.fps)
+    )
     assert json.loads((out / "summary.json").read_text()) == asdict(summary)
     assert "5 / 5" in printed.getvalue()
     assert [topic.messages for topic in bag_info(out / "input.mcap").topics] == [FRAMES]
     with InstanceBagReader(out / "instances.mcap") as reader:
         results = list(reader)
-    assert [result.stamp_ns for result in results] == sorted({result.stamp_ns for result in results})
+    assert [result.stamp_ns for result in results] == sorted(
+        {result.stamp_ns for result in results}
+    )
     assert len({(r.epoch, i.track_id) for r in results for i in r.instances}) == summary.tracks
     with av.open(str(out / "overlay.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == FRAMES
@@ -72,7 +82,9 @@ def test_every_frame_comes_out(tmp_path: Path, config: str, video: Path) -> None
 @pytest.mark.ros
 def test_a_failing_node_is_reported_with_its_last_words(
         tmp_path: Path, config: str, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "node_arguments", lambda *_: ["--ros-args", "-p", "window.lenght:=4"])
+    monkeypatch.setattr(
+        replay, "node_arguments", lambda *_: ["--ros-args", "-p", "window.lenght:=4"]
+    )
     with pytest.raises(ReplayError, match=r"the node ended with exit code 2[\s\S]*window.lenght"):
         run_demo(tmp_path / "out", video=video, config=config, checkpoint="random")
     assert not (tmp_path / "out" / "summary.json").exists()
@@ -93,7 +105,8 @@ def test_without_ros_it_says_what_is_missing(
     ({"video": Path("none.mp4"), "checkpoint": "random"}, "none.mp4"),
 ])
 def test_wrong_arguments_start_nothing(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, object], message: str) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, object], message: str
+) -> None:
     monkeypatch.setattr(replay, "ChildProcess", None)
     with pytest.raises(StemsegError, match=message):
         run_demo(tmp_path / "out", **arguments)  # type: ignore[arg-type]
@@ -108,14 +121,28 @@ def test_the_folder_of_results_is_a_file(tmp_path: Path, config: str) -> None:
 
 def test_the_summary_has_the_promised_fields() -> None:
     assert [field.name for field in fields(DemoSummary)] == [
-        "frames_in", "messages_out", "frames_dropped", "tracks", "fps", "latency_ms", "stage_ms", "device"]
+        "frames_in",
+        "messages_out",
+        "frames_dropped",
+        "tracks",
+        "fps",
+        "latency_ms",
+        "stage_ms",
+        "device",
+    ]
 
 
-@pytest.mark.parametrize("window, frames", [
-    (WindowConfig(length=8, overlap=4), 12),
-    (WindowConfig(length=8, overlap=4, mode="online"), 9),
-    (WindowConfig(length=8, overlap=4, mode="offline"), 20),  # answers come up to two windows later
-])
+@pytest.mark.parametrize(
+    "window, frames",
+    [
+        (WindowConfig(length=8, overlap=4), 12),
+        (WindowConfig(length=8, overlap=4, mode="online"), 9),
+        (
+            WindowConfig(length=8, overlap=4, mode="offline"),
+            20,
+        ),  # answers come up to two windows later
+    ],
+)
 def test_frames_in_flight(window: WindowConfig, frames: int) -> None:
     assert replay.in_flight(window) == frames
 
@@ -123,10 +150,14 @@ def test_frames_in_flight(window: WindowConfig, frames: int) -> None:
 def recorded(out: Path, published: list[tuple[int, int]], received: list[tuple[int, int]]) -> Path:
     """Logs of player and recorder, (stamp, ms), and the bag that belongs to them."""
     sent = [{"stamp_ns": stamp, "published_ns": ms * 10**6} for stamp, ms in published]
-    got = [{"connected_ns": 0}] + [{"stamp_ns": stamp, "received_ns": ms * 10**6} for stamp, ms in received]
+    got = [{"connected_ns": 0}] + [
+        {"stamp_ns": stamp, "received_ns": ms * 10**6} for stamp, ms in received
+    ]
     (out / "published.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in sent))
     (out / "received.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in got))
-    (out / "diagnostics.json").write_text('{"frames_dropped": "1", "device": "cpu", "stage_ms.heads": "2.5"}')
+    (out / "diagnostics.json").write_text(
+        '{"frames_dropped": "1", "device": "cpu", "stage_ms.heads": "2.5"}'
+    )
     with InstanceBagWriter(out / "instances.mcap") as bag:
         for stamp, _ in received:
             bag.write(FrameResult(0, stamp, 4, 4, 0, ()))
@@ -145,5 +176,7 @@ def test_latency_and_rate_come_from_both_clocks(tmp_path: Path) -> None:
 
 def test_a_lost_frame_is_a_failure(tmp_path: Path) -> None:
     out = recorded(tmp_path, [(7, 0), (8, 100), (9, 400)], [(7, 100), (9, 1000)])
-    with pytest.raises(ReplayError, match="3 frames went in, 2 results came out; the node dropped 1"):
+    with pytest.raises(
+        ReplayError, match="3 frames went in, 2 results came out; the node dropped 1"
+    ):
         demo._summarise(3, out)

@@ -13,15 +13,21 @@ from matplotlib.figure import Figure
 from stemseg_ros.evaluation.diagnostics import IOU_BINS, Diagnostics
 from stemseg_ros.media.overlay import track_color
 
-STYLE: Any = {"svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-         "svg.hashsalt": "stemseg"}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "stemseg",
+}
 MISSED = "#d9d9d9"
 """Colour of frames in which a true object has no result."""
 
 
 @mpl.rc_context(STYLE)
 def ids_over_time(name: str, found: Diagnostics) -> str:
-    """A line per true track, in the colour of the result that matches it; ticks where the result changes."""
+    """A line per true track, in the colour of the result that matches it; ticks where the result
+    changes."""
     tracks = sorted(found.tracks.items(), key=lambda item: item[1][0])
     figure = Figure(figsize=(9, 0.9 + 0.16 * len(tracks)))
     axes = figure.add_subplot()
@@ -29,12 +35,19 @@ def ids_over_time(name: str, found: Diagnostics) -> str:
         for id_, first, last in _runs(matches):
             axes.barh(line, last - first + 1, left=first, height=0.75, color=_color(id_))
     line_of = {truth_id: line for line, (truth_id, _) in enumerate(tracks)}
-    axes.plot([switch.frame for switch in found.switches],
-              [line_of[switch.truth_id] for switch in found.switches], "k|", markersize=8, clip_on=False)
+    axes.plot(
+        [switch.frame for switch in found.switches],
+        [line_of[switch.truth_id] for switch in found.switches],
+        "k|",
+        markersize=8,
+        clip_on=False,
+    )
     axes.set_yticks(range(len(tracks)), [str(truth_id) for truth_id, _ in tracks], fontsize=7)
     axes.set_ylim(len(tracks) - 0.4, -0.6)
     axes.set_xlabel("frame")
-    axes.set_title(f"{name}: colour is the result's id, grey is missed, a tick is an id switch", loc="left")
+    axes.set_title(
+        f"{name}: colour is the result's id, grey is missed, a tick is an id switch", loc="left"
+    )
     return _svg(figure)
 
 
@@ -58,7 +71,9 @@ def latency_histogram(latencies: Mapping[str, Iterable[float]]) -> str:
     """Milliseconds from a frame to its result, one line per run."""
     figure = Figure(figsize=(9, 2.6))
     axes = figure.add_subplot()
-    edges = np.histogram_bin_edges([value for values in latencies.values() for value in values], bins=40)
+    edges = np.histogram_bin_edges(
+        [value for values in latencies.values() for value in values], bins=40
+    )
     for name, values in latencies.items():
         axes.hist(list(values), bins=edges.tolist(), histtype="step", label=name)
     axes.set_xlabel("milliseconds from frame to result")

@@ -49,38 +49,80 @@ FILTERS = {PostFilter.without: (False,), PostFilter.only: (True,), PostFilter.bo
 
 
 def evaluate(
-    ground_truth: Annotated[Path, typer.Option(
-        help="Folder or file of the benchmark's ground truth, or a ROS 2 bag with /ground_truth/instances.")],
-    results: Annotated[Path | None, typer.Option(
-        help="Score these stored results (of the same format) instead of running the network.")] = None,
-    images: Annotated[Path | None, typer.Option(
-        help="Folder with a folder of images per sequence.", show_default="beside the ground truth")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for report.html, report.json and results.")] = Path(
-        "out/evaluation"),
-    format: Annotated[FormatName, typer.Option(help="Format of a ground truth that is no bag.")] = (
-        FormatName.kitti_mots),
-    mode: Annotated[list[Mode] | None, typer.Option(
-        help="offline is the paper's protocol; may be repeated.", show_default="that of the config")] = None,
-    post_filter: Annotated[PostFilter, typer.Option(
-        help="Score without, only with, or both without and with the released KITTI-MOTS post-filter.",
-        )] = PostFilter.both,
-    pixel_scores: Annotated[bool, typer.Option(
-        "--pixel-scores",
-        help="Score tracks by their pixels, as the released code does for YouTube-VIS.")] = False,
-    through_ros: Annotated[bool, typer.Option(
-        "--through-ros", help="Send the images through the real ROS 2 node.")] = False,
-    sequence: Annotated[list[str] | None, typer.Option(
-        help="Evaluate this sequence; may be repeated.", show_default="all")] = None,
+    ground_truth: Annotated[
+        Path,
+        typer.Option(
+            help="The benchmark's ground truth, or a ROS 2 bag with /ground_truth/instances."
+        ),
+    ],
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score these stored results (of the same format) instead of running the network."
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with a folder of images per sequence.",
+            show_default="beside the ground truth",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for report.html, report.json and results.")
+    ] = Path("out/evaluation"),
+    format: Annotated[
+        FormatName, typer.Option(help="Format of a ground truth that is no bag.")
+    ] = (FormatName.kitti_mots),
+    mode: Annotated[
+        list[Mode] | None,
+        typer.Option(
+            help="offline is the paper's protocol; may be repeated.",
+            show_default="that of the config",
+        ),
+    ] = None,
+    post_filter: Annotated[
+        PostFilter,
+        typer.Option(
+            help="Score without, only with, or both with and without the released post-filter.",
+        ),
+    ] = PostFilter.both,
+    pixel_scores: Annotated[
+        bool,
+        typer.Option(
+            "--pixel-scores",
+            help="Score tracks by their pixels, as the released code does for YouTube-VIS.",
+        ),
+    ] = False,
+    through_ros: Annotated[
+        bool, typer.Option("--through-ros", help="Send the images through the real ROS 2 node.")
+    ] = False,
+    sequence: Annotated[
+        list[str] | None,
+        typer.Option(help="Evaluate this sequence; may be repeated.", show_default="all"),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that work in parallel.")] = 1,
-    config: Annotated[str, typer.Option(
-        help="Preset (lite, kitti_mots, davis, youtube_vis) or YAML file.")] = "lite",
-    checkpoint: Annotated[str | None, typer.Option(
-        help="Weights file; random: untrained.", show_default="bundled with the preset")] = None,
+    config: Annotated[
+        str, typer.Option(help="Preset (lite, kitti_mots, davis, youtube_vis) or YAML file.")
+    ] = "lite",
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights file; random: untrained.", show_default="bundled with the preset"
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    topic: Annotated[str | None, typer.Option(
-        help="Image topic of a bag.", show_default="the only one")] = None,
-    settings: Annotated[list[str] | None, typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a setting by its dotted name; may be repeated.")] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Image topic of a bag.", show_default="the only one")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a setting by its dotted name; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Score results against ground truth: run the pipeline on the images, or take stored results.
 
@@ -101,8 +143,11 @@ def evaluate(
     prepare_output(out)
     given = read_input(ground_truth, format.value, images, sequence or (), topic)
     sources = [work.STORED] if results else [m.value for m in mode or ()] or [tree.window.mode]
-    wanted = [Variant(source, filtered, pixel_scores, through_ros and results is None) for source in sources
-              for filtered in work.possible_filters(FILTERS[post_filter], given)]
+    wanted = [
+        Variant(source, filtered, pixel_scores, through_ros and results is None)
+        for source in sources
+        for filtered in work.possible_filters(FILTERS[post_filter], given)
+    ]
     setup = None
     if results is not None:
         stored = work.read_stored(given, ground_truth, results)
@@ -121,10 +166,15 @@ def evaluate(
 
 def convert(
     bag: Annotated[Path, typer.Argument(help="A ROS 2 bag with recorded answers of the node.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write to; for youtube_vis the JSON file.")],
-    format: Annotated[FormatName, typer.Option(help="Format of the results.")] = FormatName.kitti_mots,
-    name: Annotated[str | None, typer.Option(
-        help="Name of the sequence.", show_default="that of the bag")] = None,
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write to; for youtube_vis the JSON file.")
+    ],
+    format: Annotated[
+        FormatName, typer.Option(help="Format of the results.")
+    ] = FormatName.kitti_mots,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the sequence.", show_default="that of the bag")
+    ] = None,
     topic: Annotated[str, typer.Option(help="Topic of the answers.")] = "/stemseg/instances",
 ) -> None:
     """Write the recorded answers of a bag as a benchmark's results."""
@@ -164,13 +214,23 @@ def _print(variants: list[VariantReport]) -> None:
     for variant in variants:
         measured = next(iter(variant.measures.values()), {})
         names = [name for name in measured if name not in COUNTS or name == "IDS"]
-        table = Table("percent", *names, title=f"{variant.variant.name}, sequences: {len(variant.sequences)}",
-                      box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(
+            "percent",
+            *names,
+            title=f"{variant.variant.name}, sequences: {len(variant.sequences)}",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
         for column in table.columns:
             column.no_wrap = True
         for label, measures in variant.measures.items():
-            table.add_row(label, *(f"{measures[name]:.0f}" if name in COUNTS else f"{measures[name]:.1f}"
-                                   for name in names))
+            table.add_row(
+                label,
+                *(
+                    f"{measures[name]:.0f}" if name in COUNTS else f"{measures[name]:.1f}"
+                    for name in names
+                ),
+            )
         console.print(table)
         if (timing := variant.timing) is not None:
             paper = timing.fps_network_and_clustering

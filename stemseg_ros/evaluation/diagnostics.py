@@ -1,7 +1,8 @@
 """Where the measures come from: matches frame by frame, id switches, overlap by size.
 
-IoUs, classes and ignored pixels are those of TrackEval's prepared data. A true mask is matched by the result
-of IoU 0.5 or more; masks do not overlap, so only at exactly 0.5 could there be two; the first counts.
+IoUs, classes and ignored pixels are those of TrackEval's prepared data. A true mask is matched by
+the result of IoU 0.5 or more; masks do not overlap, so only at exactly 0.5 could there be two; the
+first counts.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Diagnostics:
     frames: dict[int, FrameErrors] = field(default_factory=dict)
     """Frames with any mask."""
     switches: list[Switch] = field(default_factory=list)
-    overlaps: dict[str, list[int]] = field(default_factory=lambda: {size: [0] * IOU_BINS for size in SIZES})
+    overlaps: dict[str, list[int]] = field(
+        default_factory=lambda: {size: [0] * IOU_BINS for size in SIZES}
+    )
     """True masks by size and by the IoU of the result that overlaps them most, in tenths."""
     tracks: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """(frame, id of the matching result or 0) of each true track."""
@@ -71,9 +74,13 @@ def diagnose(truth: SequenceMasks, result: SequenceMasks) -> Diagnostics:
     for name, data in class_data(MOTS, truth, result):
         last: dict[int, tuple[int, int]] = {}
         for frame in range(data["num_timesteps"]):
-            here = _Frame(frame, name, [true_ids[frame, _counts(mask)] for mask in data["gt_dets"][frame]],
-                          [ids[frame, _counts(mask)] for mask in data["tracker_dets"][frame]],
-                          data["similarity_scores"][frame])
+            here = _Frame(
+                frame,
+                name,
+                [true_ids[frame, _counts(mask)] for mask in data["gt_dets"][frame]],
+                [ids[frame, _counts(mask)] for mask in data["tracker_dets"][frame]],
+                data["similarity_scores"][frame],
+            )
             _count(report, here, data)
             _follow(report, here, last)
     return report
@@ -97,7 +104,9 @@ class _Frame:
         best = self.iou.argmax(axis=1)
         pairs: dict[int, tuple[int, float]] = {}
         for i, j in enumerate(best.tolist()):
-            if self.iou[i, j] >= MATCH_IOU - np.finfo(float).eps and j not in {k for k, _ in pairs.values()}:
+            if self.iou[i, j] >= MATCH_IOU - np.finfo(float).eps and j not in {
+                k for k, _ in pairs.values()
+            }:
                 pairs[i] = (j, float(self.iou[i, j]))
         return pairs
 
@@ -112,7 +121,9 @@ def _count(report: Diagnostics, here: _Frame, data: Raw) -> None:
         errors.iou += sum(iou for _, iou in matches.values())
     for i, mask in enumerate(data["gt_dets"][here.number]):
         best = float(here.iou[i].max(initial=0.0))
-        report.overlaps[size_of(int(coco_mask.area(mask)))][min(int(best * IOU_BINS), IOU_BINS - 1)] += 1
+        report.overlaps[size_of(int(coco_mask.area(mask)))][
+            min(int(best * IOU_BINS), IOU_BINS - 1)
+        ] += 1
 
 
 def _follow(report: Diagnostics, here: _Frame, last: dict[int, tuple[int, int]]) -> None:
@@ -124,8 +135,16 @@ def _follow(report: Diagnostics, here: _Frame, last: dict[int, tuple[int, int]])
         if not id_:
             continue
         if truth_id in last and last[truth_id][1] != id_:
-            report.switches.append(Switch(here.number, *last[truth_id][:1], truth_id, last[truth_id][1], id_,
-                                          here.class_name))
+            report.switches.append(
+                Switch(
+                    here.number,
+                    *last[truth_id][:1],
+                    truth_id,
+                    last[truth_id][1],
+                    id_,
+                    here.class_name,
+                )
+            )
             report.frames[here.number].switched += 1
         last[truth_id] = (here.number, id_)
 

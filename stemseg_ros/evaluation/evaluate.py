@@ -1,4 +1,5 @@
-"""``stemseg evaluate``: sequences through the pipeline or stored results, scored against ground truth."""
+"""``stemseg evaluate``: sequences through the pipeline or stored results, scored against ground
+truth."""
 
 from __future__ import annotations
 
@@ -69,15 +70,25 @@ class VariantReport:
     """By sequence; for the MOTS measures alone."""
 
 
-def read_stored(given: EvaluationInput, ground_truth: Path, path: Path) -> dict[str, SequenceMasks]:
+def read_stored(
+    given: EvaluationInput, ground_truth: Path, path: Path
+) -> dict[str, SequenceMasks]:
     """Stored results in the format of the ground truth. Raises EvaluationError."""
     if given.format == BAG:
-        return {name: read_results_bag(path, ground_truth, truth) for name, truth in given.truths.items()}
+        return {
+            name: read_results_bag(path, ground_truth, truth)
+            for name, truth in given.truths.items()
+        }
     return format_named(given.format).read_results(path, given.truths)
 
 
-def evaluate_stored(given: EvaluationInput, results: Mapping[str, SequenceMasks],
-                    variants: Sequence[Variant], jobs: int, progress: Progress) -> list[VariantReport]:
+def evaluate_stored(
+    given: EvaluationInput,
+    results: Mapping[str, SequenceMasks],
+    variants: Sequence[Variant],
+    jobs: int,
+    progress: Progress,
+) -> list[VariantReport]:
     """Score results that exist, in every variant. Raises EvaluationError."""
     masks = {name: partial(_given, result) for name, result in results.items()}
     return [score_variant(variant, given, masks, jobs, progress) for variant in variants]
@@ -87,17 +98,26 @@ def _given(masks: SequenceMasks) -> SequenceMasks:
     return masks
 
 
-def evaluate_runs(given: EvaluationInput, setup: Setup, variants: Sequence[Variant], out: Path, jobs: int,
-                  progress: Progress) -> list[VariantReport]:
-    """Run every sequence in the mode of every variant and score what comes out; write the benchmark's files.
+def evaluate_runs(
+    given: EvaluationInput,
+    setup: Setup,
+    variants: Sequence[Variant],
+    out: Path,
+    jobs: int,
+    progress: Progress,
+) -> list[VariantReport]:
+    """Run every sequence in the mode of every variant and score what comes out; write the
+    benchmark's files.
 
-    Sequences that are stored in results_folder are not run again. Raises EvaluationError, MediaError,
-    CheckpointError.
+    Sequences that are stored in results_folder are not run again. Raises EvaluationError,
+    MediaError, CheckpointError.
     """
     missing = sorted(given.truths.keys() - given.images.keys())
     if missing:
-        raise EvaluationError(f"no images of {', '.join(missing)}; name their folder (--images), or give "
-                              "results (--results)")
+        raise EvaluationError(
+            f"no images of {', '.join(missing)}; name their folder (--images), or give "
+            "results (--results)"
+        )
     reports = []
     for variant in variants:
         folder = results_folder(out, variant)
@@ -114,7 +134,8 @@ def evaluate_runs(given: EvaluationInput, setup: Setup, variants: Sequence[Varia
 
 def write_benchmark_files(variant: Variant, given: EvaluationInput, results: Mapping[str, Masks],
                           out: Path) -> None:
-    """What the benchmark's own tools and servers take: ``out/benchmark/VARIANT``. Raises EvaluationError."""
+    """What the benchmark's own tools and servers take: ``out/benchmark/VARIANT``. Raises
+    EvaluationError."""
     if given.format == BAG:
         return
     folder = out / "benchmark" / variant.name.replace(" + ", "_").replace(" ", "-")
@@ -140,7 +161,11 @@ def run_all(given: EvaluationInput, setup: Setup, variant: Variant, folder: Path
     """Runs of all sequences by name; longest first, so that the last one is short."""
     setup = setup.in_mode(variant.source)
     lengths = {name: truth.frames for name, truth in given.truths.items()}
-    runs = {name: run for name in lengths if (run := finished_run(setup, name, given.images[name], folder))}
+    runs = {
+        name: run
+        for name in lengths
+        if (run := finished_run(setup, name, given.images[name], folder))
+    }
     names = sorted(lengths.keys() - runs.keys(), key=lambda name: (-lengths[name], name))
     stored = sum(lengths[name] for name in runs)
     with progress(f"run {variant.run}", sum(lengths.values())) as done:
@@ -148,7 +173,9 @@ def run_all(given: EvaluationInput, setup: Setup, variant: Variant, folder: Path
         if jobs == 1 or variant.through_ros:  # frame by frame
             engine = through_ros.run_sequence if variant.through_ros else run_sequence
             for name in names:
-                runs[name] = engine(setup, name, given.images[name], folder, partial(_add, done, stored))
+                runs[name] = engine(
+                    setup, name, given.images[name], folder, partial(_add, done, stored)
+                )
                 stored += lengths[name]
         else:
             tasks = [(setup, name, given.images[name], folder) for name in names]
@@ -169,14 +196,22 @@ def _run(task: tuple[Any, ...]) -> StoredRun:
 
 
 def _check_length(given: EvaluationInput, name: str, run: StoredRun) -> None:
-    """Ground truth texts do not say how long a sequence is, but it has no more frames than images."""
+    """Ground truth texts do not say how long a sequence is, but it has no more frames than
+    images."""
     if run.frames < given.truths[name].frames:
-        raise EvaluationError(f"sequence {name}: {run.frames} images in {given.images[name].path}, but the "
-                              f"ground truth has {given.truths[name].frames} frames")
+        raise EvaluationError(
+            f"sequence {name}: {run.frames} images in {given.images[name].path}, but the "
+            f"ground truth has {given.truths[name].frames} frames"
+        )
 
 
-def score_variant(variant: Variant, given: EvaluationInput, results: Mapping[str, Masks], jobs: int,
-                  progress: Progress) -> VariantReport:
+def score_variant(
+    variant: Variant,
+    given: EvaluationInput,
+    results: Mapping[str, Masks],
+    jobs: int,
+    progress: Progress,
+) -> VariantReport:
     """Score one variant, a sequence per task. Raises EvaluationError."""
     names = list(given.truths)
     tasks = [(variant, given.format, given.truths[name], results[name]) for name in names]
@@ -185,16 +220,22 @@ def score_variant(variant: Variant, given: EvaluationInput, results: Mapping[str
     protocol = protocol_of(given.format)
     scores = {name: scores for name, (scores, _) in zip(names, answers, strict=True)}
     diagnostics = {name: found for name, (_, found) in zip(names, answers, strict=True) if found}
-    return VariantReport(variant, combine(protocol, scores),
-                         {name: sequence_measures(protocol, score) for name, score in scores.items()},
-                         diagnostics=diagnostics)
+    return VariantReport(
+        variant,
+        combine(protocol, scores),
+        {name: sequence_measures(protocol, score) for name, score in scores.items()},
+        diagnostics=diagnostics,
+    )
 
 
-def _score(task: tuple[Variant, str, SequenceMasks, Masks]) -> tuple[SequenceScores, Diagnostics | None]:
+def _score(
+    task: tuple[Variant, str, SequenceMasks, Masks],
+) -> tuple[SequenceScores, Diagnostics | None]:
     variant, format_name, truth, results = task
     truth, result = prepare(variant, format_name, truth, results())
     protocol = protocol_of(format_name)
-    return score_sequence(protocol, truth, result), diagnose(truth, result) if protocol is MOTS else None
+    diagnostics = diagnose(truth, result) if protocol is MOTS else None
+    return score_sequence(protocol, truth, result), diagnostics
 
 
 def protocol_of(format_name: str) -> Protocol:
@@ -204,7 +245,8 @@ def protocol_of(format_name: str) -> Protocol:
 
 def parallel(function: Callable[[Task], Answer], tasks: Sequence[Task], jobs: int,
              done: Callable[[Collection[int]], None]) -> list[Answer]:
-    """Answers in order of the tasks, from ``jobs`` processes; ``done`` is told which tasks are finished."""
+    """Answers in order of the tasks, from ``jobs`` processes; ``done`` is told which tasks are
+    finished."""
     answers: dict[int, Answer] = {}
     if jobs == 1 or len(tasks) < 2:
         for i, task in enumerate(tasks):
@@ -237,5 +279,7 @@ def possible_filters(filters: Sequence[bool], given: EvaluationInput) -> list[bo
     """Those of the wished ones that fit the classes. Raises EvaluationError where none is left."""
     fits = all(has_post_filter(truth.classes) for truth in given.truths.values())
     if not fits and True in filters and False not in filters:
-        raise EvaluationError("the released post-filter is for the classes car (1) and pedestrian (2)")
+        raise EvaluationError(
+            "the released post-filter is for the classes car (1) and pedestrian (2)"
+        )
     return [wanted for wanted in filters if fits or not wanted]

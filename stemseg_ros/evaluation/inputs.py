@@ -1,4 +1,5 @@
-"""What is evaluated: ground truth with the images it belongs to, from benchmark folders and ROS 2 bags."""
+"""What is evaluated: ground truth with the images it belongs to, from benchmark folders and ROS 2
+bags."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from stemseg_ros.media.instance_bag import InstanceBagReader
 from stemseg_ros.media.sources import FrameSource, ImageFolder, is_bag, open_source
 
 BAG = "bag"
-"""Format name of ROS 2 bags with /ground_truth/instances; scored like KITTI-MOTS, by the bag's classes."""
+"""Format name of ROS 2 bags with /ground_truth/instances; scored like KITTI-MOTS, by the bag's
+classes."""
 TRUTH_TOPIC = "/ground_truth/instances"
 IGNORE = "ignore"
 """Class name of instances in a ground truth bag whose pixels are ignored."""
@@ -30,7 +32,8 @@ class Images:
     """A folder of images, a pattern, a video or a bag."""
     topic: str | None = None
     names: tuple[str, ...] = ()
-    """File names without suffix of the frames that count, of a folder that may hold more; none: all."""
+    """File names without suffix of the frames that count, of a folder that may hold more; none:
+    all."""
 
     def open(self) -> FrameSource:
         """Raises MediaError, also for a frame that is not there."""
@@ -39,8 +42,10 @@ class Images:
             files = {file.stem: file for file in source.paths}
             missing = [name for name in self.names if name not in files]
             if missing:
-                raise MediaError(f"{self.path}: no image {missing[0]}, which the ground truth names "
-                                 f"({len(missing)} are missing)")
+                raise MediaError(
+                    f"{self.path}: no image {missing[0]}, which the ground truth names "
+                    f"({len(missing)} are missing)"
+                )
             source.paths = [files[name] for name in self.names]
             source.frames = len(source.paths)
         return source
@@ -82,16 +87,21 @@ def read_input(ground_truth: Path, format_name: str, images: Path | None,
     return EvaluationInput(format_name, truths, found)
 
 
-def chosen(truths: dict[str, SequenceMasks], names: Collection[str], where: Path) -> dict[str, SequenceMasks]:
+def chosen(
+    truths: dict[str, SequenceMasks], names: Collection[str], where: Path
+) -> dict[str, SequenceMasks]:
     """The named sequences, or all. Raises EvaluationError for a name that is not there."""
     unknown = sorted(set(names) - truths.keys())
     if unknown:
-        raise EvaluationError(f"{where}: no sequence {', '.join(unknown)}; there are {', '.join(truths)}")
+        raise EvaluationError(
+            f"{where}: no sequence {', '.join(unknown)}; there are {', '.join(truths)}"
+        )
     return {name: truth for name, truth in truths.items() if not names or name in names}
 
 
 BESIDE_TRUTH = ("image_02/{}", "training/image_02/{}", "{}/img1")
-"""Where benchmarks keep the images of a sequence: in the folder that also holds the ground truth,"""
+"""Where benchmarks keep the images of a sequence: in the folder that also holds the ground
+truth,"""
 IMAGE_ROOTS = ("{}", "JPEGImages/480p/{}", "JPEGImages/{}", "{}.mcap", "{}.db3")
 """or in one of their own; also a bag per sequence."""
 
@@ -119,10 +129,15 @@ def read_bag(path: Path, topic: str | None) -> SequenceMasks:
 
 def read_results_bag(path: Path, truth_bag: Path, truth: SequenceMasks) -> SequenceMasks:
     """Recorded answers to the images of a ground truth bag. Raises EvaluationError, BagError."""
-    topics = [t.name for t in bag_info(path).topics if t.type == INSTANCE_ARRAY and t.name != TRUTH_TOPIC]
+    topics = [
+        t.name for t in bag_info(path).topics if t.type == INSTANCE_ARRAY and t.name != TRUTH_TOPIC
+    ]
     topic = topics[0] if len(topics) == 1 else None
-    _same_stamps(stamps(truth_bag, (INSTANCE_ARRAY,), TRUTH_TOPIC), stamps(path, (INSTANCE_ARRAY,), topic),
-                 f"{path}: answers")
+    _same_stamps(
+        stamps(truth_bag, (INSTANCE_ARRAY,), TRUTH_TOPIC),
+        stamps(path, (INSTANCE_ARRAY,), topic),
+        f"{path}: answers",
+    )
     return replace(read_bag(path, topic), name=truth.name)
 
 
@@ -136,24 +151,34 @@ def _same_stamps(truth: list[int], found: list[int], what: str) -> None:
     if truth != found:
         at = next((n for n, (a, b) in enumerate(zip(truth, found, strict=False)) if a != b),
                   min(len(truth), len(found)))
-        raise EvaluationError(f"{what} and ground truth must have the same stamps; they differ from frame "
-                              f"{at} on ({len(found)} and {len(truth)} messages)")
+        raise EvaluationError(
+            f"{what} and ground truth must have the same stamps; they differ from frame "
+            f"{at} on ({len(found)} and {len(truth)} messages)"
+        )
 
 
 def _check_images(bag: Path, images: Images) -> bool:
-    """Whether there are images; raises EvaluationError unless they have the stamps of the ground truth."""
+    """Whether there are images; raises EvaluationError unless they have the stamps of the ground
+    truth."""
     if not is_bag(images.path):
         return True
     if not any(topic.type in IMAGE_TYPES for topic in bag_info(images.path).topics):
         return False
-    _same_stamps(stamps(bag, (INSTANCE_ARRAY,), TRUTH_TOPIC), stamps(images.path, IMAGE_TYPES, images.topic),
-                 f"{images.path}: images")
+    _same_stamps(
+        stamps(bag, (INSTANCE_ARRAY,), TRUTH_TOPIC),
+        stamps(images.path, IMAGE_TYPES, images.topic),
+        f"{images.path}: images",
+    )
     return True
 
 
 def split_ignored(sequence: SequenceMasks) -> SequenceMasks:
     """Masks of the class IGNORE as ignored pixels."""
     ids = {class_id for class_id, name in sequence.classes.items() if name == IGNORE}
-    return replace(sequence, rows=tuple(row for row in sequence.rows if row.class_id not in ids),
-                   ignored={row.frame: row.rle for row in sequence.rows if row.class_id in ids},
-                   classes={i: name for i, name in sequence.classes.items() if i not in ids}, scores={})
+    return replace(
+        sequence,
+        rows=tuple(row for row in sequence.rows if row.class_id not in ids),
+        ignored={row.frame: row.rle for row in sequence.rows if row.class_id in ids},
+        classes={i: name for i, name in sequence.classes.items() if i not in ids},
+        scores={},
+    )

@@ -1,9 +1,10 @@
 """KITTI-MOTS result text: one line per mask, ``frame id class height width rle``.
 
-Frames count from 0, id = class * 1000 + n with n = 1, 2, ... over all tracks of a sequence, classes are 1 car
-and 2 pedestrian (other class lists count on), rle is COCO's compressed column-major form. Lines are ordered
-by n, then frame. A track has one class, and n depends on all of its masks, so nothing can be written before
-the sequence ends: what is kept until then is the text itself, a few hundred bytes per mask.
+Frames count from 0, id = class * 1000 + n with n = 1, 2, ... over all tracks of a sequence,
+classes are 1 car and 2 pedestrian (other class lists count on), rle is COCO's compressed
+column-major form. Lines are ordered by n, then frame. A track has one class, and n depends on all
+of its masks, so nothing can be written before the sequence ends: what is kept until then is the
+text itself, a few hundred bytes per mask.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from stemseg_ros.records import FrameResult, Rle
 IDS_PER_CLASS = 1000
 """An id is class * IDS_PER_CLASS + n."""
 MAX_TRACKS = 1000
-"""Tracks of a sequence that are written; the smallest ones beyond are left out, as the released code does."""
+"""Tracks of a sequence that are written; the smallest ones beyond are left out, as the released
+code does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class ResultRow:
 
     def __str__(self) -> str:
         height, width = self.rle["size"]
-        return f"{self.frame} {self.id} {self.class_id} {height} {width} {self.rle['counts'].decode()}"
+        mask = self.rle["counts"].decode()
+        return f"{self.frame} {self.id} {self.class_id} {height} {width} {mask}"
 
 
 @dataclass(slots=True)
@@ -61,7 +64,8 @@ class Track:
     """(frame, mask) in order of time."""
 
     def add(self, frame: int, rle: Rle | None, pixels: int, votes: Mapping[int, int]) -> None:
-        """Append a frame's mask; one that vanishes at full size (None) counts but is not written."""
+        """Append a frame's mask; one that vanishes at full size (None) counts but is not
+        written."""
         self.pixels += pixels
         self.votes.update({class_id: n for class_id, n in votes.items() if class_id > 0})
         self.first = frame if self.first < 0 else self.first
@@ -97,7 +101,8 @@ class TrackCollector:
     def numbered(self) -> list[tuple[tuple[int, int], Track]]:
         """Keys and tracks in the order of their numbers n = 1, 2, ...
 
-        Sorted by pixels, most first, cut to MAX_TRACKS, then by last - first frame, shortest first.
+        Sorted by pixels, most first, cut to MAX_TRACKS, then by last - first frame, shortest
+        first.
         """
         largest = sorted(self.tracks.items(), key=lambda item: -item[1].pixels)[:MAX_TRACKS]
         return sorted(largest, key=lambda item: item[1].last - item[1].first)
@@ -138,10 +143,11 @@ MIN_FRAMES = {1: 3, 2: 10}
 
 
 def filter_rows(rows: Iterable[ResultRow]) -> list[ResultRow]:
-    """The released post-filter: drops small and sparse masks, then broken and short tracks; ids stay.
+    """The released post-filter: drops small and sparse masks, then broken and short tracks; ids
+    stay.
 
-    It looks at whole tracks, so it is not causal: report numbers with and without it. Classes beyond car and
-    pedestrian pass.
+    It looks at whole tracks, so it is not causal: report numbers with and without it. Classes
+    beyond car and pedestrian pass.
     """
     kept = [row for row in rows if _mask_passes(row)]
     frames: defaultdict[int, list[int]] = defaultdict(list)
@@ -177,10 +183,11 @@ def read_results(path: str | Path, *, first_frame: int = 0, frames: int | None =
                  size: tuple[int, int] | None = None) -> list[ResultRow]:
     """Read and check a result (or ground truth) text.
 
-    first_frame: number of the first frame in the file (MOTSChallenge: 1); in the rows it is 0. frames, size:
-    length and (H, W) of the sequence, where they are known. Raises MediaError, naming file and line, for a
-    line of another form, an id that does not fit its class, an RLE that does not fill height x width, another
-    size, a frame beyond the sequence, an id twice in a frame, overlapping masks, or lines in no order.
+    first_frame: number of the first frame in the file (MOTSChallenge: 1); in the rows it is 0.
+    frames, size: length and (H, W) of the sequence, where they are known. Raises MediaError,
+    naming file and line, for a line of another form, an id that does not fit its class, an RLE
+    that does not fill height x width, another size, a frame beyond the sequence, an id twice in a
+    frame, overlapping masks, or lines in no order.
     """
     try:
         lines = Path(path).read_text(encoding="ascii").splitlines()
@@ -204,7 +211,8 @@ def read_results(path: str | Path, *, first_frame: int = 0, frames: int | None =
 
 @dataclass(slots=True)
 class _Order:
-    """Lines are ordered by frame, as ground truth is, or by track and then frame, as results are."""
+    """Lines are ordered by frame, as ground truth is, or by track and then frame, as results
+    are."""
 
     previous: ResultRow | None = None
     finished: set[int] = field(default_factory=set)
@@ -222,10 +230,14 @@ class _Order:
         if row.id != last.id:
             self.finished.add(last.id)
         self.by_frame &= row.frame >= last.frame
-        self.by_track &= row.id not in self.finished and (row.id != last.id or row.frame > last.frame)
+        self.by_track &= row.id not in self.finished and (
+            row.id != last.id or row.frame > last.frame
+        )
         if not self.by_frame and not self.by_track:
-            raise ValueError(f"frame {row.frame} after frame {last.frame}: the lines are neither in order of "
-                             "frames nor, track by track, in order of frames")
+            raise ValueError(
+                f"frame {row.frame} after frame {last.frame}: the lines are neither in order of "
+                "frames nor, track by track, in order of frames"
+            )
 
 
 def parse_row(line: str) -> ResultRow:
@@ -234,7 +246,9 @@ def parse_row(line: str) -> ResultRow:
     if len(fields) != 6:
         raise ValueError(f"expected 'frame id class height width rle', found {len(fields)} fields")
     if not all(text.isdigit() for text in fields[:5]):
-        raise ValueError(f"'{' '.join(fields[:5])}' are not whole numbers frame, id, class, height, width")
+        raise ValueError(
+            f"'{' '.join(fields[:5])}' are not whole numbers frame, id, class, height, width"
+        )
     frame, id_, class_id, height, width = map(int, fields[:5])
     if class_id < 1 or not 0 <= id_ - class_id * IDS_PER_CLASS <= MAX_TRACKS:
         raise ValueError(f"id {id_} does not belong to class {class_id}")
@@ -256,7 +270,9 @@ class _Frame:
             raise ValueError(f"id {row.id} occurs twice in frame {row.frame}")
         if self.union is not None and _share(self.union, row.rle):
             id_ = next(id_ for id_, mask in self.masks.items() if _share(mask, row.rle))
-            raise ValueError(f"the mask of id {row.id} overlaps that of id {id_} in frame {row.frame}")
+            raise ValueError(
+                f"the mask of id {row.id} overlaps that of id {id_} in frame {row.frame}"
+            )
         self.masks[row.id] = row.rle
         self.union = row.rle if self.union is None else coco_mask.merge([self.union, row.rle])
 
@@ -265,11 +281,17 @@ def _share(a: Rle, b: Rle) -> bool:
     return bool(coco_mask.area(coco_mask.merge([a, b], intersect=True)))
 
 
-def _check_place(row: ResultRow, size: tuple[int, int], first_frame: int, frames: int | None) -> None:
+def _check_place(
+    row: ResultRow, size: tuple[int, int], first_frame: int, frames: int | None
+) -> None:
     """Raises ValueError for a row that lies outside the sequence."""
     if tuple(row.rle["size"]) != size:
-        raise ValueError(f"{row.rle['size']} differs from the size {list(size)} (height, width) of the rest")
+        raise ValueError(
+            f"{row.rle['size']} differs from the size {list(size)} (height, width) of the rest"
+        )
     if row.frame < first_frame:
         raise ValueError(f"frame {row.frame}: frames count from {first_frame}")
     if frames is not None and row.frame >= first_frame + frames:
-        raise ValueError(f"frame {row.frame} of a sequence of {frames} frames, counted from {first_frame}")
+        raise ValueError(
+            f"frame {row.frame} of a sequence of {frames} frames, counted from {first_frame}"
+        )

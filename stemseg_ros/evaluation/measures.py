@@ -1,8 +1,8 @@
 """The measures of the benchmarks, all computed by TrackEval, one sequence at a time.
 
-Each sequence is written to a temporary folder in the layout that TrackEval reads, scored by itself (so that
-sequences can run in parallel processes), and TrackEval combines the sequences at the end. Shares are in
-percent, as benchmarks print them; counts are numbers.
+Each sequence is written to a temporary folder in the layout that TrackEval reads, scored by itself
+(so that sequences can run in parallel processes), and TrackEval combines the sequences at the end.
+Shares are in percent, as benchmarks print them; counts are numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ Measures = dict[str, float]
 """Values by the name that the benchmark gives them."""
 
 ALL_CLASSES = "all classes"
-"""All classes pooled, weighted by their detections (TrackEval's det_averaged; for AP and AR the mean)."""
+"""All classes pooled, weighted by their detections (TrackEval's det_averaged; for AP and AR the
+mean)."""
 MEAN_CLASSES = "mean of classes"
 """Mean over classes (TrackEval's class_averaged)."""
 COUNTS = ("IDS", "TP", "FP", "FN", "MT", "ML", "Frag")
@@ -41,7 +42,8 @@ COUNTS = ("IDS", "TP", "FP", "FN", "MT", "ML", "Frag")
 _TRACKER = "results"
 _QUIET = {"PRINT_CONFIG": False}
 _TEXT_CLASS = 100
-"""Factor of class ids in the texts for TrackEval, so that none is 10, which marks ignored pixels."""
+"""Factor of class ids in the texts for TrackEval, so that none is 10, which marks ignored
+pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +56,25 @@ class Protocol:
     metrics: Callable[[], dict[str, Any]]
     """TrackEval's metrics, new objects."""
     summary: Callable[[Mapping[str, Raw]], Measures]
-    """The benchmark's numbers from the raw results by metric; none where there is nothing to measure."""
+    """The benchmark's numbers from the raw results by metric; none where there is nothing to
+    measure."""
 
 
-def score_sequence(protocol: Protocol, truth: SequenceMasks, result: SequenceMasks) -> SequenceScores:
-    """Raw scores of one sequence by class. Raises EvaluationError if result and truth do not fit."""
+def score_sequence(
+    protocol: Protocol, truth: SequenceMasks, result: SequenceMasks
+) -> SequenceScores:
+    """Raw scores of one sequence by class. Raises EvaluationError if result and truth do not
+    fit."""
     tools = protocol.metrics()
     return {name: {tool: metric.eval_sequence(data) for tool, metric in tools.items()}
             for name, data in class_data(protocol, truth, result)}
 
 
-def class_data(protocol: Protocol, truth: SequenceMasks, result: SequenceMasks) -> Iterator[tuple[str, Raw]]:
-    """TrackEval's prepared data (classes separated, ignored pixels handled, IoUs computed) of each class."""
+def class_data(
+    protocol: Protocol, truth: SequenceMasks, result: SequenceMasks
+) -> Iterator[tuple[str, Raw]]:
+    """TrackEval's prepared data (classes separated, ignored pixels handled, IoUs computed) of each
+    class."""
     check_pair(truth, result)
     with tempfile.TemporaryDirectory(prefix="stemseg-") as folder, _silent():
         dataset = protocol.open_dataset(Path(folder), truth, result)
@@ -75,7 +84,8 @@ def class_data(protocol: Protocol, truth: SequenceMasks, result: SequenceMasks) 
 
 
 def combine(protocol: Protocol, scores: Mapping[str, SequenceScores]) -> dict[str, Measures]:
-    """Measures over all sequences, by class; with several classes also ALL_CLASSES and MEAN_CLASSES.
+    """Measures over all sequences, by class; with several classes also ALL_CLASSES and
+    MEAN_CLASSES.
 
     Classes that neither ground truth nor results contain are left out.
     """
@@ -86,8 +96,12 @@ def combine(protocol: Protocol, scores: Mapping[str, SequenceScores]) -> dict[st
     table = {name: protocol.summary(raw[name]) for name in names}
     if sum(map(bool, table.values())) > 1:
         by_tool = {tool: {name: raw[name][tool] for name in names} for tool in tools}
-        table[ALL_CLASSES] = protocol.summary({
-            tool: metric.combine_classes_det_averaged(by_tool[tool]) for tool, metric in tools.items()})
+        table[ALL_CLASSES] = protocol.summary(
+            {
+                tool: metric.combine_classes_det_averaged(by_tool[tool])
+                for tool, metric in tools.items()
+            }
+        )
         table[MEAN_CLASSES] = protocol.summary({
             tool: metric.combine_classes_class_averaged(by_tool[tool], ignore_empty_classes=True)
             for tool, metric in tools.items()})
@@ -112,8 +126,8 @@ def _silent() -> Iterator[None]:
 
 
 def _text_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
-    """KITTI-MOTS rules for any classes: masks that no true object claims and that lie mostly in ignored
-    pixels do not count. MOTSChallenge and BDD100K have the same rules."""
+    """KITTI-MOTS rules for any classes: masks that no true object claims and that lie mostly in
+    ignored pixels do not count. MOTSChallenge and BDD100K have the same rules."""
     (folder / "truth").mkdir()
     (folder / _TRACKER).mkdir()
     rows = [_numbered(row) for row in truth.rows]
@@ -125,7 +139,9 @@ def _text_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> 
         "TRACKERS_FOLDER": str(folder), "TRACKERS_TO_EVAL": [_TRACKER], "TRACKER_SUB_FOLDER": "",
         "SEQ_INFO": {truth.name: max(truth.frames, result.frames)}})
     dataset.class_list = list(truth.classes.values())
-    dataset.class_name_to_class_id = {name: str(i * _TEXT_CLASS) for i, name in truth.classes.items()}
+    dataset.class_name_to_class_id = {
+        name: str(i * _TEXT_CLASS) for i, name in truth.classes.items()
+    }
     return dataset
 
 
@@ -136,13 +152,21 @@ def _numbered(row: ResultRow) -> ResultRow:
 def _davis_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
     davis.INSTANCES.write(folder / "truth", [replace(truth, files=())], truth=True)
     davis.INSTANCES.write(folder / _TRACKER, [replace(result, files=(), name=truth.name)])
-    return datasets.DAVIS({**_QUIET, "GT_FOLDER": str(folder / "truth"), "TRACKERS_FOLDER": str(folder),
-                           "TRACKERS_TO_EVAL": [_TRACKER], "TRACKER_SUB_FOLDER": "",
-                           "SEQ_INFO": {truth.name: truth.frames}})
+    return datasets.DAVIS(
+        {
+            **_QUIET,
+            "GT_FOLDER": str(folder / "truth"),
+            "TRACKERS_FOLDER": str(folder),
+            "TRACKERS_TO_EVAL": [_TRACKER],
+            "TRACKER_SUB_FOLDER": "",
+            "SEQ_INFO": {truth.name: truth.frames},
+        }
+    )
 
 
 def _binary_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
-    """One foreground object, and as in the DAVIS 2016 toolkit neither the first nor the last frame."""
+    """One foreground object, and as in the DAVIS 2016 toolkit neither the first nor the last
+    frame."""
     return _davis_dataset(folder, *(_inner_frames(davis.united(s)) for s in (truth, result)))
 
 
@@ -157,26 +181,51 @@ def _track_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) ->
                       [replace(truth, number=1, files=())], truth=True)
     youtube_vis.write(folder / "trackers" / "youtube_vis_all" / _TRACKER / "results.json",
                       [replace(result, number=1, files=(), name=truth.name)])
-    dataset = datasets.YouTubeVIS({**_QUIET, "GT_FOLDER": f"{folder}/", "SPLIT_TO_EVAL": "all",
-                                   "TRACKERS_FOLDER": f"{folder / 'trackers'}/", "TRACKER_SUB_FOLDER": ""})
-    # TrackEval takes the track 0 of the results for "not matched" and would let its true track match again.
+    dataset = datasets.YouTubeVIS(
+        {
+            **_QUIET,
+            "GT_FOLDER": f"{folder}/",
+            "SPLIT_TO_EVAL": "all",
+            "TRACKERS_FOLDER": f"{folder / 'trackers'}/",
+            "TRACKER_SUB_FOLDER": "",
+        }
+    )
+    # TrackEval takes the track 0 of the results for "not matched" and would let its true track
+    # match again.
     dataset.global_tid_counter = 1
     return dataset
 
 
 def _mots_metrics() -> dict[str, Any]:
-    return {"CLEAR": metrics.CLEAR(_QUIET), "HOTA": metrics.HOTA(), "Identity": metrics.Identity(_QUIET)}
+    return {
+        "CLEAR": metrics.CLEAR(_QUIET),
+        "HOTA": metrics.HOTA(),
+        "Identity": metrics.Identity(_QUIET),
+    }
 
 
 def _mots_summary(raw: Mapping[str, Raw]) -> Measures:
     clear, hota, identity = raw["CLEAR"], raw["HOTA"], raw["Identity"]
     if not clear["CLR_TP"] + clear["CLR_FN"] + clear["CLR_FP"]:
         return {}
-    shares = {"sMOTSA": clear["sMOTA"], "MOTSA": clear["MOTA"], "MOTSP": clear["MOTP"],
-              "HOTA": np.mean(hota["HOTA"]), "DetA": np.mean(hota["DetA"]), "AssA": np.mean(hota["AssA"]),
-              "IDF1": identity["IDF1"]}
-    counts = {"IDS": clear["IDSW"], "TP": clear["CLR_TP"], "FP": clear["CLR_FP"], "FN": clear["CLR_FN"],
-              "MT": clear["MT"], "ML": clear["ML"], "Frag": clear["Frag"]}
+    shares = {
+        "sMOTSA": clear["sMOTA"],
+        "MOTSA": clear["MOTA"],
+        "MOTSP": clear["MOTP"],
+        "HOTA": np.mean(hota["HOTA"]),
+        "DetA": np.mean(hota["DetA"]),
+        "AssA": np.mean(hota["AssA"]),
+        "IDF1": identity["IDF1"],
+    }
+    counts = {
+        "IDS": clear["IDSW"],
+        "TP": clear["CLR_TP"],
+        "FP": clear["CLR_FP"],
+        "FN": clear["CLR_FN"],
+        "MT": clear["MT"],
+        "ML": clear["ML"],
+        "Frag": clear["Frag"],
+    }
     return {**_percent(shares), **{name: round(float(value), 3) for name, value in counts.items()}}
 
 

@@ -22,7 +22,8 @@ def write_page(path: Path, report: EvaluationReport, given: EvaluationInput,
                results: Callable[[str], SequenceMasks]) -> None:
     """Write the page; pictures and plots are those of the first variant.
 
-    results: masks of a sequence by name, of the first variant before it was prepared. Raises EvaluationError.
+    results: masks of a sequence by name, of the first variant before it was prepared. Raises
+    EvaluationError.
     """
     shown = report.variants[0]
     scenes = {name: _scene(shown, given, name, results) for name in shown.diagnostics}
@@ -52,7 +53,11 @@ def _number(name: str, value: float) -> str:
 
 
 def _latencies(report: EvaluationReport) -> str:
-    runs = {variant.variant.run: variant.latency_ms for variant in report.variants if variant.latency_ms}
+    runs = {
+        variant.variant.run: variant.latency_ms
+        for variant in report.variants
+        if variant.latency_ms
+    }
     return charts.latency_histogram(runs) if runs else ""
 
 
@@ -62,7 +67,9 @@ def _scene(shown: VariantReport, given: EvaluationInput, name: str,
     return Scene(truth, result, given.images.get(name))
 
 
-def _pictures(shown: VariantReport, scenes: dict[str, Scene]) -> tuple[list[Picture], list[Picture]]:
+def _pictures(
+    shown: VariantReport, scenes: dict[str, Scene]
+) -> tuple[list[Picture], list[Picture]]:
     """The worst frames, worst first, and every id switch."""
     chosen = worst_frames(shown.diagnostics)
     worst: dict[tuple[str, int], Picture] = {}

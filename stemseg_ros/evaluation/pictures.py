@@ -49,10 +49,13 @@ class Scene:
     images: Images | None
 
     def frames(self, wanted: Iterable[int]) -> Iterator[tuple[int, Image]]:
-        """The images of some frames in order, one at a time; grey where there are none. Raises MediaError."""
+        """The images of some frames in order, one at a time; grey where there are none. Raises
+        MediaError."""
         indices = sorted(set(wanted))
         if self.images is None:
-            yield from ((index, np.full((*self.result.size, 3), BLANK, np.uint8)) for index in indices)
+            yield from (
+                (index, np.full((*self.result.size, 3), BLANK, np.uint8)) for index in indices
+            )
         elif indices:
             with self.images.open() as source:
                 for index, (_, image) in zip(range(indices[-1] + 1), source, strict=False):
@@ -74,8 +77,18 @@ def worst_frames(diagnostics: Mapping[str, Diagnostics]) -> list[tuple[str, int]
 
 def switch_frames(switch: Switch, length: int) -> list[int]:
     """Frames of a strip: two before, two after, and one in between where the object was lost."""
-    middle = [(switch.previous_frame + switch.frame) // 2] if switch.frame - switch.previous_frame > 1 else []
-    frames = [switch.previous_frame - 1, switch.previous_frame, *middle, switch.frame, switch.frame + 1]
+    middle = (
+        [(switch.previous_frame + switch.frame) // 2]
+        if switch.frame - switch.previous_frame > 1
+        else []
+    )
+    frames = [
+        switch.previous_frame - 1,
+        switch.previous_frame,
+        *middle,
+        switch.frame,
+        switch.frame + 1,
+    ]
     return [frame for frame in frames if 0 <= frame < length]
 
 
@@ -83,7 +96,8 @@ def scene_pictures(scene: Scene, found: Diagnostics,
                    worst: Collection[int]) -> tuple[dict[int, Picture], list[Picture]]:
     """Pictures of the worst frames, by frame, and of every id switch of a sequence.
 
-    A switch is a strip of crops: results filled, the true object outlined in white. Raises MediaError.
+    A switch is a strip of crops: results filled, the true object outlined in white. Raises
+    MediaError.
     """
     strips = [switch_frames(switch, scene.result.frames) for switch in found.switches]
     tiles: list[list[Image]] = [[] for _ in strips]
@@ -101,19 +115,29 @@ def scene_pictures(scene: Scene, found: Diagnostics,
                       for item in zip(found.switches, strips, tiles, strict=True)]
 
 
-def _frame_picture(scene: Scene, frame: int, image: Image, drawn: Image, found: Diagnostics) -> Picture:
+def _frame_picture(
+    scene: Scene, frame: int, image: Image, drawn: Image, found: Diagnostics
+) -> Picture:
     """Ground truth on the left, results on the right."""
     errors = found.frames[frame]
     left = draw_instances(_darkened(image, scene.truth, frame), _frame(scene.truth, frame, image))
     sheet = contact_sheet([left, drawn], 2, ["ground truth", "results"], PAGE_WIDTH)
-    return Picture(f"{scene.truth.name}, frame {frame}: {errors.missed} missed, {errors.false} false, "
-                   f"{errors.switched} switched, {errors.matched} matched", _jpeg(sheet))
+    return Picture(
+        f"{scene.truth.name}, frame {frame}: {errors.missed} missed, {errors.false} false, "
+        f"{errors.switched} switched, {errors.matched} matched",
+        _jpeg(sheet),
+    )
 
 
 def _switch_picture(name: str, switch: Switch, frames: list[int], tiles: list[Image]) -> Picture:
-    sheet = contact_sheet(tiles, len(tiles), [f"frame {frame}" for frame in frames], TILE_WIDTH * len(tiles))
-    return Picture(f"{name}, {switch.class_name} {switch.truth_id}: result {switch.previous_id} in frame "
-                   f"{switch.previous_frame}, {switch.id} in frame {switch.frame}", _jpeg(sheet))
+    sheet = contact_sheet(
+        tiles, len(tiles), [f"frame {frame}" for frame in frames], TILE_WIDTH * len(tiles)
+    )
+    return Picture(
+        f"{name}, {switch.class_name} {switch.truth_id}: result {switch.previous_id} in frame "
+        f"{switch.previous_frame}, {switch.id} in frame {switch.frame}",
+        _jpeg(sheet),
+    )
 
 
 def _outlined(drawn: Image, truth: SequenceMasks, truth_id: int, frame: int) -> Image:
@@ -141,8 +165,16 @@ def _frame(sequence: SequenceMasks, frame: int, image: Image) -> FrameResult:
     for row in sequence.rows:
         if row.frame == frame:
             x, y, width, height = (int(side) for side in coco_mask.toBbox(row.rle))
-            instances.append(Instance(row.id, row.class_id, sequence.classes[row.class_id], 1.0, row.rle,
-                                      (x, y, width, height)))
+            instances.append(
+                Instance(
+                    row.id,
+                    row.class_id,
+                    sequence.classes[row.class_id],
+                    1.0,
+                    row.rle,
+                    (x, y, width, height),
+                )
+            )
     return FrameResult(frame, 0, image.shape[0], image.shape[1], 0, tuple(instances))
 
 

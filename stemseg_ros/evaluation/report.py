@@ -67,10 +67,15 @@ def _processor() -> str:
 def to_json(report: EvaluationReport) -> dict[str, Any]:
     """report.json: measures in percent, counts as numbers."""
     return {
-        "format": report.format, "ground_truth": report.ground_truth, "unit": "percent, except counts",
+        "format": report.format,
+        "ground_truth": report.ground_truth,
+        "unit": "percent, except counts",
         "runs": [_variant_json(variant) for variant in report.variants],
-        "config": report.config, "checkpoint": report.checkpoint,
-        "versions": report.versions, "hardware": report.hardware}
+        "config": report.config,
+        "checkpoint": report.checkpoint,
+        "versions": report.versions,
+        "hardware": report.hardware,
+    }
 
 
 def _variant_json(report: VariantReport) -> dict[str, Any]:

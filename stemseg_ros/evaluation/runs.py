@@ -1,7 +1,9 @@
-"""Sequences through the pipeline, each in one process; results and timings are stored, so a run can resume.
+"""Sequences through the pipeline, each in one process; results and timings are stored, so a run
+can resume.
 
-A stored sequence is NAME.txt (KITTI-MOTS text with frames from 0, for any class list) and NAME.json, which is
-written last and names the settings it was made with: it counts only for the same settings, weights and input.
+A stored sequence is NAME.txt (KITTI-MOTS text with frames from 0, for any class list) and
+NAME.json, which is written last and names the settings it was made with: it counts only for the
+same settings, weights and input.
 """
 
 from __future__ import annotations
@@ -97,7 +99,8 @@ def run_sequence(setup: Setup, name: str, images: Images, out: Path,
 
 
 def finished_run(setup: Setup, name: str, images: Images, out: Path) -> StoredRun | None:
-    """The record of a sequence that was run with the same settings, weights and images; else none."""
+    """The record of a sequence that was run with the same settings, weights and images; else
+    none."""
     stored = load_run(out, name)
     if stored is None or not (out / f"{name}.txt").is_file():
         return None
@@ -136,7 +139,8 @@ def stored_masks(out: Path, name: str) -> SequenceMasks:
 
 @lru_cache(maxsize=1)
 def _network(config_json: str, checkpoint: str | None, device: str) -> StemSeg:
-    """Loaded once a process, not once a sequence; the key is text because a Config cannot be hashed."""
+    """Loaded once a process, not once a sequence; the key is text because a Config cannot be
+    hashed."""
     return load_network(Config.model_validate_json(config_json), checkpoint, device)
 
 
@@ -158,13 +162,21 @@ def _compute(pipeline: Pipeline, name: str, images: Images, out: Path, fingerpri
     means = {track.class_id * IDS_PER_CLASS + n: round(sum(scores[key]) / len(scores[key]), 6)
              for n, (key, track) in enumerate(collector.numbered(), start=1)}
     run = StoredRun(
-        fingerprint, collector.frames, size, dict(enumerate(pipeline.config.network.classes, start=1)), means,
-        seconds=round(time.perf_counter() - start, 4), network_seconds=round(spent / 1e3, 4),
-        latency_ms=[round(1e3 * seconds, 2) for seconds in timings.latency])
+        fingerprint,
+        collector.frames,
+        size,
+        dict(enumerate(pipeline.config.network.classes, start=1)),
+        means,
+        seconds=round(time.perf_counter() - start, 4),
+        network_seconds=round(spent / 1e3, 4),
+        latency_ms=[round(1e3 * seconds, 2) for seconds in timings.latency],
+    )
     return store(out, run, name, collector.rows())
 
 
 def _same_size(name: str, known: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     if known not in ((0, 0), size):
-        raise MediaError(f"sequence {name}: images of {known[1]}x{known[0]} and {size[1]}x{size[0]} pixels")
+        raise MediaError(
+            f"sequence {name}: images of {known[1]}x{known[0]} and {size[1]}x{size[0]} pixels"
+        )
     return size

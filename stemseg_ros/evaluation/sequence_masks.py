@@ -1,4 +1,5 @@
-"""Every mask of one sequence, ground truth or results: what all formats are read as and written from."""
+"""Every mask of one sequence, ground truth or results: what all formats are read as and written
+from."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from stemseg_ros.records import FrameResult, Rle
 
 
 class EvaluationError(StemsegError):
-    """Ground truth or results are missing, mangled or do not belong together; the message says where."""
+    """Ground truth or results are missing, mangled or do not belong together; the message says
+    where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,11 @@ class SequenceMasks:
         return dict(tracks)
 
 
-def from_results(name: str, results: Iterable[FrameResult], classes: Mapping[int, str]) -> SequenceMasks:
-    """The results of a stream, as a recorded bag holds them; a track's class is that of most of its pixels.
+def from_results(
+    name: str, results: Iterable[FrameResult], classes: Mapping[int, str]
+) -> SequenceMasks:
+    """The results of a stream, as a recorded bag holds them; a track's class is that of most of
+    its pixels.
 
     Raises EvaluationError for no frames, or frames of several sizes.
     """
@@ -84,13 +89,17 @@ def from_results(name: str, results: Iterable[FrameResult], classes: Mapping[int
 def check_pair(truth: SequenceMasks, result: SequenceMasks) -> None:
     """Raises EvaluationError unless the result can belong to the ground truth's sequence."""
     if (0, 0) not in (truth.size, result.size) and truth.size != result.size:
-        raise EvaluationError(f"sequence {truth.name}: results are {result.size[1]}x{result.size[0]} pixels, "
-                              f"the ground truth is {truth.size[1]}x{truth.size[0]}")
+        raise EvaluationError(
+            f"sequence {truth.name}: results are {result.size[1]}x{result.size[0]} pixels, "
+            f"the ground truth is {truth.size[1]}x{truth.size[0]}"
+        )
 
 
 def refuse_missing(truths: Iterable[str], results: Iterable[str], where: str) -> None:
     """Raises EvaluationError that names the sequences without results."""
     missing = sorted(set(truths) - set(results))
     if missing:
-        raise EvaluationError(f"{where}: no results for {'sequence' if len(missing) == 1 else 'sequences'} "
-                              f"{', '.join(missing)}")
+        raise EvaluationError(
+            f"{where}: no results for {'sequence' if len(missing) == 1 else 'sequences'} "
+            f"{', '.join(missing)}"
+        )

@@ -30,7 +30,9 @@ def run_sequence(setup: Setup, name: str, images: Images, out: Path,
     for file in (BAG, *replay.FILES):
         (folder / file).unlink(missing_ok=True)
     (folder / CONFIG).write_text(dump_config(setup.config), encoding="utf-8")
-    arguments = replay.node_arguments(setup.config, str(folder / CONFIG), setup.checkpoint, setup.device)
+    arguments = replay.node_arguments(
+        setup.config, str(folder / CONFIG), setup.checkpoint, setup.device
+    )
 
     def show(step: str, done: int, total: int | None) -> None:
         if step == replay.ANSWERED:
@@ -39,19 +41,33 @@ def run_sequence(setup: Setup, name: str, images: Images, out: Path,
     with images.open() as source:
         frames = write_bag(source, folder / BAG, topic=replay.IMAGE_TOPIC)
     with termination_as_exit():
-        replay.play_through_node(folder / BAG, frames, setup.config.window, arguments, folder, show, RATE)
+        replay.play_through_node(
+            folder / BAG, frames, setup.config.window, arguments, folder, show, RATE
+        )
     run = _collect(setup, name, images, frames, folder, out)
     (folder / BAG).unlink()  # as large as all images together
     return run
 
 
-def _collect(setup: Setup, name: str, images: Images, frames: int, folder: Path, out: Path) -> StoredRun:
+def _collect(
+    setup: Setup, name: str, images: Images, frames: int, folder: Path, out: Path
+) -> StoredRun:
     """The recorded answers as a stored run."""
     answers = folder / replay.INSTANCES
     if stamps(folder / BAG, IMAGE_TYPES, None) != stamps(answers, (INSTANCE_ARRAY,), None):
-        raise EvaluationError(f"sequence {name}: the answers do not have the images' stamps; see {folder}")
+        raise EvaluationError(
+            f"sequence {name}: the answers do not have the images' stamps; see {folder}"
+        )
     result, times = read_bag(answers, None), replay.times(folder)
     classes = dict(enumerate(setup.config.network.classes, start=1))
-    run = StoredRun(setup.fingerprint(name, images), frames, result.size, classes, dict(result.scores),
-                    round(times.seconds, 4), None, [round(ms, 2) for ms in times.latency_ms])
+    run = StoredRun(
+        setup.fingerprint(name, images),
+        frames,
+        result.size,
+        classes,
+        dict(result.scores),
+        round(times.seconds, 4),
+        None,
+        [round(ms, 2) for ms in times.latency_ms],
+    )
     return store(out, run, name, result.rows)

@@ -1,4 +1,5 @@
-"""Ground truth into a ROS 2 bag, beside its images; recorded answers out of a bag into benchmark files."""
+"""Ground truth into a ROS 2 bag, beside its images; recorded answers out of a bag into benchmark
+files."""
 
 from __future__ import annotations
 
@@ -24,14 +25,25 @@ def read_sequence(path: Path, format_name: str, name: str | None) -> SequenceMas
     """Ground truth of one sequence; ``name`` where there are several. Raises EvaluationError."""
     truths = chosen(format_named(format_name).read_truth(path), [name] if name else (), path)
     if len(truths) > 1:
-        raise EvaluationError(f"{path} holds the sequences {', '.join(truths)}: choose one (--sequence)")
+        raise EvaluationError(
+            f"{path} holds the sequences {', '.join(truths)}: choose one (--sequence)"
+        )
     return next(iter(truths.values()))
 
 
-def write_labelled_bag(source: Iterable[tuple[int, Image]], truth: SequenceMasks, out: Path, *, topic: str,
-                       frame_id: str, encoding: Literal["bgr8", "jpeg"], storage: Storage | None,
-                       progress: Callable[[int], None]) -> int:
-    """Write (stamp in ns, BGR image) pairs with their ground truth to a new bag; returns their number.
+def write_labelled_bag(
+    source: Iterable[tuple[int, Image]],
+    truth: SequenceMasks,
+    out: Path,
+    *,
+    topic: str,
+    frame_id: str,
+    encoding: Literal["bgr8", "jpeg"],
+    storage: Storage | None,
+    progress: Callable[[int], None],
+) -> int:
+    """Write (stamp in ns, BGR image) pairs with their ground truth to a new bag; returns their
+    number.
 
     Raises BagError, and EvaluationError for images that do not fit the ground truth.
     """
@@ -42,8 +54,10 @@ def write_labelled_bag(source: Iterable[tuple[int, Image]], truth: SequenceMasks
         for frame, (stamp, image) in enumerate(source):
             height, width = image.shape[:2]
             if truth.size not in ((0, 0), (height, width)):
-                raise EvaluationError(f"frame {frame} is {width}x{height} pixels, its ground truth "
-                                      f"{truth.size[1]}x{truth.size[0]}")
+                raise EvaluationError(
+                    f"frame {frame} is {width}x{height} pixels, its ground truth "
+                    f"{truth.size[1]}x{truth.size[0]}"
+                )
             bag.write(stamp, image)
             rows = by_frame[frame] if frame < len(by_frame) else []
             instances = _instances(truth, rows, truth.ignored.get(frame))
@@ -52,12 +66,18 @@ def write_labelled_bag(source: Iterable[tuple[int, Image]], truth: SequenceMasks
             count = frame + 1
             progress(count)
         if count < truth.frames:
-            raise EvaluationError(f"{count} images, but the ground truth has {truth.frames} frames")
+            raise EvaluationError(
+                f"{count} images, but the ground truth has {truth.frames} frames"
+            )
     return count
 
 
-def _instances(truth: SequenceMasks, rows: Iterable[ResultRow], ignored: Rle | None) -> tuple[Instance, ...]:
-    instances = [_instance(row.id, row.class_id, truth.classes[row.class_id], row.rle) for row in rows]
+def _instances(
+    truth: SequenceMasks, rows: Iterable[ResultRow], ignored: Rle | None
+) -> tuple[Instance, ...]:
+    instances = [
+        _instance(row.id, row.class_id, truth.classes[row.class_id], row.rle) for row in rows
+    ]
     if ignored is not None:
         instances.append(_instance(IGNORE_ID, IGNORE_ID, IGNORE, ignored))
     return tuple(instances)
@@ -68,8 +88,11 @@ def _instance(id_: int, class_id: int, name: str, rle: Rle) -> Instance:
     return Instance(id_, class_id, name, 1.0, rle, (x, y, width, height))
 
 
-def convert_bag(bag: Path, topic: str | None, format_name: str, out: Path, name: str | None) -> SequenceMasks:
-    """Recorded answers in a benchmark's format, classes matched by name. Raises EvaluationError, BagError."""
+def convert_bag(
+    bag: Path, topic: str | None, format_name: str, out: Path, name: str | None
+) -> SequenceMasks:
+    """Recorded answers in a benchmark's format, classes matched by name. Raises EvaluationError,
+    BagError."""
     files = format_named(format_name)
     result = read_bag(bag, topic)
     if name is not None:

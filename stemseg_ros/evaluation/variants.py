@@ -1,4 +1,5 @@
-"""From stored masks to the masks that are scored: classes by name, the released post-filter, limits."""
+"""From stored masks to the masks that are scored: classes by name, the released post-filter,
+limits."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class Variant:
     post_filter: bool = False
     """Whether the released post-filter was applied; it looks at whole tracks and is not causal."""
     pixel_scores: bool = False
-    """Confidence of a track: its pixels relative to the largest track, as the released code has it."""
+    """Confidence of a track: its pixels relative to the largest track, as the released code has
+    it."""
     through_ros: bool = False
     """Whether the images went through the ROS 2 node."""
 
@@ -38,7 +40,11 @@ class Variant:
     @property
     def name(self) -> str:
         """As it is printed."""
-        return self.run + " + post-filter" * self.post_filter + " + scores by pixels" * self.pixel_scores
+        return (
+            self.run
+            + " + post-filter" * self.post_filter
+            + " + scores by pixels" * self.pixel_scores
+        )
 
 
 def prepare(variant: Variant, format_name: str, truth: SequenceMasks,
@@ -58,8 +64,9 @@ def match_classes(truth: SequenceMasks, result: SequenceMasks, *,
                   open_classes: bool) -> tuple[SequenceMasks, SequenceMasks]:
     """Results with the class ids of the ground truth, matched by name; ids of tracks stay.
 
-    Classes that the ground truth does not know are left out, unless ``open_classes``: then they are added to
-    both. In DAVIS every class is an object. Raises EvaluationError if no class is common.
+    Classes that the ground truth does not know are left out, unless ``open_classes``: then they
+    are added to both. In DAVIS every class is an object. Raises EvaluationError if no class is
+    common.
     """
     if truth.classes == DAVIS_CLASSES:
         return truth, _renumbered(result, dict.fromkeys(result.classes, 1), DAVIS_CLASSES)
@@ -71,8 +78,10 @@ def match_classes(truth: SequenceMasks, result: SequenceMasks, *,
             classes[known[name]] = name
     mapping = {class_id: known[name] for class_id, name in result.classes.items() if name in known}
     if not mapping and result.rows:
-        raise EvaluationError(f"sequence {truth.name}: the classes of the results, {_list(result)}, and of "
-                              f"the ground truth, {_list(truth)}, have no name in common")
+        raise EvaluationError(
+            f"sequence {truth.name}: the classes of the results, {_list(result)}, and of "
+            f"the ground truth, {_list(truth)}, have no name in common"
+        )
     return replace(truth, classes=classes), _renumbered(result, mapping, classes)
 
 
@@ -82,12 +91,17 @@ def _list(sequence: SequenceMasks) -> str:
 
 def _renumbered(result: SequenceMasks, mapping: Mapping[int, int],
                 classes: Mapping[int, str]) -> SequenceMasks:
-    rows = (replace(row, class_id=mapping[row.class_id]) for row in result.rows if row.class_id in mapping)
+    rows = (
+        replace(row, class_id=mapping[row.class_id])
+        for row in result.rows
+        if row.class_id in mapping
+    )
     return replace(result, rows=tuple(rows), classes=classes)
 
 
 def has_post_filter(classes: Mapping[int, str]) -> bool:
-    """Whether the released post-filter, which is for cars (1) and pedestrians (2), fits the classes."""
+    """Whether the released post-filter, which is for cars (1) and pedestrians (2), fits the
+    classes."""
     return set(classes.items()) <= set(KITTI_CLASSES.items())
 
 

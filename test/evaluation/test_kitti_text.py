@@ -1,4 +1,5 @@
-"""KITTI-MOTS text: the released files byte for byte, the numbering rules, the filter, and a strict reader."""
+"""KITTI-MOTS text: the released files byte for byte, the numbering rules, the filter, and a strict
+reader."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ def test_raw_golden(golden_rows: list[ResultRow], tmp_path: Path) -> None:
 
 def test_filtered_golden(golden_rows: list[ResultRow], tmp_path: Path) -> None:
     write_results(tmp_path / "filtered.txt", filter_rows(golden_rows))
-    assert (tmp_path / "filtered.txt").read_bytes() == (GOLDEN / "kitti_result_filtered.txt").read_bytes()
+    assert (tmp_path / "filtered.txt").read_bytes() == (
+        GOLDEN / "kitti_result_filtered.txt"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["kitti_result_raw.txt", "kitti_result_filtered.txt"])
@@ -80,7 +83,12 @@ def lines(collector: TrackCollector) -> list[tuple[int, int]]:
 def test_shorter_tracks_get_lower_numbers() -> None:
     long = [instance(1, CAR, strip(0, 10))]
     short = [instance(2, CAR, strip(20, 25))]
-    assert lines(collect([long, [*long, *short], long])) == [(1, 1001), (0, 1002), (1, 1002), (2, 1002)]
+    assert lines(collect([long, [*long, *short], long])) == [
+        (1, 1001),
+        (0, 1002),
+        (1, 1002),
+        (2, 1002),
+    ]
 
 
 def test_tracks_of_equal_duration_are_numbered_by_size() -> None:
@@ -112,7 +120,9 @@ def test_equal_ids_of_different_epochs_are_different_tracks() -> None:
 
 def test_the_largest_tracks_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kitti_text, "MAX_TRACKS", 2)
-    frame = [instance(i, CAR, strip(20 * i, 20 * i + size)) for i, size in ((0, 5), (1, 3), (2, 9))]
+    frame = [
+        instance(i, CAR, strip(20 * i, 20 * i + size)) for i, size in ((0, 5), (1, 3), (2, 9))
+    ]
     collector = collect([frame])
     assert [key for key, _ in collector.numbered()] == [(0, 2), (0, 0)]
 
@@ -131,7 +141,9 @@ def test_no_votes_give_car_and_no_labels_give_no_rows() -> None:
     labels = np.zeros((1, 24, 24), np.int32)
     assert rows_from_labels(labels, labels, (96, 96), 96, 96) == []
     labels[0, :4] = 1
-    assert [row.id for row in rows_from_labels(labels, np.zeros_like(labels), (96, 96), 96, 96)] == [1001]
+    assert [
+        row.id for row in rows_from_labels(labels, np.zeros_like(labels), (96, 96), 96, 96)
+    ] == [1001]
 
 
 def square(area: int) -> npt.NDArray[np.bool_]:
@@ -182,22 +194,33 @@ OTHER = encode(strip(10, 20))["counts"].decode()
 OVERLAPPING = encode(strip(9, 20))["counts"].decode()
 
 
-@pytest.mark.parametrize("text, words", [
-    ("0 1001 1 4 100", "line 1: expected 'frame id class height width rle', found 5 fields"),
-    (f"0 1001 1 4 100 {RLE} 0.5", "line 1: expected .* found 7 fields"),
-    (f"0 1001 1 4 100 {RLE}\n\n", "line 2: expected .* found 1 fields"),
-    (f"a 1001 1 4 100 {RLE}", "line 1: 'a 1001 1 4 100' are not whole numbers"),
-    (f"-1 1001 1 4 100 {RLE}", "not whole numbers"),
-    (f"0 2001 1 4 100 {RLE}", "line 1: id 2001 does not belong to class 1"),
-    (f"0 7 0 4 100 {RLE}", "id 7 does not belong to class 0"),
-    (f"0 1001 1 4 99 {RLE}", "run lengths cover 400 pixels of an image with 396"),
-    (f"0 1001 1 4 100 {RLE[:-1]}", "run lengths cover"),
-    ("0 1001 1 4 100 ~~~~", "does not occur in compressed run lengths"),
-    (f"0 1001 1 4 100 {RLE}\n0 1001 1 4 100 {OTHER}", "line 2: id 1001 occurs twice in frame 0"),
-    (f"0 1001 1 4 100 {RLE}\n0 1002 1 4 100 {OVERLAPPING}",
-     "line 2: the mask of id 1002 overlaps that of id 1001 in frame 0"),
-    (f"0 1001 1 4 100 {RLE}\n0 1002 1 100 4 {RLE}", r"line 2: \[100, 4\] differs from the size \[4, 100\]"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("0 1001 1 4 100", "line 1: expected 'frame id class height width rle', found 5 fields"),
+        (f"0 1001 1 4 100 {RLE} 0.5", "line 1: expected .* found 7 fields"),
+        (f"0 1001 1 4 100 {RLE}\n\n", "line 2: expected .* found 1 fields"),
+        (f"a 1001 1 4 100 {RLE}", "line 1: 'a 1001 1 4 100' are not whole numbers"),
+        (f"-1 1001 1 4 100 {RLE}", "not whole numbers"),
+        (f"0 2001 1 4 100 {RLE}", "line 1: id 2001 does not belong to class 1"),
+        (f"0 7 0 4 100 {RLE}", "id 7 does not belong to class 0"),
+        (f"0 1001 1 4 99 {RLE}", "run lengths cover 400 pixels of an image with 396"),
+        (f"0 1001 1 4 100 {RLE[:-1]}", "run lengths cover"),
+        ("0 1001 1 4 100 ~~~~", "does not occur in compressed run lengths"),
+        (
+            f"0 1001 1 4 100 {RLE}\n0 1001 1 4 100 {OTHER}",
+            "line 2: id 1001 occurs twice in frame 0",
+        ),
+        (
+            f"0 1001 1 4 100 {RLE}\n0 1002 1 4 100 {OVERLAPPING}",
+            "line 2: the mask of id 1002 overlaps that of id 1001 in frame 0",
+        ),
+        (
+            f"0 1001 1 4 100 {RLE}\n0 1002 1 100 4 {RLE}",
+            r"line 2: \[100, 4\] differs from the size \[4, 100\]",
+        ),
+    ],
+)
 def test_reader_names_the_line(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "r.txt").write_text(text)
     with pytest.raises(MediaError, match=r"r\.txt, " if "line" in words else words) as caught:

@@ -42,8 +42,20 @@ def assert_measures(measures: Measures, **expected: float) -> None:
 
 def test_ground_truth_against_itself_is_perfect() -> None:
     truth = two_cars()
-    assert_measures(car(truth, truth), sMOTSA=100, MOTSA=100, MOTSP=100, HOTA=100, DetA=100, AssA=100,
-                    IDF1=100, IDS=0, TP=20, FP=0, FN=0)
+    assert_measures(
+        car(truth, truth),
+        sMOTSA=100,
+        MOTSA=100,
+        MOTSP=100,
+        HOTA=100,
+        DetA=100,
+        AssA=100,
+        IDF1=100,
+        IDS=0,
+        TP=20,
+        FP=0,
+        FN=0,
+    )
 
 
 def test_two_dropped_masks() -> None:
@@ -67,7 +79,8 @@ def test_ids_swapped_halfway() -> None:
 
 
 def test_two_objects_merged_to_one() -> None:
-    """The mask has IoU 12 / 20 with car 1 and 8 / 20 with car 2: it matches car 1, at 12 of 19 alphas."""
+    """The mask has IoU 12 / 20 with car 1 and 8 / 20 with car 2: it matches car 1, at 12 of 19
+    alphas."""
     result = sequence(row(t, 1, 0, 20) for t in FRAMES)
     assert_measures(car(two_cars(), result), sMOTSA=30, MOTSA=50, MOTSP=60, FN=10, FP=0, IDS=0,
                     IDF1=100 * 2 * 10 / (10 + 20), DetA=100 * 0.5 * 12 / 19, AssA=100 * 12 / 19,
@@ -75,7 +88,8 @@ def test_two_objects_merged_to_one() -> None:
 
 
 def test_results_one_frame_late() -> None:
-    """A strip 10 wide that moves by 2 a frame overlaps its past by 8 / 12; the first frame is missed."""
+    """A strip 10 wide that moves by 2 a frame overlaps its past by 8 / 12; the first frame is
+    missed."""
     truth = sequence(row(t, 1, 2 * t, 2 * t + 10) for t in FRAMES)
     late = sequence(row(t, 1, 2 * t - 2, 2 * t + 8) for t in FRAMES if t)
     assert_measures(car(truth, late), sMOTSA=60, MOTSA=90, MOTSP=100 * 8 / 12, FN=1, FP=0, IDS=0)
@@ -91,12 +105,19 @@ def test_ignore_regions(ignored_columns: tuple[int, int] | None, false_positives
     if ignored_columns:
         truth = replace(truth, ignored={t: strip(*ignored_columns) for t in FRAMES})
     result = replace(truth, ignored={}, rows=(*truth.rows, *(row(t, 3, 30, 40) for t in FRAMES)))
-    assert_measures(car(truth, result), FP=false_positives, TP=20,
-                    sMOTSA=100 * (20 - false_positives) / 20, MOTSA=100 * (20 - false_positives) / 20)
+    assert_measures(
+        car(truth, result),
+        FP=false_positives,
+        TP=20,
+        sMOTSA=100 * (20 - false_positives) / 20,
+        MOTSA=100 * (20 - false_positives) / 20,
+    )
 
 
 def test_wrong_class_is_missed_in_one_and_false_in_the_other() -> None:
-    result = sequence([r for t in FRAMES for r in (row(t, 1, 0, 12), row(t, 2, 12, 20, PEDESTRIAN))])
+    result = sequence(
+        [r for t in FRAMES for r in (row(t, 1, 0, 12), row(t, 2, 12, 20, PEDESTRIAN))]
+    )
     table = sequence_measures(MOTS, score_sequence(MOTS, two_cars(), result))
     assert_measures(table["car"], MOTSA=50, FN=10, FP=0)
     assert_measures(table["pedestrian"], FN=0, FP=10)
@@ -107,7 +128,10 @@ def test_sequences_are_weighted_by_their_masks() -> None:
     """20 of 20 masks in one sequence, 2 of 4 in the other: 22 of 24."""
     first, second = two_cars(), replace(two_cars(2), name="0001")
     half = replace(second, rows=tuple(r for r in second.rows if r.id == 1001))
-    scores = {"0000": score_sequence(MOTS, first, first), "0001": score_sequence(MOTS, second, half)}
+    scores = {
+        "0000": score_sequence(MOTS, first, first),
+        "0001": score_sequence(MOTS, second, half),
+    }
     table = combine(MOTS, scores)
     assert_measures(table["car"], MOTSA=100 * 22 / 24, FN=2)
 
@@ -129,9 +153,12 @@ def test_one_class_is_not_repeated_as_all_classes() -> None:
 
 
 def test_classes_of_any_number() -> None:
-    """Class 10, which stands for ignored pixels in KITTI-MOTS, is a class like any other elsewhere."""
+    """Class 10, which stands for ignored pixels in KITTI-MOTS, is a class like any other
+    elsewhere."""
     one = sequence([row(t, 1, 0, 12, 10) for t in FRAMES], classes={10: "duck"})
-    assert_measures(sequence_measures(MOTS, score_sequence(MOTS, one, one))["duck"], sMOTSA=100, TP=10)
+    assert_measures(
+        sequence_measures(MOTS, score_sequence(MOTS, one, one))["duck"], sMOTSA=100, TP=10
+    )
 
 
 def test_nothing_found_and_nothing_there() -> None:
@@ -142,7 +169,9 @@ def test_nothing_found_and_nothing_there() -> None:
 
 def test_sizes_must_agree() -> None:
     truth = two_cars()
-    with pytest.raises(EvaluationError, match="0000: results are 30x20 pixels, the ground truth is 60x20"):
+    with pytest.raises(
+        EvaluationError, match="0000: results are 30x20 pixels, the ground truth is 60x20"
+    ):
         score_sequence(MOTS, truth, replace(truth, size=(20, 30)))
 
 
@@ -158,10 +187,13 @@ def test_davis_perfect() -> None:
 
 
 def test_davis_shift_by_one_pixel() -> None:
-    """J is 9 / 11; the boundary lies within the tolerance, 0.008 of the diagonal rounded up to a pixel."""
+    """J is 9 / 11; the boundary lies within the tolerance, 0.008 of the diagonal rounded up to a
+    pixel."""
     truth = sequence(row(t, 1, 10, 20) for t in FRAMES)
     shifted = sequence(row(t, 1, 11, 21) for t in FRAMES)
-    assert_measures(davis(truth, shifted), **{"J-Mean": 100 * 9 / 11, "J-Recall": 100, "F-Mean": 100})
+    assert_measures(
+        davis(truth, shifted), **{"J-Mean": 100 * 9 / 11, "J-Recall": 100, "F-Mean": 100}
+    )
 
 
 def test_davis_object_lost_at_the_end() -> None:
@@ -174,7 +206,9 @@ def test_davis_object_lost_at_the_end() -> None:
 
 
 def test_davis_void_is_not_scored() -> None:
-    truth = sequence([row(t, 1, 10, 20) for t in FRAMES], ignored={t: strip(20, 30) for t in FRAMES})
+    truth = sequence(
+        [row(t, 1, 10, 20) for t in FRAMES], ignored={t: strip(20, 30) for t in FRAMES}
+    )
     result = sequence(row(t, 1, 10, 30) for t in FRAMES)
     assert_measures(davis(truth, result), **{"J-Mean": 100, "F-Mean": 100})
 
@@ -196,8 +230,12 @@ def test_davis_2016_unites_objects() -> None:
 def test_davis_2016_leaves_out_the_first_and_last_frame() -> None:
     """Missing there costs nothing, missing in one of the 8 others an eighth."""
     truth = sequence(row(t, 1, 0, 20) for t in FRAMES)
-    assert_measures(binary(truth, sequence(row(t, 1, 0, 20) for t in range(1, 9))), **{"J-Mean": 100})
-    assert_measures(binary(truth, sequence(row(t, 1, 0, 20) for t in range(1, 8))), **{"J-Mean": 100 * 7 / 8})
+    assert_measures(
+        binary(truth, sequence(row(t, 1, 0, 20) for t in range(1, 9))), **{"J-Mean": 100}
+    )
+    assert_measures(
+        binary(truth, sequence(row(t, 1, 0, 20) for t in range(1, 8))), **{"J-Mean": 100 * 7 / 8}
+    )
 
 
 def vis(truth: SequenceMasks, result: SequenceMasks) -> Measures:
@@ -205,7 +243,8 @@ def vis(truth: SequenceMasks, result: SequenceMasks) -> Measures:
 
 
 def test_youtube_vis() -> None:
-    """Track 1 is right; track 2 has IoU 5 / 8 over the video: right at 3 of 10 thresholds (0.5, 0.55, 0.6).
+    """Track 1 is right; track 2 has IoU 5 / 8 over the video: right at 3 of 10 thresholds (0.5,
+    0.55, 0.6).
 
     Where it is wrong, half of the truth is found: precision 1 at 51 of 101 recall values.
     """
@@ -213,7 +252,9 @@ def test_youtube_vis() -> None:
     result = sequence([r for t in FRAMES for r in (row(t, 1, 0, 10), row(t, 2, 20, 25))],
                       scores={1001: 0.9, 1002: 0.8})
     half = 100 * 51 / 101
-    assert_measures(vis(truth, result), AP=0.3 * 100 + 0.7 * half, AP50=100, AP75=half, AR1=50, AR10=65)
+    assert_measures(
+        vis(truth, result), AP=0.3 * 100 + 0.7 * half, AP50=100, AP75=half, AR1=50, AR10=65
+    )
 
 
 def test_youtube_vis_a_second_track_on_the_same_object_is_wrong() -> None:
@@ -230,12 +271,17 @@ def test_youtube_vis_confident_mistake_costs_precision() -> None:
     assert_measures(vis(truth, result), AP=50, AR1=0, AR10=100)
 
 
-@pytest.mark.skipif(GROUND_TRUTH not in os.environ, reason=f"{GROUND_TRUTH} names no ground truth folder")
+@pytest.mark.skipif(
+    GROUND_TRUTH not in os.environ, reason=f"{GROUND_TRUTH} names no ground truth folder"
+)
 def test_real_ground_truth_against_itself_is_perfect() -> None:
     """All 21 training sequences."""
     truths = FORMATS["kitti_mots"].read_truth(Path(os.environ[GROUND_TRUTH]))
     assert len(truths) == 21
-    scores = {name: score_sequence(MOTS, truth, replace(truth, ignored={})) for name, truth in truths.items()}
+    scores = {
+        name: score_sequence(MOTS, truth, replace(truth, ignored={}))
+        for name, truth in truths.items()
+    }
     for name, score in scores.items():
         for label, measures in sequence_measures(MOTS, score).items():
             for measure in ("sMOTSA", "MOTSA", "MOTSP", "HOTA", "DetA", "AssA", "IDF1"):

@@ -1,10 +1,11 @@
 """The files of the benchmarks: one module per format, all with the same three functions.
 
     read_truth(path)               -> {sequence name: SequenceMasks}
-    read_results(path, truths)     -> {sequence name: SequenceMasks}, one for each sequence of ``truths``
-    write(path, sequences, truth)  writes the files of a benchmark; ``truth`` with what only ground truth has
+    read_results(path, truths)     -> {sequence name: SequenceMasks} for those of ``truths``
+    write(path, sequences, truth)  writes the files of a benchmark, results or ground truth
 
-All refuse what they cannot read with an EvaluationError that names file and line, or file and place.
+All refuse what they cannot read with an EvaluationError that names file and line, or file and
+place.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ class Format(Protocol):
     def read_truth(self, path: Path) -> dict[str, SequenceMasks]:
         """Ground truth of every sequence below the path."""
 
-    def read_results(self, path: Path, truths: Mapping[str, SequenceMasks]) -> dict[str, SequenceMasks]:
+    def read_results(
+        self, path: Path, truths: Mapping[str, SequenceMasks]
+    ) -> dict[str, SequenceMasks]:
         """Results for every sequence of the ground truth."""
 
     def write(self, path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -> None:

@@ -1,7 +1,7 @@
 """BDD100K segmentation tracking: one RGBA PNG ("bitmask") per frame in a folder per video.
 
-R category 1 to 8, G attributes (truncated * 8 + occluded * 4 + crowd * 2 + ignored), B * 256 + A object id.
-Ground truth pixels with crowd or ignored set are ignored.
+R category 1 to 8, G attributes (truncated * 8 + occluded * 4 + crowd * 2 + ignored), B * 256 + A
+object id. Ground truth pixels with crowd or ignored set are ignored.
 """
 
 from __future__ import annotations
@@ -25,8 +25,16 @@ from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.masks import decode, encode
 from stemseg_ros.records import Rle
 
-CLASSES = {1: "pedestrian", 2: "rider", 3: "car", 4: "truck", 5: "bus", 6: "train", 7: "motorcycle",
-           8: "bicycle"}
+CLASSES = {
+    1: "pedestrian",
+    2: "rider",
+    3: "car",
+    4: "truck",
+    5: "bus",
+    6: "train",
+    7: "motorcycle",
+    8: "bicycle",
+}
 CROWD, IGNORED = 2, 1
 """Bits of the attributes."""
 
@@ -46,18 +54,32 @@ def read_results(path: Path, truths: Mapping[str, SequenceMasks]) -> dict[str, S
 
 
 def write(path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -> None:
-    """Bitmasks; classes are found by name, those that BDD100K lacks are left out. Raises EvaluationError."""
+    """Bitmasks; classes are found by name, those that BDD100K lacks are left out. Raises
+    EvaluationError."""
     numbers = {name: class_id for class_id, name in CLASSES.items()}
     for sequence in sequences:
-        kept = {class_id: numbers[name] for class_id, name in sequence.classes.items() if name in numbers}
+        kept = {
+            class_id: numbers[name]
+            for class_id, name in sequence.classes.items()
+            if name in numbers
+        }
         ids = {id_: n for n, id_ in enumerate(sorted({row.id for row in sequence.rows}), start=1)}
         if len(ids) > 0xFFFF:
-            raise EvaluationError(f"sequence {sequence.name}: {len(ids)} objects, a bitmask holds 65535")
-        for frame, (name, rows) in enumerate(zip(frame_names(sequence), sequence.by_frame(), strict=True)):
+            raise EvaluationError(
+                f"sequence {sequence.name}: {len(ids)} objects, a bitmask holds 65535"
+            )
+        for frame, (name, rows) in enumerate(
+            zip(frame_names(sequence), sequence.by_frame(), strict=True)
+        ):
             pixels = np.zeros((*sequence.size, 4), np.uint8)
             for row in rows:
                 if row.class_id in kept:
-                    pixels[decode(row.rle)] = (kept[row.class_id], 0, ids[row.id] >> 8, ids[row.id] & 0xFF)
+                    pixels[decode(row.rle)] = (
+                        kept[row.class_id],
+                        0,
+                        ids[row.id] >> 8,
+                        ids[row.id] & 0xFF,
+                    )
             if frame in sequence.ignored:
                 pixels[decode(sequence.ignored[frame])] = (1, IGNORED, 0, 0)
             save_png(path / sequence.name / f"{name}.png", PillowImage.fromarray(pixels))
@@ -101,5 +123,7 @@ def _check_tracks(folder: Path, rows: list[ResultRow]) -> None:
     classes: dict[int, int] = {}
     for row in rows:
         if classes.setdefault(row.id, row.class_id) != row.class_id:
-            raise EvaluationError(f"{folder}: object {row.id} is a {CLASSES[classes[row.id]]} first and a "
-                                  f"{CLASSES[row.class_id]} in frame {row.frame}")
+            raise EvaluationError(
+                f"{folder}: object {row.id} is a {CLASSES[classes[row.id]]} first and a "
+                f"{CLASSES[row.class_id]} in frame {row.frame}"
+            )

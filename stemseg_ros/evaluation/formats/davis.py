@@ -1,7 +1,7 @@
 """DAVIS: one PNG per frame, ``blackswan/00000.png``, pixel value = object.
 
-2017 and 2019 unsupervised (INSTANCES): 0 background, 1 to 254 an object, 255 in the ground truth void.
-2016 (BINARY): any value above 0 is the foreground; the objects of results are united to one.
+2017 and 2019 unsupervised (INSTANCES): 0 background, 1 to 254 an object, 255 in the ground truth
+void. 2016 (BINARY): any value above 0 is the foreground; the objects of results are united to one.
 """
 
 from __future__ import annotations
@@ -41,9 +41,14 @@ class DavisFormat:
 
     def read_truth(self, path: Path) -> dict[str, SequenceMasks]:
         """Every folder of PNGs (``Annotations_unsupervised/480p``). Raises EvaluationError."""
-        return {name: self._read(name, files, truth=True) for name, files in sequence_folders(path).items()}
+        return {
+            name: self._read(name, files, truth=True)
+            for name, files in sequence_folders(path).items()
+        }
 
-    def read_results(self, path: Path, truths: Mapping[str, SequenceMasks]) -> dict[str, SequenceMasks]:
+    def read_results(
+        self, path: Path, truths: Mapping[str, SequenceMasks]
+    ) -> dict[str, SequenceMasks]:
         """The folders that belong to the ground truth. Raises EvaluationError."""
         results = {name: self._read(name, files, truth=False)
                    for name, files in matching_folders(path, truths).items()}
@@ -52,7 +57,8 @@ class DavisFormat:
         return results
 
     def write(self, path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -> None:
-        """Palette PNGs; objects are numbered from 1 in ascending order of id. Raises EvaluationError."""
+        """Palette PNGs; objects are numbered from 1 in ascending order of id. Raises
+        EvaluationError."""
         for sequence in sequences:
             for name, labels in zip(frame_names(sequence), self._images(sequence), strict=True):
                 image = PillowImage.fromarray(labels)
@@ -78,7 +84,9 @@ class DavisFormat:
     def _images(self, sequence: SequenceMasks) -> Iterable[npt.NDArray[np.uint8]]:
         ids = sorted({row.id for row in sequence.rows})
         if len(ids) >= VOID and not self.binary:
-            raise EvaluationError(f"sequence {sequence.name}: {len(ids)} objects, DAVIS holds {VOID - 1}")
+            raise EvaluationError(
+                f"sequence {sequence.name}: {len(ids)} objects, DAVIS holds {VOID - 1}"
+            )
         number = {id_: 1 if self.binary else n for n, id_ in enumerate(ids, start=1)}
         for frame, rows in enumerate(sequence.by_frame()):
             labels = np.zeros(sequence.size, np.uint8)

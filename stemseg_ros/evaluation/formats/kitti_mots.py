@@ -1,7 +1,7 @@
 """KITTI-MOTS text, one file per sequence (kitti_text.py has the lines).
 
-Ground truth: ``0002.txt`` in a folder (``instances_txt``, or ``label_02`` as in the devkit), class 10 for
-pixels to ignore. Results: ``0002.txt`` in a folder.
+Ground truth: ``0002.txt`` in a folder (``instances_txt``, or ``label_02`` as in the devkit), class
+10 for pixels to ignore. Results: ``0002.txt`` in a folder.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ IGNORE_CLASS = 10
 
 
 def read_truth(path: Path) -> dict[str, SequenceMasks]:
-    """Every ``*.txt`` of the folder, or of its ``instances_txt`` or ``label_02``. Raises EvaluationError."""
+    """Every ``*.txt`` of the folder, or of its ``instances_txt`` or ``label_02``. Raises
+    EvaluationError."""
     inner = [path / name for name in ("instances_txt", "label_02") if (path / name).is_dir()]
     folder = inner[0] if inner else path
     files = sorted(folder.glob("*.txt"))
     if not files:
-        raise EvaluationError(f"{path}: no KITTI-MOTS ground truth (0000.txt, 0001.txt, ...) in this folder")
+        raise EvaluationError(
+            f"{path}: no KITTI-MOTS ground truth (0000.txt, 0001.txt, ...) in this folder"
+        )
     return {file.stem: read_file(file, file.stem, CLASSES, truth=True) for file in files}
 
 
@@ -51,9 +54,18 @@ def known_size(truth: SequenceMasks) -> tuple[int, int] | None:
     return None if truth.size == (0, 0) else truth.size
 
 
-def read_file(file: Path, name: str, classes: Mapping[int, str], *, truth: bool = False, first_frame: int = 0,
-              frames: int | None = None, size: tuple[int, int] | None = None) -> SequenceMasks:
-    """One text file. frames, size: of the sequence, where they are known. Raises EvaluationError."""
+def read_file(
+    file: Path,
+    name: str,
+    classes: Mapping[int, str],
+    *,
+    truth: bool = False,
+    first_frame: int = 0,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> SequenceMasks:
+    """One text file. frames, size: of the sequence, where they are known. Raises
+    EvaluationError."""
     try:
         rows = read_rows(file, first_frame=first_frame, frames=frames, size=size)
     except MediaError as error:
@@ -68,7 +80,8 @@ def read_file(file: Path, name: str, classes: Mapping[int, str], *, truth: bool 
 
 
 def write_file(file: Path, sequence: SequenceMasks, truth: bool, first_frame: int = 0) -> None:
-    """One text file: results grouped by track, ground truth in order of frames. Raises EvaluationError."""
+    """One text file: results grouped by track, ground truth in order of frames. Raises
+    EvaluationError."""
     rows = list(sequence.rows)
     if truth:
         rows += [ResultRow(frame, IGNORE_CLASS * IDS_PER_CLASS, IGNORE_CLASS, rle)
@@ -83,7 +96,9 @@ def write_file(file: Path, sequence: SequenceMasks, truth: bool, first_frame: in
         raise EvaluationError(f"cannot write {file}: {error}") from error
 
 
-def _check_classes(file: Path, rows: list[ResultRow], classes: Mapping[int, str], truth: bool) -> None:
+def _check_classes(
+    file: Path, rows: list[ResultRow], classes: Mapping[int, str], truth: bool
+) -> None:
     known = {*classes, IGNORE_CLASS} if truth else set(classes)
     for number, row in enumerate(rows, start=1):
         if row.class_id not in known:
@@ -95,4 +110,7 @@ def _merged(rows: list[ResultRow]) -> dict[int, Rle]:
     frames: dict[int, list[Rle]] = {}
     for row in rows:
         frames.setdefault(row.frame, []).append(row.rle)
-    return {frame: masks[0] if len(masks) == 1 else coco_mask.merge(masks) for frame, masks in frames.items()}
+    return {
+        frame: masks[0] if len(masks) == 1 else coco_mask.merge(masks)
+        for frame, masks in frames.items()
+    }

@@ -1,4 +1,5 @@
-"""Label images on disk, one PNG per frame in a folder per sequence: what DAVIS and BDD100K have in common."""
+"""Label images on disk, one PNG per frame in a folder per sequence: what DAVIS and BDD100K have in
+common."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from stemseg_ros.media.sources import natural_key
 
 
 def sequence_folders(path: Path) -> dict[str, list[Path]]:
-    """The PNGs of every folder below ``path`` that holds some, in natural order. Raises EvaluationError."""
+    """The PNGs of every folder below ``path`` that holds some, in natural order. Raises
+    EvaluationError."""
     folders = {folder.name: sorted(folder.glob("*.png"), key=natural_key)
                for folder in sorted(path.glob("*")) if folder.is_dir()}
     found = {name: files for name, files in folders.items() if files}
@@ -25,7 +27,8 @@ def sequence_folders(path: Path) -> dict[str, list[Path]]:
 
 
 def matching_folders(path: Path, truths: Mapping[str, SequenceMasks]) -> dict[str, list[Path]]:
-    """Result folders of the ground truth's sequences; they must have its frames. Raises EvaluationError."""
+    """Result folders of the ground truth's sequences; they must have its frames. Raises
+    EvaluationError."""
     folders = sequence_folders(path)
     refuse_missing(truths, folders, str(path))
     for name, truth in truths.items():
@@ -33,19 +36,26 @@ def matching_folders(path: Path, truths: Mapping[str, SequenceMasks]) -> dict[st
         missing = sorted(set(truth.files) ^ set(names))
         if missing:
             side = "results lack" if missing[0] in truth.files else "the ground truth lacks"
-            raise EvaluationError(f"{path / name}: {side} frame {missing[0]} (of {len(missing)} that differ)")
+            raise EvaluationError(
+                f"{path / name}: {side} frame {missing[0]} (of {len(missing)} that differ)"
+            )
     return {name: folders[name] for name in truths}
 
 
-def read_pngs(files: list[Path], mode: tuple[str, ...]) -> Iterator[tuple[int, Path, npt.NDArray[np.uint8]]]:
-    """(frame, file, pixels) of each image; all have one size and one of the modes. Raises EvaluationError."""
+def read_pngs(
+    files: list[Path], mode: tuple[str, ...]
+) -> Iterator[tuple[int, Path, npt.NDArray[np.uint8]]]:
+    """(frame, file, pixels) of each image; all have one size and one of the modes. Raises
+    EvaluationError."""
     size = None
     for frame, file in enumerate(files):
         pixels = read_png(file, mode)
         size = size or pixels.shape[:2]
         if pixels.shape[:2] != size:
-            raise EvaluationError(f"{file}: {pixels.shape[1]}x{pixels.shape[0]} pixels, the first frame has "
-                                  f"{size[1]}x{size[0]}")
+            raise EvaluationError(
+                f"{file}: {pixels.shape[1]}x{pixels.shape[0]} pixels, the first frame has "
+                f"{size[1]}x{size[0]}"
+            )
         yield frame, file, pixels
 
 
@@ -54,7 +64,9 @@ def read_png(file: Path, mode: tuple[str, ...]) -> npt.NDArray[Any]:
     try:
         with PillowImage.open(file) as image:
             if image.mode not in mode:
-                raise EvaluationError(f"{file}: image mode {image.mode}, expected {' or '.join(mode)}")
+                raise EvaluationError(
+                    f"{file}: image mode {image.mode}, expected {' or '.join(mode)}"
+                )
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise EvaluationError(f"{file}: not readable as an image: {error}") from error

@@ -1,8 +1,8 @@
 """YouTube-VIS 2019 / 2021 and OVIS: one JSON file, masks as run lengths, one entry per track.
 
-Ground truth: {"videos", "categories", "annotations"}; results: a list of {"video_id", "category_id", "score",
-"segmentations"} with one mask or null per frame. Sequences are named by the folder of their images; tracks of
-results are numbered from 1 in the order of the file.
+Ground truth: {"videos", "categories", "annotations"}; results: a list of {"video_id",
+"category_id", "score", "segmentations"} with one mask or null per frame. Sequences are named by
+the folder of their images; tracks of results are numbered from 1 in the order of the file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def read_truth(path: Path) -> dict[str, SequenceMasks]:
     """
     content = _load(path)
     if not isinstance(content, dict) or not {"videos", "categories"} <= content.keys():
-        raise EvaluationError(f"{path}: expected an object with videos, categories and annotations")
+        raise EvaluationError(
+            f"{path}: expected an object with videos, categories and annotations"
+        )
     tracks: defaultdict[int, list[tuple[int, Entry]]] = defaultdict(list)
     classes: dict[int, str] = {}
     sequences: dict[str, SequenceMasks] = {}
@@ -46,7 +48,9 @@ def read_truth(path: Path) -> dict[str, SequenceMasks]:
         with _named(f"{path}, videos[{where}]"):
             sequence = _video(video, tracks[video["id"]], classes)
         if sequence.name in sequences:
-            raise EvaluationError(f"{path}, videos[{where}]: a second video in the folder {sequence.name}")
+            raise EvaluationError(
+                f"{path}, videos[{where}]: a second video in the folder {sequence.name}"
+            )
         sequences[sequence.name] = sequence
     return sequences
 
@@ -75,15 +79,21 @@ def write(path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -
     """One JSON file; videos without a number are numbered from 1. Raises EvaluationError."""
     everything = list(sequences)
     numbers = [sequence.number or n for n, sequence in enumerate(everything, start=1)]
-    tracks = [{"video_id": number, **track} for number, sequence in zip(numbers, everything, strict=True)
-              for track in _entries(sequence, truth)]
+    tracks = [
+        {"video_id": number, **track}
+        for number, sequence in zip(numbers, everything, strict=True)
+        for track in _entries(sequence, truth)
+    ]
     content: object = tracks
     if truth:
         classes = {i: name for sequence in everything for i, name in sequence.classes.items()}
         content = {
-            "videos": [_video_entry(number, s) for number, s in zip(numbers, everything, strict=True)],
+            "videos": [
+                _video_entry(number, s) for number, s in zip(numbers, everything, strict=True)
+            ],
             "categories": [{"id": i, "name": name} for i, name in sorted(classes.items())],
-            "annotations": [{**track, "id": n} for n, track in enumerate(tracks, start=1)]}
+            "annotations": [{**track, "id": n} for n, track in enumerate(tracks, start=1)],
+        }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content) + "\n", encoding="utf-8")
@@ -91,10 +101,19 @@ def write(path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _video(video: Entry, tracks: list[tuple[int, Entry]], classes: Mapping[int, str]) -> SequenceMasks:
+def _video(
+    video: Entry, tracks: list[tuple[int, Entry]], classes: Mapping[int, str]
+) -> SequenceMasks:
     files = tuple(str(name) for name in video["file_names"])
-    empty = SequenceMasks(Path(files[0]).parent.name, (int(video["height"]), int(video["width"])), len(files),
-                          classes, (), files=files, number=int(video["id"]))
+    empty = SequenceMasks(
+        Path(files[0]).parent.name,
+        (int(video["height"]), int(video["width"])),
+        len(files),
+        classes,
+        (),
+        files=files,
+        number=int(video["id"]),
+    )
     rows = [row for id_, entry in tracks for row in _track(entry, id_, empty)]
     crowd = frozenset(id_ for id_, entry in tracks if entry.get("iscrowd"))
     return SequenceMasks(empty.name, empty.size, empty.frames, classes, tuple(rows), files=files,
@@ -105,7 +124,9 @@ def _track(entry: Entry, id_: int, video: SequenceMasks) -> list[ResultRow]:
     """Masks of one track. Raises ValueError."""
     masks = entry["segmentations"]
     if len(masks) != video.frames:
-        raise ValueError(f"{len(masks)} segmentations, the video {video.name} has {video.frames} frames")
+        raise ValueError(
+            f"{len(masks)} segmentations, the video {video.name} has {video.frames} frames"
+        )
     if entry["category_id"] not in video.classes:
         raise ValueError(f"category_id {entry['category_id']} is not in the ground truth")
     return [ResultRow(frame, id_, entry["category_id"], _checked_rle(mask, video.size, frame))
@@ -120,7 +141,8 @@ def _checked_rle(mask: Entry, size: tuple[int, int], frame: int) -> Rle:
 
 
 def mask_rle(mask: Entry, size: tuple[int, int]) -> Rle:
-    """A mask of an annotation file, {"size", "counts"}, compressed or not. Raises ValueError, KeyError."""
+    """A mask of an annotation file, {"size", "counts"}, compressed or not. Raises ValueError,
+    KeyError."""
     if list(mask["size"]) != list(size):
         raise ValueError(f"mask size {mask['size']} differs from {list(size)} (height, width)")
     counts = mask["counts"]
@@ -138,7 +160,9 @@ def _entries(sequence: SequenceMasks, truth: bool) -> Iterator[Entry]:
         masks: list[Entry | None] = [None] * sequence.frames
         areas: list[int | None] = [None] * sequence.frames
         for row in rows:
-            counts = _runs(row.rle) if truth else row.rle["counts"].decode()  # as the benchmark's own files
+            counts = (
+                _runs(row.rle) if truth else row.rle["counts"].decode()
+            )  # as the benchmark's own files
             masks[row.frame] = {"size": row.rle["size"], "counts": counts}
             areas[row.frame] = int(coco_mask.area(row.rle))
         if truth:
@@ -158,16 +182,25 @@ def _runs(rle: Rle) -> list[int]:
 
 
 def _video_entry(number: int, sequence: SequenceMasks) -> Entry:
-    files = list(sequence.files) or [f"{sequence.name}/{frame:05d}.jpg" for frame in range(sequence.frames)]
-    return {"id": number, "height": sequence.size[0], "width": sequence.size[1], "length": sequence.frames,
-            "file_names": files}
+    files = list(sequence.files) or [
+        f"{sequence.name}/{frame:05d}.jpg" for frame in range(sequence.frames)
+    ]
+    return {
+        "id": number,
+        "height": sequence.size[0],
+        "width": sequence.size[1],
+        "length": sequence.frames,
+        "file_names": files,
+    }
 
 
 def _load(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise EvaluationError(f"{path}, line {error.lineno}: not readable as JSON: {error.msg}") from error
+        raise EvaluationError(
+            f"{path}, line {error.lineno}: not readable as JSON: {error.msg}"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"{path}: not readable: {error}") from error
 

@@ -1,4 +1,5 @@
-"""Files of the benchmarks: what is written is read back, and what is wrong is refused by file and line."""
+"""Files of the benchmarks: what is written is read back, and what is wrong is refused by file and
+line."""
 
 from __future__ import annotations
 
@@ -20,8 +21,12 @@ from stemseg_ros.masks import encode
 
 def people(name: str = "0000") -> SequenceMasks:
     """Two pedestrians, one of them only in the first frame, and an ignored strip in the second."""
-    rows = [row(0, 1, 0, 10, PEDESTRIAN), row(0, 2, 20, 25, PEDESTRIAN), row(1, 1, 2, 12, PEDESTRIAN),
-            row(2, 1, 4, 14, PEDESTRIAN)]
+    rows = [
+        row(0, 1, 0, 10, PEDESTRIAN),
+        row(0, 2, 20, 25, PEDESTRIAN),
+        row(1, 1, 2, 12, PEDESTRIAN),
+        row(2, 1, 4, 14, PEDESTRIAN),
+    ]
     return sequence(rows, 3, name, ignored={1: strip(40, 50)})
 
 
@@ -43,7 +48,9 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     assert (read["a"].size, read["a"].frames) == (truth.size, truth.frames)
     assert sorted(map(sorted, tracks(read["a"]))) == sorted(map(sorted, tracks(truth)))
     if name != "youtube_vis":  # which has no ignored pixels
-        assert {t: rle["counts"] for t, rle in read["a"].ignored.items()} == {1: strip(40, 50)["counts"]}
+        assert {t: rle["counts"] for t, rle in read["a"].ignored.items()} == {
+            1: strip(40, 50)["counts"]
+        }
     again = files.read_results(path_for(name, tmp_path / "results"), read)["a"]
     assert sorted(map(sorted, tracks(again))) == sorted(map(sorted, tracks(result)))
     if name not in ("davis", "youtube_vis"):
@@ -108,21 +115,40 @@ def broken(row: ResultRow) -> str:
 
 
 BAD_TEXTS: dict[str, tuple[Callable[[], list[str]], str]] = {
-    "overlapping masks": (lambda: [str(ROWS[0]), str(row(0, 2, 11, 20))],
-                          "line 2: the mask of id 1002 overlaps that of id 1001 in frame 0"),
-    "frames out of order": (lambda: [str(r) for r in (ROWS[0], ROWS[1], ROWS[4], ROWS[5], ROWS[2], ROWS[3])],
-                            "line 5: frame 1 after frame 2"),
-    "a track out of order": (lambda: [str(ROWS[i]) for i in (0, 4, 2)], "line 3: frame 1 after frame 2"),
-    "another size than the rest": (lambda: [str(ROWS[0]), str(ROWS[1]).replace(" 20 60 ", " 60 20 ")],
-                                   r"line 2: \[60, 20\] differs from the size \[20, 60\]"),
-    "run lengths too short": (lambda: [str(ROWS[0]), broken(ROWS[1])], "line 2: run lengths cover"),
+    "overlapping masks": (
+        lambda: [str(ROWS[0]), str(row(0, 2, 11, 20))],
+        "line 2: the mask of id 1002 overlaps that of id 1001 in frame 0",
+    ),
+    "frames out of order": (
+        lambda: [str(r) for r in (ROWS[0], ROWS[1], ROWS[4], ROWS[5], ROWS[2], ROWS[3])],
+        "line 5: frame 1 after frame 2",
+    ),
+    "a track out of order": (
+        lambda: [str(ROWS[i]) for i in (0, 4, 2)],
+        "line 3: frame 1 after frame 2",
+    ),
+    "another size than the rest": (
+        lambda: [str(ROWS[0]), str(ROWS[1]).replace(" 20 60 ", " 60 20 ")],
+        r"line 2: \[60, 20\] differs from the size \[20, 60\]",
+    ),
+    "run lengths too short": (
+        lambda: [str(ROWS[0]), broken(ROWS[1])],
+        "line 2: run lengths cover",
+    ),
     "not run lengths": (lambda: [f"0 1001 1 20 60 {chr(33)}"], "line 1: byte 33"),
-    "an id twice": (lambda: [str(ROWS[0]), str(row(0, 1, 30, 40))],
-                    "line 2: id 1001 occurs twice in frame 0"),
-    "a class that is not scored": (lambda: [str(ROWS[0]), str(row(0, 1, 30, 40, 3))],
-                                   "line 2: class 3 is none of 1 car, 2 pedestrian"),
+    "an id twice": (
+        lambda: [str(ROWS[0]), str(row(0, 1, 30, 40))],
+        "line 2: id 1001 occurs twice in frame 0",
+    ),
+    "a class that is not scored": (
+        lambda: [str(ROWS[0]), str(row(0, 1, 30, 40, 3))],
+        "line 2: class 3 is none of 1 car, 2 pedestrian",
+    ),
     "ignored pixels in results": (lambda: [str(row(0, 0, 30, 40, 10))], "line 1: class 10"),
-    "too few fields": (lambda: ["0 1001 1 20 60"], "line 1: expected 'frame id class height width rle'"),
+    "too few fields": (
+        lambda: ["0 1001 1 20 60"],
+        "line 1: expected 'frame id class height width rle'",
+    ),
 }
 
 
@@ -136,7 +162,9 @@ def test_bad_text_is_refused_by_line(case: str, tmp_path: Path) -> None:
 
 def test_size_of_results_against_truth(tmp_path: Path) -> None:
     write_results(tmp_path / "0000.txt", ROWS)
-    with pytest.raises(EvaluationError, match=r"line 1: \[20, 60\] differs from the size \[20, 61\]"):
+    with pytest.raises(
+        EvaluationError, match=r"line 1: \[20, 60\] differs from the size \[20, 61\]"
+    ):
         FORMATS["kitti_mots"].read_results(tmp_path, {"0000": replace(two_cars(3), size=(20, 61))})
 
 
@@ -144,7 +172,10 @@ def test_both_orders_are_taken(tmp_path: Path) -> None:
     """By frame, as ground truth is, and by track, as results are."""
     for order in (ROWS, sorted(ROWS, key=lambda r: r.id)):
         write_results(tmp_path / "0000.txt", order)
-        assert len(FORMATS["kitti_mots"].read_results(tmp_path, {"0000": two_cars(3)})["0000"].rows) == 6
+        assert (
+            len(FORMATS["kitti_mots"].read_results(tmp_path, {"0000": two_cars(3)})["0000"].rows)
+            == 6
+        )
 
 
 @pytest.mark.parametrize("name", ["kitti_mots", "mots_challenge", "davis", "bdd100k"])
@@ -164,7 +195,9 @@ def test_no_ground_truth(name: str, tmp_path: Path) -> None:
 def test_frame_beyond_the_sequence(tmp_path: Path) -> None:
     mots_challenge.write(tmp_path / "truth", [people()], truth=True)
     mots_challenge.write(tmp_path, [sequence([row(3, 1, 0, 5, PEDESTRIAN)], 4)])
-    with pytest.raises(EvaluationError, match="line 1: frame 4 of a sequence of 3 frames, counted from 1"):
+    with pytest.raises(
+        EvaluationError, match="line 1: frame 4 of a sequence of 3 frames, counted from 1"
+    ):
         mots_challenge.read_results(tmp_path, mots_challenge.read_truth(tmp_path / "truth"))
 
 
@@ -180,19 +213,39 @@ def test_missing_frame_of_a_folder(tmp_path: Path) -> None:
 def test_image_of_another_size(tmp_path: Path) -> None:
     FORMATS["davis"].write(tmp_path, [people("a")], truth=True)
     PillowImage.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a" / "00001.png")
-    with pytest.raises(EvaluationError, match=r"00001\.png: 4x4 pixels, the first frame has 60x20"):
+    with pytest.raises(
+        EvaluationError, match=r"00001\.png: 4x4 pixels, the first frame has 60x20"
+    ):
         FORMATS["davis"].read_truth(tmp_path)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda track: track.pop("score"), r"\[0\]: 'score' is missing"),
-    (lambda track: track.update(video_id=7), r"\[0\]: video_id 7 is not in the ground truth"),
-    (lambda track: track.update(category_id=7), r"\[0\]: category_id 7 is not in the ground truth"),
-    (lambda track: track["segmentations"].pop(), r"\[0\]: 2 segmentations, the video a has 3 frames"),
-    (lambda track: track["segmentations"][0].update(size=[60, 20]), r"\[0\]: frame 0: mask size \[60, 20\]"),
-    (lambda track: track["segmentations"][0].update(counts="00"), r"\[0\]: frame 0: run lengths cover 0"),
-    (lambda track: track["segmentations"][0].update(counts=[5]), r"frame 0: run lengths cover 5 of 1200"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda track: track.pop("score"), r"\[0\]: 'score' is missing"),
+        (lambda track: track.update(video_id=7), r"\[0\]: video_id 7 is not in the ground truth"),
+        (
+            lambda track: track.update(category_id=7),
+            r"\[0\]: category_id 7 is not in the ground truth",
+        ),
+        (
+            lambda track: track["segmentations"].pop(),
+            r"\[0\]: 2 segmentations, the video a has 3 frames",
+        ),
+        (
+            lambda track: track["segmentations"][0].update(size=[60, 20]),
+            r"\[0\]: frame 0: mask size \[60, 20\]",
+        ),
+        (
+            lambda track: track["segmentations"][0].update(counts="00"),
+            r"\[0\]: frame 0: run lengths cover 0",
+        ),
+        (
+            lambda track: track["segmentations"][0].update(counts=[5]),
+            r"frame 0: run lengths cover 5 of 1200",
+        ),
+    ],
+)
 def test_bad_youtube_vis_results(change: Callable[[dict[str, object]], object], words: str,
                                  tmp_path: Path) -> None:
     files, path = FORMATS["youtube_vis"], tmp_path / "r.json"

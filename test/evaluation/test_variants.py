@@ -1,0 +1,62 @@
+"""What is done to results before they are scored."""
+
+from __future__ import annotations
+
+import pytest
+from mask_strips import row, sequence, two_cars
+
+from stemseg_ros.evaluation.sequence_masks import EvaluationError
+from stemseg_ros.evaluation.variants import (
+    Variant,
+    largest_tracks,
+    match_classes,
+    post_filtered,
+    prepare,
+)
+
+
+@pytest.mark.parametrize(("classes", "open_classes", "expected"), [
+    ({1: "pedestrian", 2: "car"}, False, {1: "car", 2: "pedestrian"}),
+    ({1: "car", 3: "truck"}, False, {1: "car", 2: "pedestrian"}),
+    ({1: "car", 3: "truck"}, True, {1: "car", 2: "pedestrian", 3: "truck"}),
+])
+def test_classes_are_matched_by_name(classes: dict[int, str], open_classes: bool,
+                                     expected: dict[int, str]) -> None:
+    result = sequence([row(0, 1, 0, 5, class_id) for class_id in classes], 1, classes=classes)
+    truth, matched = match_classes(two_cars(1), result, open_classes=open_classes)
+    assert truth.classes == matched.classes == expected
+    known = [name for name in classes.values() if name in expected.values()]
+    assert [expected[r.class_id] for r in matched.rows] == known
+
+
+def test_no_common_class() -> None:
+    result = sequence([row(0, 1, 0, 5)], 1, classes={1: "duck"})
+    with pytest.raises(
+        EvaluationError, match="results, duck, and of the ground truth, car/pedestrian"
+    ):
+        match_classes(two_cars(1), result, open_classes=False)
+
+
+def test_davis_keeps_the_largest_objects() -> None:
+    rows = [row(t, n, 2 * n, 2 * n + 2) for t in range(2) for n in range(25)]
+    many = sequence([*rows, row(2, 3, 0, 40)], 3)
+    kept = largest_tracks(many, 20)
+    assert len(kept.by_track()) == 20 and 1003 in kept.by_track()
+    _, result = prepare(Variant("offline"), "davis", sequence([], 3, classes={1: "object"}), many)
+    assert len(result.by_track()) == 20 and set(result.classes.values()) == {"object"}
+
+
+def test_scores_by_pixels() -> None:
+    result = sequence([row(t, n, 20 * n, 20 * n + 5 * n) for t in range(2) for n in (1, 2)], 2)
+    variant = Variant("offline", pixel_scores=True)
+    assert variant.name == "offline + scores by pixels"
+    assert prepare(variant, "youtube_vis", two_cars(2), result)[1].scores == {1001: 0.5, 1002: 1.0}
+
+
+def test_post_filter_drops_small_masks_and_short_tracks() -> None:
+    """Cars need 150 px and 3 frames: columns of 20 px, so 8 are enough and 7 are not."""
+    rows = [
+        row(t, n, first, last) for t in range(3) for n, first, last in ((1, 0, 8), (2, 10, 17))
+    ]
+    rows += [row(t, 3, 20, 30) for t in range(2)]
+    assert {r.id for r in post_filtered(sequence(rows, 3)).rows} == {1001}
