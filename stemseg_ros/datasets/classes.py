@@ -33,6 +33,8 @@ LOOKALIKES = {
     "other_rider": "pedestrian",
     "person_group": "pedestrian",
     "van": "car",
+    "vehicle": "car",
+    "vehicle_group": "car",
     "caravan": "car",
     "trailer": "car",
 }

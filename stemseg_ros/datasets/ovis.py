@@ -12,5 +12,12 @@ from stemseg_ros.datasets.youtube_vis import load_file
 
 def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[LabelledSequence]:
     """Every video with wanted objects. Raises DataError."""
-    file = first_file(root, f"annotations_{split}.json", f"{split}.json")
-    return load_file(file, first_folder(root, f"{split}/JPEGImages", split), classes, source)
+    file = first_file(
+        root,
+        f"annotations_{split}.json",
+        f"annotations/annotations_{split}.json",
+        f"annotations/{split}.json",
+        f"{split}.json",
+    )
+    images = first_folder(root, f"{split}/JPEGImages", split)
+    return load_file(file, images, classes, source)

@@ -31,6 +31,8 @@ DRIVING = ("car", "pedestrian")
         ("rider", ("rider", "pedestrian"), 1),
         ("person-group", DRIVING, IGNORED),
         ("caravan", DRIVING, IGNORED),
+        ("Vehicle", DRIVING, IGNORED),
+        ("Giant panda", ("giant_panda",), 1),
         ("dog", ("object",), 1),
         ("rider", ("object",), 1),
         ("dog", ("dog", "object"), 1),

@@ -148,3 +148,32 @@ def test_splits_of_kitti_mots_and_davis_are_the_published_ones(tmp_path: Path) -
         FORMATS["kitti_mots"](tmp_path, "val", ("car",), "entry")
     with pytest.raises(Exception, match="splits train, val, trainval, not 'tset'"):
         FORMATS["kitti_mots"](tmp_path, "tset", ("car",), "entry")
+
+
+@pytest.mark.parametrize(
+    ("name", "moves"),
+    [
+        ("ovis", {"annotations_train.json": "annotations/annotations_train.json"}),
+        ("ovis", {"annotations_train.json": "train.json", "train/a1": "train/JPEGImages/a1"}),
+        ("youtube_vis", {"train.json": "train/instances.json"}),
+        ("kitti_mots", {"training/image_02": "image_02"}),
+        ("davis2016", {"ImageSets/480p": "ImageSets/2016"}),
+        ("coco", {"train2017": "images/train2017"}),
+        ("pascal_voc", {"VOCdevkit/VOC2012": "VOC2012"}),
+        (
+            "mapillary",
+            {"training/instances": "training/v1.2/instances", "config.json": "config_v1.2.json"},
+        ),
+        (
+            "mapillary",
+            {"training/instances": "training/v2.0/instances", "config.json": "config_v2.0.json"},
+        ),
+    ],
+)
+def test_other_layouts_of_the_same(name: str, moves: dict[str, str], tmp_path: Path) -> None:
+    CASES[name].write(tmp_path)
+    for old, new in moves.items():
+        (tmp_path / new).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / old).rename(tmp_path / new)
+    labels = load(name, tmp_path)[0][0].labels
+    np.testing.assert_array_equal(labels, CASES[name].expected(0))
