@@ -19,16 +19,24 @@ SHARE = Path(get_package_share_directory("stemseg"))
 PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"
 ARGUMENTS = {
     "namespace": ("", "namespace of the node"),
-    "image_topic": ("/camera/image_raw", "images to segment: the base name, whatever the transport"),
+    "image_topic": (
+        "/camera/image_raw",
+        "images to segment: the base name, whatever the transport",
+    ),
     "image_transport": ("", "raw (sensor_msgs/Image) or compressed (sensor_msgs/CompressedImage)"),
     "config": ("", "preset, or path of a YAML file"),
     "checkpoint": ("", "file of the weights"),
     "device": ("", "auto, cpu, cuda, or cuda:1"),
-    "flush_after": ("", "seconds without images after which pending frames are finished; 0: never"),
+    "flush_after": (
+        "",
+        "seconds without images after which pending frames are finished; 0: never",
+    ),
     "autostart": ("", "true: configure and activate at start; false: leave that to a manager"),
     "use_sim_time": ("", "true: use the time of /clock"),
-    "params_file": (str(SHARE / "config" / "stemseg.param.yaml"),
-                    "parameters; what is given by the other arguments wins"),
+    "params_file": (
+        str(SHARE / "config" / "stemseg.param.yaml"),
+        "parameters; what is given by the other arguments wins",
+    ),
     "log_level": ("info", "debug, info, warn, error"),
     "rviz": ("false", "true: show the overlay in RViz"),
 }

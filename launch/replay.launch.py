@@ -3,7 +3,8 @@
 ros2 launch stemseg replay.launch.py bag:=drive.mcap
 
 The player waits for the answers, so that no frame is lost however slow the device is; at the end
-everything stops. The arguments of camera.launch.py hold here, too; the transport is that of the bag.
+everything stops. The arguments of camera.launch.py hold here, too; the transport is that of the
+bag.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ ARGUMENTS = {
     "bag": (None, "ROS 2 bag: a folder, or an .mcap or .db3 file"),
     "bag_topic": ("", "image topic in the bag; empty: the only one"),
     "rate": ("1.0", "times the recorded rate, at most"),
-    "in_flight": ("", "most frames without an answer; empty: as the node's window needs; 0: no limit"),
+    "in_flight": (
+        "",
+        "most frames without an answer; empty: as the node's window needs; 0: no limit",
+    ),
 }
 
 

@@ -43,15 +43,17 @@ def bgr_image(message: Any) -> npt.NDArray[np.uint8]:
 
 
 def _size(message: Any) -> tuple[int, int]:
-    """Width and height that the message declares, for a compressed one those in its file header."""
+    """Width and height that the message or, compressed, its file header declares."""
     if not hasattr(message, "format"):
         return message.width, message.height
     try:
         with PIL.Image.open(io.BytesIO(message.data)) as file:
             return file.size
     except (PIL.Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise ImageMessageError(f"compressed image ('{message.format}', {len(message.data)} bytes) "
-                                f"cannot be read: {error}") from error
+        raise ImageMessageError(
+            f"compressed image ('{message.format}', {len(message.data)} bytes) "
+            f"cannot be read: {error}"
+        ) from error
 
 
 def stamp_ns(header: Header) -> int:

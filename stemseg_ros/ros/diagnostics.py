@@ -19,7 +19,8 @@ WINDOWS_REMEMBERED = 100
 LOSSES = ("frames_lost", "frames_refused", "frames_dropped", "frames_failed")
 COUNTS = ("frames_in", "messages_out", *LOSSES)
 """Counted since the node was configured: images that arrived, answers, images that the middleware
-lost on the way, that were no picture, that had to make room or were reset, and whose window failed."""
+lost on the way, that were no picture, that had to make room or were reset, and whose window
+failed."""
 
 
 class Diagnostics:
@@ -62,7 +63,9 @@ class Diagnostics:
             self._compare_with_last_period()
             values = {"device": self._device} | {name: str(self._counts[name]) for name in COUNTS}
             values |= {name: f"{rate:.2f}" for name, rate in self._rates.items()}
-            values |= {f"stage_ms.{stage}": f"{median(ms):.3f}" for stage, ms in self._stage_ms.items()}
+            values |= {
+                f"stage_ms.{stage}": f"{median(ms):.3f}" for stage, ms in self._stage_ms.items()
+            }
         if self._device.startswith("cuda"):
             values["device_memory_mb"] = f"{torch.cuda.memory_reserved(self._device) / 1e6:.0f}"
         status = DiagnosticStatus(

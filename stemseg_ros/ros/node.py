@@ -62,13 +62,17 @@ def _logged(transition: Transition) -> Transition:
 class StemsegNode(LifecycleNode):
     """Segments and tracks the instances on an image topic.
 
-    One thread runs the callbacks, which only convert and queue; a worker owns the device and publishes.
-    Raises ParameterError on construction if a parameter is wrong. ``stopping`` says whether the process is
-    to end.
+    One thread runs the callbacks, which only convert and queue; a worker owns the device and
+    publishes. Raises ParameterError on construction if a parameter is wrong. ``stopping`` says
+    whether the process is to end.
     """
 
-    def __init__(self, make_pipeline: MakePipeline = Pipeline, stopping: Callable[[], bool] = lambda: False,
-                 **node_options: Any) -> None:
+    def __init__(
+        self,
+        make_pipeline: MakePipeline = Pipeline,
+        stopping: Callable[[], bool] = lambda: False,
+        **node_options: Any,
+    ) -> None:
         super().__init__("stemseg", **node_options)
         self.parameters = declare_parameters(self)
         self._config = self.parameters.config
@@ -85,10 +89,14 @@ class StemsegNode(LifecycleNode):
         self.create_timer(1.0, self._bursts.poll, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
-        # Of their own group, because a service that waits for the worker must not hold up the images.
+        # Of their own group: a service that waits for the worker must not hold up the images.
         group = ReentrantCallbackGroup()
-        self.create_service(Trigger, "~/reset", partial(self._serve, self._reset), callback_group=group)
-        self.create_service(Trigger, "~/flush", partial(self._serve, self._flush), callback_group=group)
+        self.create_service(
+            Trigger, "~/reset", partial(self._serve, self._reset), callback_group=group
+        )
+        self.create_service(
+            Trigger, "~/flush", partial(self._serve, self._flush), callback_group=group
+        )
 
     # Lifecycle
 
@@ -278,7 +286,7 @@ class StemsegNode(LifecycleNode):
 
 
 class _Later:
-    """Awaited: gives the executor a turn. The pause is here because it polls coroutines without one."""
+    """Awaited: gives the executor a turn; with a pause, because it polls without one."""
 
     def __await__(self) -> Any:
         time.sleep(0.005)
@@ -301,12 +309,14 @@ class _StopSignals:
 
 
 def main(arguments: Sequence[str] | None = None, make_pipeline: MakePipeline = Pipeline) -> int:
-    """Run the node until SIGINT or SIGTERM, which end the process. Returns 2 for a wrong parameter."""
+    """Run the node until SIGINT or SIGTERM ends the process. Returns 2 for a wrong parameter."""
     stopping = _StopSignals()
     arguments = sys.argv if arguments is None else [sys.argv[0], *arguments]
     parser = argparse.ArgumentParser(
-        prog="stemseg_node", description="Video instance segmentation on an image topic. All is set by ROS "
-        "arguments, for example: stemseg_node --ros-args -r image:=/camera/image_raw -p device:=cpu")
+        prog="stemseg_node",
+        description="Video instance segmentation on an image topic. All is set by ROS "
+        "arguments, e.g.: stemseg_node --ros-args -r image:=/camera/image_raw -p device:=cpu",
+    )
     try:
         parser.parse_args(remove_ros_args(list(arguments))[1:])
         rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
@@ -330,8 +340,8 @@ def _spin(node: StemsegNode, stopping: Callable[[], bool]) -> NoReturn:
     rclpy.try_shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is closed. The interpreter would go on to take torch apart, maybe under a window in progress, which
-    # takes seconds on a busy machine.
+    # All is closed. The interpreter would go on to take torch apart, maybe under a window in
+    # progress, which takes seconds on a busy machine.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""ROS parameters, generated from the config tree: same dotted names, types, ranges, and descriptions.
+"""ROS parameters, generated from the config tree: same dotted names, types, and ranges.
 
 | setting                   | ROS parameter                                                    |
 |---------------------------|------------------------------------------------------------------|
@@ -8,8 +8,8 @@
 | none                      | declared, but not set                                            |
 | training.*, name          | no parameter                                                     |
 
-Defaults are those of the preset that the parameter ``config`` names. All are read-only but those that the
-tree marks as live.
+Defaults are those of the preset that the parameter ``config`` names. All are read-only but those
+that the tree marks as live.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _INT_LIMIT = 2**63 - 1
 
 
 class ParameterError(StemsegError):
-    """A parameter is unknown, has the wrong type, or is out of range; the message names it and the reason."""
+    """A parameter is unknown, or its value cannot be; the message names it and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ def declare_parameters(node: Node) -> NodeParameters:
     """
     try:
         base = load_config(_declare(node, "config", "lite", "Preset name or path of a YAML file."))
-        checkpoint = _declare(node, "checkpoint", "", "File of the weights; empty: those bundled with the "
+        checkpoint = _declare(node, "checkpoint", "", "File of the weights; empty: those of the "
                                                       "preset; random: untrained, for trials.")
         device = _declare(node, "device", "auto", "auto, cpu, cuda, or cuda:n.")
-        autostart = _declare(node, "autostart", True, "Configure and activate without being asked to.")
+        autostart = _declare(node, "autostart", True, "Configure and activate at start.")
         changed = _declare_settings(node, base)
         _refuse_unknown(node)
         config = update_config(base, changed)
@@ -125,8 +125,12 @@ def descriptor(field: FieldInfo) -> ParameterDescriptor:
                                              to_value=_INT_LIMIT if high is None else int(high))]
     elif field.annotation is float:
         limit = sys.float_info.max
-        result.floating_point_range = [FloatingPointRange(from_value=-limit if low is None else float(low),
-                                                          to_value=limit if high is None else float(high))]
+        result.floating_point_range = [
+            FloatingPointRange(
+                from_value=-limit if low is None else float(low),
+                to_value=limit if high is None else float(high),
+            )
+        ]
     return result
 
 

@@ -1,9 +1,9 @@
 """stemseg_player: plays the images of a bag, never faster than recorded nor than the node answers.
 
-Flow control: at most ``--in-flight`` frames are without an answer. A window of T frames answers only
-when it is full, so that number has to be at least T + (T - Tc), and more in the offline mode; it is
-asked from the node where it is not given. At the end the service ``~/flush`` of the node is called
-and the last answers are awaited. ``--in-flight 0`` plays without answers.
+Flow control: at most ``--in-flight`` frames are without an answer. A window of T frames answers
+only when it is full, so that number has to be at least T + (T - Tc), and more in the offline mode;
+it is asked from the node where it is not given. At the end the service ``~/flush`` of the node is
+called and the last answers are awaited. ``--in-flight 0`` plays without answers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ DEFAULT_IN_FLIGHT = 16
 SETTLE_S = 0.5
 """A flush waits so long after the last frame: a service call can overtake the images before it."""
 FLUSH_AGAIN_S = 5.0
-"""Without an answer for so long the flush is repeated, should a frame have come after it all the same."""
+"""Without an answer for so long the flush is repeated, should a frame have come after it all the
+same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Options:
 
 
 class Unanswered:
-    """Stamps of the frames that were sent and not answered. Answers keep the order of the frames."""
+    """Stamps of the frames that were sent and not answered. Answers keep the order of the
+    frames."""
 
     def __init__(self) -> None:
         self._stamps: deque[int] = deque()
@@ -106,11 +108,14 @@ class Player:
         self._topic = options.topic if bag.type == IMAGE else f"{options.topic}/compressed"
         self._publisher = node.create_publisher(kind, self._topic, depth)
         if self._limit:
-            self._answers = node.create_subscription(InstanceArray, options.answers, self._on_answer, depth)
+            self._answers = node.create_subscription(
+                InstanceArray, options.answers, self._on_answer, depth
+            )
             self._flush = node.create_client(Trigger, options.flush)
 
     def play(self) -> int:
-        """Play the bag; returns the number of frames sent. Raises ProgramError when the node is silent."""
+        """Play the bag; returns the number of frames sent. Raises ProgramError when the node is
+        silent."""
         self._wait_for_node()
         if self._options.in_flight is None:
             self._limit = self._needed_in_flight()
@@ -129,7 +134,8 @@ class Player:
             if previous is not None:
                 self._interval = max(0, log_ns - previous) / 1e9 / self._options.rate
             previous = log_ns
-            # From frame to frame, not from the start: after a wait for the node, nothing is sent in a burst.
+            # From frame to frame, not from the start: after a wait for the node, nothing is sent
+            # in a burst.
             self._program.spin_for(self._last_sent + self._interval - time.monotonic())
             self._wait_for_room()
             self._send(stamp, data)
@@ -147,14 +153,18 @@ class Player:
 
     def _wait_for_node(self) -> None:
         wait = self._options.wait
-        if not self._program.spin_until(lambda: self._publisher.get_subscription_count() > 0, wait):
+        if not self._program.spin_until(
+            lambda: self._publisher.get_subscription_count() > 0, wait
+        ):
             raise ProgramError(
                 f"nobody subscribed to {self._topic} within {wait:g} s; is the node active, in "
                 "the same ROS_DOMAIN_ID, with its image topic remapped to this name?")
         if self._limit and not self._program.spin_until(
                 lambda: self._answers.get_publisher_count() > 0, wait):
-            raise ProgramError(f"nobody publishes {self._options.answers} within {wait:g} s; "
-                               "name the topic with --answers, or play without flow control: --in-flight 0")
+            raise ProgramError(
+                f"nobody publishes {self._options.answers} within {wait:g} s; "
+                "name the topic with --answers, or play without flow control: --in-flight 0"
+            )
 
     def _needed_in_flight(self) -> int:
         """What the window of the node needs; the default if it does not tell."""
@@ -179,11 +189,16 @@ class Player:
         if limit == 0:
             return
         timeout = self._options.timeout
-        self._program.spin_until(lambda: len(self._unanswered) < limit or self._silence() > timeout)
+        self._program.spin_until(
+            lambda: len(self._unanswered) < limit or self._silence() > timeout
+        )
         if len(self._unanswered) >= limit:
             raise ProgramError(
-                f"no answer on {self._options.answers} for {timeout:g} s with {limit} frames in flight; "
-                "raise --in-flight if a window and its stride have more frames, else look at the node's log")
+                f"no answer on {self._options.answers} for {timeout:g} s with {limit} frames in "
+                "flight; "
+                "raise --in-flight if a window and its stride have more frames, "
+                "else look at the node's log"
+            )
 
     def _all_received(self) -> bool:
         return self._publisher.wait_for_all_acked(Duration(seconds=0))
@@ -194,7 +209,9 @@ class Player:
         while self._unanswered:
             self._call_flush()
             self._program.spin_until(
-                lambda: not self._unanswered or self._silence() > FLUSH_AGAIN_S, self._options.timeout)
+                lambda: not self._unanswered or self._silence() > FLUSH_AGAIN_S,
+                self._options.timeout,
+            )
             if self._unanswered and self._silence() > self._options.timeout:
                 raise ProgramError(f"{len(self._unanswered)} frames were not answered within "
                                    f"{self._options.timeout:g} s after the end of the bag")
@@ -204,7 +221,9 @@ class Player:
     def _call_flush(self) -> None:
         timeout = self._options.timeout
         if not self._program.spin_until(self._flush.service_is_ready, timeout):
-            raise ProgramError(f"no service {self._options.flush} within {timeout:g} s; name it with --flush")
+            raise ProgramError(
+                f"no service {self._options.flush} within {timeout:g} s; name it with --flush"
+            )
         future = self._flush.call_async(Trigger.Request())
         if not self._program.spin_until(future.done, timeout):
             raise ProgramError(f"{self._options.flush} did not answer within {timeout:g} s")
@@ -216,15 +235,26 @@ class Player:
 
 
 def parse(arguments: list[str]) -> Options:
-    """Options of the command line, without its ROS arguments; argparse ends the program on a mistake."""
-    parser = argparse.ArgumentParser(NAME, description="Plays the images of a bag into the stemseg node.")
+    """Options of the command line, without its ROS arguments; argparse ends the program on a
+    mistake."""
+    parser = argparse.ArgumentParser(
+        NAME, description="Plays the images of a bag into the stemseg node."
+    )
     parser.add_argument("--bag", type=Path, required=True, help="folder, .mcap or .db3 file")
     parser.add_argument("--bag-topic", help="image topic in the bag (default: the only one)")
-    parser.add_argument("--topic", default="/camera/image_raw", help="topic to publish on (%(default)s)")
-    parser.add_argument("--answers", default="/stemseg/instances", help="the node's results (%(default)s)")
+    parser.add_argument(
+        "--topic", default="/camera/image_raw", help="topic to publish on (%(default)s)"
+    )
+    parser.add_argument(
+        "--answers", default="/stemseg/instances", help="the node's results (%(default)s)"
+    )
     parser.add_argument("--flush", help="flush service of the node (default: beside the answers)")
-    parser.add_argument("--rate", type=_positive, default=1.0, help="times the recorded rate (%(default)s)")
-    parser.add_argument("--loop", action="store_true", help="start again at the end, until stopped")
+    parser.add_argument(
+        "--rate", type=_positive, default=1.0, help="times the recorded rate (%(default)s)"
+    )
+    parser.add_argument(
+        "--loop", action="store_true", help="start again at the end, until stopped"
+    )
     parser.add_argument("--in-flight", type=_not_negative,
                         help="most frames without an answer; 0: no flow control "
                              "(default: as the node's window needs)")
@@ -256,8 +286,11 @@ def _not_negative(text: str) -> int:
 def run(arguments: list[str]) -> None:
     """Play with the given command line (without the program's name)."""
     options = parse(remove_ros_args([NAME, *arguments])[1:])
-    with (BagReader(options.bag, IMAGE_TYPES, options.bag_topic) as bag, JsonLines(options.log) as log,
-          ros_program(NAME, arguments) as program):
+    with (
+        BagReader(options.bag, IMAGE_TYPES, options.bag_topic) as bag,
+        JsonLines(options.log) as log,
+        ros_program(NAME, arguments) as program,
+    ):
         sent = Player(program, bag, options, log).play()
         program.node.get_logger().info(f"played {sent} frames of {options.bag}")
 

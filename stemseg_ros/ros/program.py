@@ -1,4 +1,5 @@
-"""What the small ROS programs of this package share: start, spinning until something holds, a clean end."""
+"""What the small ROS programs of this package share: start, spinning until something holds, a
+clean end."""
 
 from __future__ import annotations
 
@@ -35,13 +36,16 @@ class ProgramError(StemsegError):
 class Program:
     """A node with its executor; one thread does everything."""
 
-    def __init__(self, node: Node, executor: SingleThreadedExecutor, stop: threading.Event) -> None:
+    def __init__(
+        self, node: Node, executor: SingleThreadedExecutor, stop: threading.Event
+    ) -> None:
         self.node = node
         self._executor = executor
         self._stop = stop
 
     def spin_until(self, holds: Callable[[], bool], timeout_s: float | None = None) -> bool:
-        """Serve callbacks until ``holds()``; False after timeout_s seconds. Raises Stopped on a signal."""
+        """Serve callbacks until ``holds()``; False after timeout_s seconds. Raises Stopped on a
+        signal."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not holds():
             if self._stop.is_set():
@@ -59,13 +63,16 @@ class Program:
 
 @contextmanager
 def ros_program(name: str, args: list[str] | None) -> Iterator[Program]:
-    """A running node of that name; SIGINT and SIGTERM set a flag instead of tearing the context down."""
+    """A running node of that name; SIGINT and SIGTERM set a flag instead of tearing the context
+    down."""
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = Node(name)
     executor = SingleThreadedExecutor()
@@ -81,7 +88,8 @@ def ros_program(name: str, args: list[str] | None) -> Iterator[Program]:
 
 
 def exit_code(name: str, work: Callable[[], None]) -> int:
-    """Run the work: 0, 130 when stopped by a signal, 1 for a silent peer, 2 for the user's mistakes."""
+    """Run the work: 0, 130 when stopped by a signal, 1 for a silent peer, 2 for the user's
+    mistakes."""
     try:
         work()
     except Stopped:
@@ -93,7 +101,8 @@ def exit_code(name: str, work: Callable[[], None]) -> int:
 
 
 class JsonLines:
-    """A file of one JSON object a line, readable while it grows; without a path nothing is written."""
+    """A file of one JSON object a line, readable while it grows; without a path nothing is
+    written."""
 
     def __init__(self, path: Path | None) -> None:
         self._file: IO[str] | None = None

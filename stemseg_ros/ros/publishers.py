@@ -48,13 +48,17 @@ class ResultPublishers:
         if self._labels.get_subscription_count() > 0:
             self._publish_labels(source, result)
         if source.image is not None and self.overlay_wanted:
-            self._overlay.publish(image_message(draw_instances(source.image, result), source.header))
+            self._overlay.publish(
+                image_message(draw_instances(source.image, result), source.header)
+            )
 
     def _publish_labels(self, source: Source, result: FrameResult) -> None:
         fitting = tuple(i for i in result.instances if i.track_id <= MAX_LABEL)
         if len(fitting) < len(result.instances):
             self._node.get_logger().warning(
-                f"track ids above {MAX_LABEL} do not fit into ~/label_image and are left out there; "
-                "call ~/reset to number anew", once=True)
+                f"track ids above {MAX_LABEL} do not fit into ~/label_image and are left out; "
+                "call ~/reset to number anew",
+                once=True,
+            )
         labels = label_image(replace(result, instances=fitting))
         self._labels.publish(image_message(labels, source.header))

@@ -1,4 +1,5 @@
-"""stemseg_recorder: writes the instances that a node publishes to a bag, and its diagnostics to JSON."""
+"""stemseg_recorder: writes the instances that a node publishes to a bag, and its diagnostics to
+JSON."""
 
 from __future__ import annotations
 
@@ -63,8 +64,12 @@ class Recorder:
             return
         self._bag.write_raw(time.time_ns(), data)
         message: Any = message_types().deserialize_cdr(data, INSTANCE_ARRAY)
-        self._log.write(stamp_ns=stamp_ns(message), received_ns=received_ns, epoch=int(message.epoch),
-                        instances=len(message.instances))
+        self._log.write(
+            stamp_ns=stamp_ns(message),
+            received_ns=received_ns,
+            epoch=int(message.epoch),
+            instances=len(message.instances),
+        )
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         node = self._program.node.resolve_topic_name(self._options.topic).rpartition("/")[0]
@@ -79,23 +84,35 @@ class Recorder:
 
 
 def parse(arguments: list[str]) -> Options:
-    """Options of the command line, without its ROS arguments; argparse ends the program on a mistake."""
-    parser = argparse.ArgumentParser(NAME, description="Records the instances of the stemseg node.")
-    parser.add_argument("--out", type=Path, required=True, help="new bag: folder, .mcap or .db3 file")
-    parser.add_argument("--topic", default="/stemseg/instances", help="topic to record (%(default)s)")
+    """Options of the command line, without its ROS arguments; argparse ends the program on a
+    mistake."""
+    parser = argparse.ArgumentParser(
+        NAME, description="Records the instances of the stemseg node."
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="new bag: folder, .mcap or .db3 file"
+    )
+    parser.add_argument(
+        "--topic", default="/stemseg/instances", help="topic to record (%(default)s)"
+    )
     parser.add_argument("--count", type=int, default=0,
                         help="end after so many messages; 0: on Ctrl-C (%(default)s)")
     parser.add_argument("--log", type=Path,
                         help="write stamps and times of arrival (monotonic, ns) as JSON lines")
-    parser.add_argument("--diagnostics", type=Path, help="keep the node's latest diagnostics in this file")
+    parser.add_argument(
+        "--diagnostics", type=Path, help="keep the node's latest diagnostics in this file"
+    )
     return Options(**vars(parser.parse_args(arguments)))
 
 
 def run(arguments: list[str]) -> None:
     """Record with the given command line (without the program's name)."""
     options = parse(remove_ros_args([NAME, *arguments])[1:])
-    with (BagWriter(options.out, options.topic, INSTANCE_ARRAY) as bag, JsonLines(options.log) as log,
-          ros_program(NAME, arguments) as program):
+    with (
+        BagWriter(options.out, options.topic, INSTANCE_ARRAY) as bag,
+        JsonLines(options.log) as log,
+        ros_program(NAME, arguments) as program,
+    ):
         Recorder(program, bag, options, log).record()
         program.node.get_logger().info(f"recorded {bag.count} messages to {options.out}")
 

@@ -41,8 +41,8 @@ class Source:
 class Stream:
     """Frames with headers in, results with headers out, one for one and in order.
 
-    Lives on the worker thread. Epochs go on counting over successive pipelines, so that a subscriber never
-    sees a number twice while the node lives.
+    Lives on the worker thread. Epochs go on counting over successive pipelines, so that a
+    subscriber never sees a number twice while the node lives.
     """
 
     def __init__(self, publish: Callable[[Source, FrameResult], None],
@@ -56,7 +56,7 @@ class Stream:
     def open(self, make_pipeline: Callable[[], StreamingPipeline], warm_up_frames: int) -> None:
         """Build the pipeline and run it once, so that the first real frame meets a warm device."""
         pipeline = make_pipeline()
-        grey = np.full((36, 64, 3), 128, np.uint8)  # 16:9; the input section sets the size that counts
+        grey = np.full((36, 64, 3), 128, np.uint8)  # 16:9, scaled to the size of the input
         for index in range(warm_up_frames):
             pipeline.push(grey, index)
         pipeline.reset()

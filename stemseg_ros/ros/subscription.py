@@ -21,17 +21,26 @@ from stemseg_ros.ros.bursts import BurstLog
 
 POLL_SECONDS = 0.2
 SILENCE_SECONDS = 5.0
-_RELIABILITY = {"sensor_data": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPolicy.RELIABLE}
+_RELIABILITY = {
+    "sensor_data": ReliabilityPolicy.BEST_EFFORT,
+    "reliable": ReliabilityPolicy.RELIABLE,
+}
 _MESSAGES = {"raw": Image, "compressed": CompressedImage}
 _PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+_PROFILE_HINT = (
+    ": the shared memory of Fast DDS is smaller than an image by default; where camera and node "
+    f"start, set {_PROFILE_VARIABLES[0]} to stemseg's config/fastdds_shm.xml"
+)
 
 
 class ImageSubscription:
-    """Subscribes to ``image`` (transport raw) or ``image/compressed``, as image_transport names it.
+    """Subscribes to ``image`` (transport raw) or ``image/compressed``, as image_transport names
+    it.
 
-    With QoS ``auto`` it waits for a publisher and takes over its reliability, and does so again when one
-    comes that does not fit. (The middleware's own "best available" decides once, and without a publisher
-    wrongly.) A topic that is silent from the start is reported once, with its publishers and their QoS.
+    With QoS ``auto`` it waits for a publisher and takes over its reliability, and does so again
+    when one comes that does not fit. (The middleware's own "best available" decides once, and
+    without a publisher wrongly.) A topic that is silent from the start is reported once, with its
+    publishers and their QoS.
     """
 
     def __init__(self, node: Node, settings: NodeConfig, on_image: Callable[[Any], None],
@@ -63,12 +72,17 @@ class ImageSubscription:
         if self._subscription is None or self._refit:
             self._subscribe()
         self._lost.poll()
-        if self._silent_since is not None and time.monotonic() - self._silent_since >= SILENCE_SECONDS:
+        if (
+            self._silent_since is not None
+            and time.monotonic() - self._silent_since >= SILENCE_SECONDS
+        ):
             self._silent_since = None
             self._report_silence()
 
     def _subscribe(self) -> None:
-        reliability = _RELIABILITY.get(self._settings.qos_image) or self._reliability_of_publishers()
+        reliability = (
+            _RELIABILITY.get(self._settings.qos_image) or self._reliability_of_publishers()
+        )
         if reliability is None:
             return
         self._unsubscribe()
@@ -95,7 +109,9 @@ class ImageSubscription:
         offered = {info.qos_profile.reliability for info in self._publishers()}
         if not offered:
             return None
-        return _RELIABILITY["reliable" if offered == {ReliabilityPolicy.RELIABLE} else "sensor_data"]
+        return _RELIABILITY[
+            "reliable" if offered == {ReliabilityPolicy.RELIABLE} else "sensor_data"
+        ]
 
     def _on_message(self, message: Any) -> None:
         self._silent_since = None
@@ -106,16 +122,16 @@ class ImageSubscription:
 
     def _on_lost(self, event: Any) -> None:
         self._count_lost(event.total_count_change)
-        hint = "" if any(name in os.environ for name in _PROFILE_VARIABLES) else (
-            ": the shared memory of Fast DDS is smaller than an image by default; where camera and "
-            f"node start, set {_PROFILE_VARIABLES[0]} to stemseg's config/fastdds_shm.xml")
+        hint = "" if any(name in os.environ for name in _PROFILE_VARIABLES) else _PROFILE_HINT
         self._lost.add("lost", f"images get lost on the way to the node{hint}",
                        "images lost on the way to the node", event.total_count_change)
 
     def _report_silence(self) -> None:
         publishers = [f"{info.node_namespace.rstrip('/')}/{info.node_name} ({info.topic_type}, "
                       f"{_name(info.qos_profile.reliability)})" for info in self._publishers()]
-        found = f"publishers: {', '.join(publishers)}" if publishers else "nobody publishes; remap 'image'"
+        found = "nobody publishes; remap 'image'"
+        if publishers:
+            found = f"publishers: {', '.join(publishers)}"
         self._node.get_logger().warning(
             f"no images on {self.topic} (sensor_msgs/msg/{self._type.__name__}) for "
             f"{SILENCE_SECONDS:.0f} s; {found}")

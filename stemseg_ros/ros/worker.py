@@ -79,7 +79,7 @@ class Worker:
         return dropped
 
     def close(self, timeout: float) -> bool:
-        """End after the present job, without those that wait; whether it ended within the timeout."""
+        """End after the present job, without those that wait; whether it did in time."""
         with self._changed:
             self._closed = True
             abandoned = [future for _, future in self._jobs if future is not None]

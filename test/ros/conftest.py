@@ -22,7 +22,8 @@ def peer() -> Iterator[Peer]:
 
 @pytest.fixture
 def local_node(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., LocalNode]]:
-    """local_node("window.length:=4", ...) starts the node around the toy pipeline in the test's process."""
+    """local_node("window.length:=4", ...) starts the node around the toy pipeline in the test's
+    process."""
     from ros.harness import LocalNode
 
     with ExitStack() as stack:

@@ -1,4 +1,5 @@
-"""Stands in for the node, over real DDS: answers each image with an empty result, ``--window`` at a time.
+"""Stands in for the node, over real DDS: answers each image with an empty result, ``--window`` at
+a time.
 
 ``--mute`` answers nothing, ``--skip N`` leaves out the answer to every N-th image.
 """

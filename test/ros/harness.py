@@ -38,7 +38,9 @@ PATIENCE = 90.0
 
 def without_middleware(log: str) -> str:
     """Without what Fast DDS says about shared memory that killed processes left on the machine."""
-    return "".join(line for line in log.splitlines(keepends=True) if "RTPS_TRANSPORT_SHM" not in line)
+    return "".join(
+        line for line in log.splitlines(keepends=True) if "RTPS_TRANSPORT_SHM" not in line
+    )
 
 
 class Process:
@@ -50,8 +52,11 @@ class Process:
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         with self._output.open("w") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, str(HERE / script), *arguments], stdout=output, stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": path, **environment})
+                [sys.executable, str(HERE / script), *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": path, **environment},
+            )
 
     @property
     def log(self) -> str:
@@ -103,7 +108,8 @@ def ros_arguments(*parameters: str) -> list[str]:
 
 
 class LocalNode:
-    """The node in the test's own process, which saves the start of one; its executor runs in a thread."""
+    """The node in the test's own process, which saves the start of one; its executor runs in a
+    thread."""
 
     def __init__(self, output: pytest.CaptureFixture[str], *parameters: str,
                  make_pipeline: MakePipeline = ToyPipeline) -> None:
@@ -187,7 +193,8 @@ class Peer:
     def connect(self) -> None:
         """Wait until the node listens and its answers arrive.
 
-        Subscriptions are announced in order: a node that answers a service knows of those made before.
+        Subscriptions are announced in order: a node that answers a service knows of those made
+        before.
         """
         assert self.spin_until(self.publisher.get_subscription_count), "the node does not listen"
         self.connect_answers()
@@ -231,10 +238,17 @@ def scene(shift: int = 0, size: tuple[int, int] = (24, 40)) -> np.ndarray:
     return image
 
 
-def message(image: np.ndarray, second: int, frame_id: str = "camera_optical", **fields: Any) -> Image:
+def message(
+    image: np.ndarray, second: int, frame_id: str = "camera_optical", **fields: Any
+) -> Image:
     """An image message with the given stamp; fields override what the picture says."""
-    result = Image(height=image.shape[0], width=image.shape[1], encoding="bgr8", step=image.shape[1] * 3,
-                   data=array("B", image.tobytes()))
+    result = Image(
+        height=image.shape[0],
+        width=image.shape[1],
+        encoding="bgr8",
+        step=image.shape[1] * 3,
+        data=array("B", image.tobytes()),
+    )
     result.header.stamp.sec, result.header.frame_id = second, frame_id
     for name, value in fields.items():
         setattr(result, name, value)

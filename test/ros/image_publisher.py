@@ -1,4 +1,5 @@
-"""Publishes COUNT images at RATE Hz on ``image``, once somebody listens: image_publisher.py COUNT RATE."""
+"""Publishes COUNT images at RATE Hz on ``image``, once somebody listens: image_publisher.py COUNT
+RATE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What ``ros2 launch stemseg FILE name:=value ...`` does, for tests without the command line of ROS 2."""
+"""What ``ros2 launch stemseg FILE name:=value ...`` does, for tests without the command line of
+ROS 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Messages of rclpy and records, both ways. The table of encodings is in test/media/test_messages.py."""
+"""Messages of rclpy and records, both ways. The table of encodings is in
+test/media/test_messages.py."""
 
 from __future__ import annotations
 
@@ -39,12 +40,16 @@ ENCODINGS = ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "mono16", "yuv422", "yuv
 
 def sent(value: Any) -> Any:
     """The message as the other side receives it."""
-    return rclpy.serialization.deserialize_message(rclpy.serialization.serialize_message(value), type(value))
+    return rclpy.serialization.deserialize_message(
+        rclpy.serialization.serialize_message(value), type(value)
+    )
 
 
 def random_image(encoding: str, padding: int) -> Image:
     """6 x 4 random pixels of an encoding with padded rows."""
-    size = {"mono8": 1, "mono16": 2, "rgba8": 4, "bgra8": 4, "yuv422": 2, "yuv422_yuy2": 2}.get(encoding, 3)
+    size = {"mono8": 1, "mono16": 2, "rgba8": 4, "bgra8": 4, "yuv422": 2, "yuv422_yuy2": 2}.get(
+        encoding, 3
+    )
     step = 6 * (1 if encoding.startswith("bayer") else size) + padding
     data = np.random.default_rng(1).integers(0, 256, 4 * step, np.uint8)
     return Image(height=4, width=6, encoding=encoding, step=step, data=array("B", data.tobytes()))
@@ -88,7 +93,9 @@ def test_the_image_is_a_copy() -> None:
     np.testing.assert_array_equal(bgr_image(source), scene())
 
 
-@pytest.mark.parametrize(("height", "width"), [(100_000, 100_000), (2**32 - 1, 2**32 - 1), (1, 64_000_001)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(100_000, 100_000), (2**32 - 1, 2**32 - 1), (1, 64_000_001)]
+)
 def test_absurd_sizes_are_refused(height: int, width: int) -> None:
     with pytest.raises(ImageMessageError, match="at most 64,000,000"):
         bgr_image(Image(height=height, width=width, encoding="mono8", step=1, data=[0]))
@@ -97,7 +104,9 @@ def test_absurd_sizes_are_refused(height: int, width: int) -> None:
 def test_size_of_a_compressed_image_is_known_before_it_is_decoded(
         monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of some 100 bytes can say that it is huge."""
-    monkeypatch.setattr("stemseg_ros.ros.conversions.bgr_from_message", lambda _: pytest.fail("decoded"))
+    monkeypatch.setattr(
+        "stemseg_ros.ros.conversions.bgr_from_message", lambda _: pytest.fail("decoded")
+    )
     data = bytearray(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
     start = data.index(b"\xff\xc0") + 5  # height and width in the frame header
     data[start:start + 4] = (9_000).to_bytes(2, "big") * 2
@@ -105,12 +114,25 @@ def test_size_of_a_compressed_image_is_known_before_it_is_decoded(
         bgr_image(CompressedImage(format="jpeg", data=array("B", bytes(data))))
 
 
-@given(encoding=st.sampled_from([*ENCODINGS, "", "rgb", "16SC1", "nv12"]), height=st.integers(0, 9),
-       width=st.integers(0, 9), step=st.integers(0, 40), big=st.booleans(), data=st.binary(max_size=300))
-def test_any_raw_message_is_a_picture_or_refused(encoding: str, height: int, width: int, step: int, big: bool,
-                                                 data: bytes) -> None:
-    received = Image(height=height, width=width, encoding=encoding, step=step, is_bigendian=int(big),
-                     data=array("B", data))
+@given(
+    encoding=st.sampled_from([*ENCODINGS, "", "rgb", "16SC1", "nv12"]),
+    height=st.integers(0, 9),
+    width=st.integers(0, 9),
+    step=st.integers(0, 40),
+    big=st.booleans(),
+    data=st.binary(max_size=300),
+)
+def test_any_raw_message_is_a_picture_or_refused(
+    encoding: str, height: int, width: int, step: int, big: bool, data: bytes
+) -> None:
+    received = Image(
+        height=height,
+        width=width,
+        encoding=encoding,
+        step=step,
+        is_bigendian=int(big),
+        data=array("B", data),
+    )
     try:
         image = bgr_image(received)
     except ImageMessageError as error:
@@ -131,23 +153,31 @@ def test_any_compressed_message_is_a_picture_or_refused(start: bytes, data: byte
 
 
 def test_pixels_equal_those_of_cv_bridge() -> None:
-    bridge = pytest.importorskip("cv_bridge", reason="no cv_bridge; a ROS installation brings it").CvBridge()
+    bridge = pytest.importorskip(
+        "cv_bridge", reason="no cv_bridge; a ROS installation brings it"
+    ).CvBridge()
     try:
         bridge.imgmsg_to_cv2(random_image("yuv422", padding=5), "bgr8")
     except Exception as error:
         pytest.skip(f"this cv_bridge does not work: {error!r}")
     for encoding in ENCODINGS:
         image = random_image(encoding, padding=0)
-        assert_equal_but_for_rounding(bgr_image(image), bridge.imgmsg_to_cv2(image, "bgr8"), encoding)
+        assert_equal_but_for_rounding(
+            bgr_image(image), bridge.imgmsg_to_cv2(image, "bgr8"), encoding
+        )
 
 
 def test_pixels_equal_those_of_rosbags_image() -> None:
     reader = pytest.importorskip("rosbags.image", reason="rosbags-image is not installed")
     for encoding in ENCODINGS:
         image = random_image(encoding, padding=0)  # it ignores the padding of rows
-        assert_equal_but_for_rounding(bgr_image(image), reader.message_to_cvimage(image, "bgr8"), encoding)
+        assert_equal_but_for_rounding(
+            bgr_image(image), reader.message_to_cvimage(image, "bgr8"), encoding
+        )
 
 
 def assert_equal_but_for_rounding(image: np.ndarray, expected: np.ndarray, encoding: str) -> None:
     tolerance = int(encoding == "mono16")
-    np.testing.assert_allclose(image.astype(int), expected.astype(int), atol=tolerance, err_msg=encoding)
+    np.testing.assert_allclose(
+        image.astype(int), expected.astype(int), atol=tolerance, err_msg=encoding
+    )

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
-pytest.importorskip("launch_ros", reason="launch is not installed (it comes with a ROS installation)")
+pytest.importorskip(
+    "launch_ros", reason="launch is not installed (it comes with a ROS installation)"
+)
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from ros.harness import Peer, message, process, scene
@@ -22,7 +24,9 @@ pytestmark = pytest.mark.ros
 try:
     SHARE = Path(get_package_share_directory("stemseg"))
 except PackageNotFoundError:
-    pytest.skip("stemseg is not installed in a ROS workspace (colcon build)", allow_module_level=True)
+    pytest.skip(
+        "stemseg is not installed in a ROS workspace (colcon build)", allow_module_level=True
+    )
 
 COMMON = {"namespace", "use_sim_time", "params_file", "autostart", "log_level", "image_topic",
           "image_transport", "checkpoint", "device", "config", "flush_after", "rviz"}
@@ -54,7 +58,9 @@ def test_arguments(name: str, arguments: set[str]) -> None:
 
 
 def test_camera_starts_the_node_and_frames_come_out(peer: Peer, small: str) -> None:
-    with process("run_launch.py", "camera.launch.py", "image_topic:=/image", small, *SMALL) as child:
+    with process(
+        "run_launch.py", "camera.launch.py", "image_topic:=/image", small, *SMALL
+    ) as child:
         peer.connect()
         for second in range(6):
             peer.publisher.publish(message(scene(second, (96, 128)), second))
@@ -81,7 +87,9 @@ def test_camera_leaves_to_the_file_what_no_argument_says(peer: Peer, small: str)
 
 
 @pytest.mark.parametrize("encoding", ["bgr8", "jpeg"])
-def test_replay_plays_a_bag_and_ends(peer: Peer, small: str, tmp_path: Path, encoding: str) -> None:
+def test_replay_plays_a_bag_and_ends(
+    peer: Peer, small: str, tmp_path: Path, encoding: str
+) -> None:
     bag = tmp_path / "clip.mcap"
     frames = [(10**9 * (1 + i), np.roll(scene(size=(96, 128)), i, 1)) for i in range(7)]
     write_bag(iter(frames), bag, encoding=encoding)

@@ -1,4 +1,5 @@
-"""The node over real DDS, in the test's own process, around a pipeline whose right answers are known."""
+"""The node over real DDS, in the test's own process, around a pipeline whose right answers are
+known."""
 
 from __future__ import annotations
 
@@ -83,7 +84,9 @@ def test_configuring_fails_with_one_line_and_the_node_stays(local_node: Start, p
     assert len(node.log.splitlines()) == 2
 
 
-def test_missing_device_fails_with_one_line(local_node: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_device_fails_with_one_line(
+    local_node: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     node = local_node("device:=cuda:3")
     node.wait_for_log("cannot configure: no CUDA device for 'cuda:3'")
@@ -148,7 +151,9 @@ def test_compressed_images(local_node: Start, peer: Peer) -> None:
 def test_a_compressed_bag_is_played_as_the_window_needs_it(local_node: Start, peer: Peer,
                                                            tmp_path: Path) -> None:
     local_node(*WINDOW, "node.image_transport:=compressed")
-    write_bag(((10**9 * (1 + i), scene()) for i in range(9)), tmp_path / "clip.mcap", encoding="jpeg")
+    write_bag(
+        ((10**9 * (1 + i), scene()) for i in range(9)), tmp_path / "clip.mcap", encoding="jpeg"
+    )
     peer.connect_answers()
     player = (sys.executable, "-m", "stemseg_ros.ros.player", "--bag", str(tmp_path / "clip.mcap"),
               "--topic", "/image", "--rate", "20")
@@ -175,7 +180,9 @@ def test_the_network_answers_every_frame(local_node: Start, peer: Peer) -> None:
     assert peer.trigger("flush").success
     peer.expect(7)
     assert peer.stamps() == list(range(7))
-    assert {(m.height, m.width, m.header.frame_id) for m in peer.received} == {(24, 40, "camera_optical")}
+    assert {(m.height, m.width, m.header.frame_id) for m in peer.received} == {
+        (24, 40, "camera_optical")
+    }
     assert not node.lines("failed"), node.log
 
 

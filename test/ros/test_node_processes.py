@@ -1,4 +1,5 @@
-"""The node as a process of its own, over real DDS, around a pipeline whose right answers are known."""
+"""The node as a process of its own, over real DDS, around a pipeline whose right answers are
+known."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def send(peer: Peer, *seconds: int, **fields: Any) -> None:
 
 def set_parameter(peer: Peer, name: str, **value: Any) -> Any:
     parameter = ParameterMessage(name=name, value=ParameterValue(**value))
-    answer = peer.call(SetParameters, "stemseg/set_parameters", SetParameters.Request(parameters=[parameter]))
+    answer = peer.call(
+        SetParameters, "stemseg/set_parameters", SetParameters.Request(parameters=[parameter])
+    )
     return answer.results[0]
 
 
@@ -86,7 +89,9 @@ def test_signals_end_it_within_two_seconds(peer: Peer, number: int, busy: str,
             send(peer, 1, 2)
             peer.spin_for(0.3)
         code, seconds = child.stop(number)
-        assert (code, seconds < 2.0) == (0, True), f"exit code {code} after {seconds:.1f} s:\n{child.log}"
+        assert (code, seconds < 2.0) == (0, True), (
+            f"exit code {code} after {seconds:.1f} s:\n{child.log}"
+        )
         assert "Traceback" not in child.log
 
 
@@ -98,8 +103,9 @@ def test_signals_end_it_within_two_seconds(peer: Peer, number: int, busy: str,
     ({"step": 11}, "step of 11"),
     ({"height": 100_000, "width": 100_000}, "at most"),
 ])
-def test_bad_image_is_refused_in_one_line_and_the_stream_goes_on(node: Process, fresh: Peer,
-                                                                fields: dict[str, Any], reason: str) -> None:
+def test_bad_image_is_refused_in_one_line_and_the_stream_goes_on(
+    node: Process, fresh: Peer, fields: dict[str, Any], reason: str
+) -> None:
     before = len(node.lines(reason))
     send(fresh, 1, 2)
     send(fresh, 3, **fields)
@@ -152,7 +158,10 @@ def test_reset_drops_the_window_after_the_frames_before_it(fresh: Peer) -> None:
     send(fresh, 1, 2, 3, 4, 5)
     fresh.expect(2)
     answer = fresh.trigger("reset")
-    assert (answer.success, answer.message) == (True, "tracking starts anew; 3 pending frames dropped")
+    assert (answer.success, answer.message) == (
+        True,
+        "tracking starts anew; 3 pending frames dropped",
+    )
     send(fresh, 6, 7, 8, 9)
     received = fresh.expect(4)
     assert fresh.stamps() == [1, 2, 6, 7]
@@ -187,7 +196,11 @@ def test_label_image_and_overlay_come_while_somebody_subscribes(fresh: Peer) -> 
     send(fresh, *range(LENGTH))
     assert fresh.spin_until(lambda: len(labels) >= 2 and len(overlays) >= 2)
     assert (labels[0].encoding, overlays[0].encoding) == ("mono16", "bgr8")
-    assert [m.header for m in labels] == [m.header for m in overlays] == [m.header for m in fresh.received]
+    assert (
+        [m.header for m in labels]
+        == [m.header for m in overlays]
+        == [m.header for m in fresh.received]
+    )
     drawn = np.frombuffer(labels[1].data, "<u2").reshape(24, 40)
     np.testing.assert_array_equal(drawn, scene()[..., 0])
     overlay = np.frombuffer(overlays[1].data, np.uint8).reshape(24, 40, 3)
@@ -199,7 +212,11 @@ def test_parameters_are_validated_on_set(fresh: Peer) -> None:
     double, integer = ParameterType.PARAMETER_DOUBLE, ParameterType.PARAMETER_INTEGER
     table = [
         ("clustering.min_heat", {"type": double, "double_value": 1.5}, "out of range"),
-        ("clustering.min_probability", {"type": double, "double_value": 1.0}, "less than 1"),  # an open bound
+        (
+            "clustering.min_probability",
+            {"type": double, "double_value": 1.0},
+            "less than 1",
+        ),  # an open bound
         ("input.min_dim", {"type": integer, "integer_value": 96}, "read-only"),
         ("output.min_area", {"type": double, "double_value": 2.0}, "type"),
         ("output.min_size", {"type": integer, "integer_value": 2}, "undeclared"),
@@ -226,4 +243,7 @@ def test_live_parameter_takes_effect(fresh: Peer) -> None:
 def test_wrong_parameter_at_start_ends_it_in_one_line() -> None:
     with process("toy_node.py", *ros_arguments("input.min_dm:=96")) as child:
         assert child.wait() == 2
-        assert child.log == "stemseg_node: unknown parameter 'input.min_dm'; did you mean 'input.min_dim'?\n"
+        assert (
+            child.log
+            == "stemseg_node: unknown parameter 'input.min_dm'; did you mean 'input.min_dim'?\n"
+        )

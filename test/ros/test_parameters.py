@@ -51,7 +51,9 @@ def declare() -> Iterator[Declare]:
 def test_every_setting_is_a_parameter_with_the_default_of_the_preset(declare: Declare) -> None:
     node, parameters = declare("config:=davis")
     assert parameters.config == load_config("davis")
-    names = {name for name, _ in walk_settings() if name != "name" and not name.startswith("training.")}
+    names = {
+        name for name, _ in walk_settings() if name != "name" and not name.startswith("training.")
+    }
     assert {name for name, _ in node_settings()} == names
     assert all(node.has_parameter(name) for name in names)
     assert node.get_parameter("input.min_dim").value == load_config("davis").input.min_dim
@@ -59,7 +61,9 @@ def test_every_setting_is_a_parameter_with_the_default_of_the_preset(declare: De
 
 def test_defaults(declare: Declare) -> None:
     _, parameters = declare()
-    assert parameters == NodeParameters(load_config("lite"), checkpoint=None, device="auto", autostart=True)
+    assert parameters == NodeParameters(
+        load_config("lite"), checkpoint=None, device="auto", autostart=True
+    )
 
 
 @pytest.mark.parametrize(("value", "setting"), [
@@ -72,27 +76,38 @@ def test_defaults(declare: Declare) -> None:
     ("network.classes:=[van]", {"network.classes": ("van",)}),
     ("network.semantic_channels:=[64,64,32,32]", {"network.semantic_channels": (64, 64, 32, 32)}),
 ])
-def test_values_of_every_type_arrive(declare: Declare, value: str, setting: dict[str, object]) -> None:
+def test_values_of_every_type_arrive(
+    declare: Declare, value: str, setting: dict[str, object]
+) -> None:
     _, parameters = declare(value)
     assert parameters.config == load_config("lite", setting)
 
 
-@pytest.mark.parametrize(("values", "reason"), [
-    (["input.min_dm:=96"], "unknown parameter 'input.min_dm'; did you mean 'input.min_dim'?"),
-    (["chekpoint:=a"], "unknown parameter 'chekpoint'; did you mean 'checkpoint'?"),
-    (["training.targets:=reference"], "unknown parameter 'training.targets'"),
-    (["input.min_dim:=9"], "input.min_dim out of range. Min: 32, Max: 4096, value: 9"),
-    (["input.min_dim:=9.5"], "'input.min_dim' to '9.5' of type 'DOUBLE', expecting type 'INTEGER'"),
-    (["clustering.min_heat:=1.5"], "clustering.min_heat out of range"),
-    (["clustering.min_probability:=0.0"], "clustering.min_probability: Input should be greater than 0"),
-    (["window.length:=7"], "window.length: Input should be 2, 4, 8, 16, 24 or 32 (got 7)"),
-    (["window.length:=4", "window.overlap:=5"], "overlap 5 is not below length 4"),
-    (["network.mixing:=xyz"], "network.mixing: Input should be 'xy'"),
-    (["input.mean_bgr:=[1.0,2.0]"], "input.mean_bgr"),
-    (["config:=lit"], "no preset and no file named 'lit'; did you mean 'lite'?"),
-    (["device:=gpu"], "device: expected auto, cpu, cuda, or cuda:n, got 'gpu'"),
-    (["autostart:=2"], "autostart"),
-])
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (["input.min_dm:=96"], "unknown parameter 'input.min_dm'; did you mean 'input.min_dim'?"),
+        (["chekpoint:=a"], "unknown parameter 'chekpoint'; did you mean 'checkpoint'?"),
+        (["training.targets:=reference"], "unknown parameter 'training.targets'"),
+        (["input.min_dim:=9"], "input.min_dim out of range. Min: 32, Max: 4096, value: 9"),
+        (
+            ["input.min_dim:=9.5"],
+            "'input.min_dim' to '9.5' of type 'DOUBLE', expecting type 'INTEGER'",
+        ),
+        (["clustering.min_heat:=1.5"], "clustering.min_heat out of range"),
+        (
+            ["clustering.min_probability:=0.0"],
+            "clustering.min_probability: Input should be greater than 0",
+        ),
+        (["window.length:=7"], "window.length: Input should be 2, 4, 8, 16, 24 or 32 (got 7)"),
+        (["window.length:=4", "window.overlap:=5"], "overlap 5 is not below length 4"),
+        (["network.mixing:=xyz"], "network.mixing: Input should be 'xy'"),
+        (["input.mean_bgr:=[1.0,2.0]"], "input.mean_bgr"),
+        (["config:=lit"], "no preset and no file named 'lit'; did you mean 'lite'?"),
+        (["device:=gpu"], "device: expected auto, cpu, cuda, or cuda:n, got 'gpu'"),
+        (["autostart:=2"], "autostart"),
+    ],
+)
 def test_wrong_values_are_refused(declare: Declare, values: list[str], reason: str) -> None:
     with pytest.raises(ParameterError) as caught:
         declare(*values)
@@ -104,12 +119,18 @@ def test_descriptors_tell_range_choices_and_whether_it_can_change(declare: Decla
     node, _ = declare()
     heat = node.describe_parameter("clustering.min_heat")
     assert not heat.read_only
-    assert (heat.floating_point_range[0].from_value, heat.floating_point_range[0].to_value) == (0.0, 1.0)
+    assert (heat.floating_point_range[0].from_value, heat.floating_point_range[0].to_value) == (
+        0.0,
+        1.0,
+    )
     assert heat.description == "Lowest heat map value of an instance centre."
     size = node.describe_parameter("input.min_dim")
     assert size.read_only
     assert (size.integer_range[0].from_value, size.integer_range[0].to_value) == (32, 4096)
-    assert node.describe_parameter("window.length").additional_constraints == "one of 2, 4, 8, 16, 24, 32"
+    assert (
+        node.describe_parameter("window.length").additional_constraints
+        == "one of 2, 4, 8, 16, 24, 32"
+    )
     live = {name for name, _ in node_settings() if not node.describe_parameter(name).read_only}
     assert live
     assert {name.partition(".")[0] for name in live} <= {"clustering", "stitching", "output"}

@@ -59,8 +59,18 @@ def player(bag: Path, *options: str) -> Any:
 
 
 def recorder(folder: Path, *options: str) -> Any:
-    return process(sys.executable, "-m", "stemseg_ros.ros.recorder", "--out", str(folder / "out.mcap"),
-                   "--log", str(folder / "received.jsonl"), "--diagnostics", str(folder / "d.json"), *options)
+    return process(
+        sys.executable,
+        "-m",
+        "stemseg_ros.ros.recorder",
+        "--out",
+        str(folder / "out.mcap"),
+        "--log",
+        str(folder / "received.jsonl"),
+        "--diagnostics",
+        str(folder / "d.json"),
+        *options,
+    )
 
 
 def lines(path: Path) -> list[dict[str, int]]:
@@ -75,19 +85,28 @@ def wait_until_connected(folder: Path) -> None:
 
 
 def test_every_frame_is_answered_and_recorded(bag: Path, tmp_path: Path) -> None:
-    """Windows of 5 with 7 in flight: 12 frames need a flush at the end, and the last two come out by it."""
+    """Windows of 5 with 7 in flight: 12 frames need a flush at the end, and the last two come out
+    by it."""
     with fake_node("--window", "5"), recorder(tmp_path, "--count", str(FRAMES)) as recording:
         wait_until_connected(tmp_path)
-        with player(bag, "--in-flight", "7", "--log", str(tmp_path / "published.jsonl")) as playing:
+        with player(
+            bag, "--in-flight", "7", "--log", str(tmp_path / "published.jsonl")
+        ) as playing:
             output, _ = playing.communicate(timeout=30)
         assert playing.returncode == 0, output
         output, _ = recording.communicate(timeout=10)
         assert recording.returncode == 0, output
     stamps = [10**9 + i * PERIOD_NS for i in range(FRAMES)]
     with InstanceBagReader(tmp_path / "out.mcap") as reader:
-        assert [(r.stamp_ns, r.height, r.width) for r in reader] == [(stamp, 8, 10) for stamp in stamps]
-    published = {entry["stamp_ns"]: entry["published_ns"] for entry in lines(tmp_path / "published.jsonl")}
-    received = {entry["stamp_ns"]: entry["received_ns"] for entry in lines(tmp_path / "received.jsonl")[1:]}
+        assert [(r.stamp_ns, r.height, r.width) for r in reader] == [
+            (stamp, 8, 10) for stamp in stamps
+        ]
+    published = {
+        entry["stamp_ns"]: entry["published_ns"] for entry in lines(tmp_path / "published.jsonl")
+    }
+    received = {
+        entry["stamp_ns"]: entry["received_ns"] for entry in lines(tmp_path / "received.jsonl")[1:]
+    }
     assert list(published) == list(received) == stamps
     assert all(0 < received[stamp] - published[stamp] < 20e9 for stamp in stamps)
     times = list(published.values())
@@ -104,17 +123,29 @@ def test_without_flow_control(bag: Path) -> None:
 
 FAULTS = [
     (None, ["--wait", "1"], 1, "nobody subscribed to /camera/image_raw within 1 s"),
-    (["--mute"], ["--timeout", "1", "--in-flight", "4"], 1, "no answer on /stemseg/instances for 1 s with 4"),
+    (
+        ["--mute"],
+        ["--timeout", "1", "--in-flight", "4"],
+        1,
+        "no answer on /stemseg/instances for 1 s with 4",
+    ),
     (["--mute"], ["--timeout", "3"], 1, "12 frames were not answered within 3 s"),
     (["--window", "6"], ["--timeout", "1", "--in-flight", "5"], 1, "raise --in-flight"),
     (["--skip", "5"], [], 1, "the node dropped 2 frames"),
-    ([], ["--answers", "/other/instances", "--wait", "5"], 1, "nobody publishes /other/instances within 5 s"),
+    (
+        [],
+        ["--answers", "/other/instances", "--wait", "5"],
+        1,
+        "nobody publishes /other/instances within 5 s",
+    ),
     ([], ["--bag-topic", "/lidar"], 2, "no topic named '/lidar'"),
     ([], ["--rate", "0"], 2, "0 is not above 0"),
 ]
 
 
-@pytest.mark.parametrize("node, options, code, message", FAULTS, ids=[fault[3][:24] for fault in FAULTS])
+@pytest.mark.parametrize(
+    "node, options, code, message", FAULTS, ids=[fault[3][:24] for fault in FAULTS]
+)
 def test_player_says_what_is_wrong(
         bag: Path, node: list[str] | None, options: list[str], code: int, message: str) -> None:
     with fake_node(*node) if node is not None else nullcontext(), player(bag, *options) as playing:
@@ -125,12 +156,16 @@ def test_player_says_what_is_wrong(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_both_within_two_seconds(bag: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_signals_end_both_within_two_seconds(
+    bag: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     with fake_node(), recorder(tmp_path) as recording:
         wait_until_connected(tmp_path)
         with player(bag, "--loop") as playing:
             deadline = time.monotonic() + 20
-            while len(lines(tmp_path / "received.jsonl")) < FRAMES + 4:  # the second round has begun
+            while (
+                len(lines(tmp_path / "received.jsonl")) < FRAMES + 4
+            ):  # the second round has begun
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             for child, code in ((playing, 130), (recording, 0)):

@@ -19,7 +19,9 @@ class Log:
         self.done: list[object] = []
         self.errors: list[Exception] = []
         self.gate = threading.Event()
-        self.worker = Worker(queue_size, idle_after, lambda: self.done.append("idle"), self.errors.append)
+        self.worker = Worker(
+            queue_size, idle_after, lambda: self.done.append("idle"), self.errors.append
+        )
 
     def hold(self) -> None:
         """Nothing runs from here to the opening of the gate."""
@@ -115,7 +117,9 @@ def test_errors_are_handed_on_and_the_worker_goes_on() -> None:
         assert [type(error) for error in it.errors] == [ZeroDivisionError]
 
 
-def test_a_failing_handler_of_errors_does_not_end_the_worker(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_handler_of_errors_does_not_end_the_worker(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def fail(_: Exception) -> None:
         raise RuntimeError("handler")
 

@@ -1,8 +1,8 @@
 """The real node around a toy pipeline: the value of a pixel in the blue channel is its track id.
 
-Windows are cut as configured, so that frames come out late, in groups. TOY_DELAY is the time in seconds that
-a frame takes, TOY_LOAD_DELAY that of loading. The checkpoint "broken" cannot be loaded; an image whose first
-pixel is POISON makes its window fail.
+Windows are cut as configured, so that frames come out late, in groups. TOY_DELAY is the time in
+seconds that a frame takes, TOY_LOAD_DELAY that of loading. The checkpoint "broken" cannot be
+loaded; an image whose first pixel is POISON makes its window fail.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class ToyPipeline:
         return [self._result(frame, stamp) for frame, stamp in taken]
 
     def _result(self, frame: npt.NDArray[np.uint8], stamp_ns: int) -> FrameResult:
-        masks = {int(value): frame[..., 0] == value for value in np.unique(frame[..., 0]) if value > 0}
+        masks = {
+            int(value): frame[..., 0] == value for value in np.unique(frame[..., 0]) if value > 0
+        }
         instances = tuple(self._instance(mask, value) for value, mask in masks.items()
                           if mask.sum() >= self.config.output.min_area)
         return FrameResult(0, stamp_ns, frame.shape[0], frame.shape[1], self.epoch, instances)
