@@ -222,31 +222,50 @@ def test_ignored_pixels_survive_the_bag(dataset: Path, tmp_path: Path) -> None:
     assert given.frames == 12 and len(given.rows) == 24
 
 
-def test_recorded_answers_to_benchmark_files(
-        dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
-    """A recorded bag, converted, holds what an evaluation stores; and it can be scored as it
-    is."""
-    run(dataset, tmp_path / "out", "--sequence", "0001")
-    config = networks[0].config
-    with InstanceBagWriter(tmp_path / "answers.mcap") as bag:
-        pipeline = Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
-        for index in range(9):
+def record_answers(config: Config, bag: Path, first: int = 0) -> None:
+    """What the node would answer to the images of sequence 0001, from frame ``first`` on."""
+    pipeline = Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
+    with InstanceBagWriter(bag) as answers:
+        for index in range(first, 9):
             for result in pipeline.push(frame(index)[0], index * 100_000_000):
-                bag.write(result)
+                answers.write(result)
         for result in pipeline.flush():
-            bag.write(result)
+            answers.write(result)
+
+
+def test_recorded_answers_to_benchmark_files(
+    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+) -> None:
+    """A recorded bag, converted, holds what an evaluation stores."""
+    run(dataset, tmp_path / "out", "--sequence", "0001")
+    bag = tmp_path / "answers.mcap"
+    record_answers(networks[0].config, bag)
     for name in FORMATS:
         place = tmp_path / name / ("r.json" if name == "youtube_vis" else "")
-        done = CliRunner().invoke(app, ["convert", str(tmp_path / "answers.mcap"), str(place),
-                                        "--name", "0001", "--format", name])
+        options = ["--name", "0001", "--format", name]
+        done = CliRunner().invoke(app, ["convert", str(bag), str(place), *options])
         assert done.exit_code == 0, done.output
     stored = tmp_path / "out" / "results" / "near_online" / "0001.txt"
     assert (tmp_path / "kitti_mots" / "0001.txt").read_bytes() == stored.read_bytes()
     assert len(list((tmp_path / "davis" / "0001").glob("*.png"))) == 9
-    assert {r.class_id for r in read_bag(tmp_path / "answers.mcap", None).rows} == {
-        CAR,
-        PEDESTRIAN,
-    }
+    assert {r.class_id for r in read_bag(bag, None).rows} == {CAR, PEDESTRIAN}
+
+
+def test_recorded_answers_are_scored_against_a_bag(
+    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+) -> None:
+    truth, answers, out = (tmp_path / name for name in ("0001.mcap", "answers.mcap", "scored"))
+    arguments = ["--ground-truth", str(dataset), "--sequence", "0001"]
+    images = str(dataset / "image_02" / "0001")
+    CliRunner().invoke(app, ["bag", "from-frames", images, str(truth), *arguments])
+    expected = run(truth, tmp_path / "out")["runs"][0]["measures"]
+    record_answers(networks[0].config, answers)
+    evaluate("--ground-truth", truth, "--results", answers, "--out", out)
+    report = json.loads((out / "report.json").read_text())
+    assert report["runs"][0]["measures"] == expected
+    record_answers(networks[0].config, tmp_path / "late.mcap", first=1)
+    late = ["--ground-truth", truth, "--results", tmp_path / "late.mcap", "--out", out]
+    assert "same stamps; they differ from frame 0 on (8 and 9 messages)" in evaluate(*late, code=2)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
