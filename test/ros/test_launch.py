@@ -97,4 +97,6 @@ def test_replay_plays_a_bag_and_ends(
                  *SMALL) as child:
         assert peer.spin_until(lambda: child.popen.poll() is not None), child.log
         assert child.wait() == 0, child.log
-        assert peer.stamps() == [1, 2, 3, 4, 5, 6, 7]
+        # The player has checked every answer; this peer may have joined after the first.
+        assert child.lines("played 7 frames"), child.log
+        assert peer.stamps()[-1] == 7
