@@ -10,7 +10,8 @@ import pytest
 from dataset_files import CASES, SIZE, masks, painted, write_image
 
 from stemseg_ros.datasets.mix import FORMATS
-from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledSequence
+from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledSequence, paint
+from stemseg_ros.masks import encode
 
 
 def load(name: str, root: Path, classes: tuple[str, ...] | None = None) -> list[LabelledSequence]:
@@ -126,6 +127,15 @@ def test_the_smaller_of_overlapping_objects_lies_on_top(tmp_path: Path) -> None:
     labels = load("coco", tmp_path)[0][0].labels
     assert (labels[5, 5], labels[9, 9], labels[0, 0]) == (1002, 1001, 0)
     assert [(labels == label).sum() for label in (1001, 1002)] == [16, 256 - 16]
+
+
+def test_ignored_regions_lie_below_objects() -> None:
+    """However small they are: a crowd box must not cut a hole into someone in front of it."""
+    large, little = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
+    large[:, :6], little[2:4, 4:8] = True, True
+    labels = paint((8, 8), [(1001, encode(large)), (IGNORE_LABEL, encode(little))])
+    np.testing.assert_array_equal(labels == 1001, large)
+    np.testing.assert_array_equal(labels == IGNORE_LABEL, little & ~large)
 
 
 def test_splits_of_kitti_mots_and_davis_are_the_published_ones(tmp_path: Path) -> None:
