@@ -1,26 +1,32 @@
 """Plays a bag into the stemseg node.
 
 ros2 launch stemseg replay.launch.py bag:=drive.mcap
+ros2 launch stemseg replay.launch.py bag:=labelled.mcap evaluate:=true out:=report
 
 The player waits for the answers, so that no frame is lost however slow the device is; at the end
 everything stops. The arguments of camera.launch.py hold here, too; the transport is that of the
-bag.
+bag. With evaluate:=true the answers are recorded and scored against /ground_truth/instances.
 """
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
+    ExecuteProcess,
     IncludeLaunchDescription,
     OpaqueFunction,
     RegisterEventHandler,
+    TimerAction,
 )
-from launch.event_handlers import OnProcessExit
-from launch.events import Shutdown
+from launch.event_handlers import OnProcessExit, OnProcessIO
+from launch.events import Shutdown, matches_action
+from launch.events.process import ProcessIO, SignalProcess
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -37,7 +43,13 @@ ARGUMENTS = {
         "",
         "most frames without an answer; empty: as the node's window needs; 0: no limit",
     ),
+    "evaluate": ("false", "true: score the answers against the ground truth in the bag"),
+    "out": ("out/replay", "folder for the answers and the report of an evaluation"),
 }
+ANSWERS = "stemseg/instances"
+SETTLE_S = 2.0
+"""The last messages may be on their way to the recorder when the player has all its answers."""
+EVALUATE = (sys.executable, "-c", "from stemseg_ros.cli import main; main()", "evaluate")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -66,12 +78,52 @@ def play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     names = (*ARGUMENTS, "image_topic", "namespace")
     value = {name: LaunchConfiguration(name).perform(context) for name in names}
     arguments = ["--bag", value["bag"], "--topic", value["image_topic"],
-                 "--answers", "stemseg/instances", "--rate", value["rate"]]
+                 "--answers", ANSWERS, "--rate", value["rate"]]
     if value["bag_topic"]:
         arguments += ["--bag-topic", value["bag_topic"]]
     if value["in_flight"]:
         arguments += ["--in-flight", value["in_flight"]]
     player = Node(package="stemseg", executable="stemseg_player", namespace=value["namespace"],
                   arguments=arguments, output="screen")
-    end = EmitEvent(event=Shutdown(reason="the player has ended"))
-    return [player, RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[end]))]
+    if value["evaluate"].lower() in ("true", "1"):
+        return evaluation(player, value["bag"], Path(value["out"]), value["namespace"])
+    return [player, after(player, shutdown("the player has ended"))]
+
+
+def evaluation(player: Node, bag: str, out: Path, namespace: str) -> list[LaunchDescriptionEntity]:
+    """The recorder, the player once the recorder hears the node, then the score of the answers."""
+    out.mkdir(parents=True, exist_ok=True)
+    answers = out / "instances.mcap"
+    answers.unlink(missing_ok=True)
+    recorder = Node(package="stemseg", executable="stemseg_recorder", namespace=namespace,
+                    arguments=["--out", str(answers), "--topic", ANSWERS], output="screen")
+    score = ExecuteProcess(cmd=[*EVALUATE, "--ground-truth", bag, "--results", str(answers),
+                                "--out", str(out)], output="screen")
+    stop = EmitEvent(event=SignalProcess(signal_number=signal.SIGINT,
+                                         process_matcher=matches_action(recorder)))
+    started: list[Node] = []
+
+    def play_when_heard(event: ProcessIO) -> list[Node]:
+        if started or b"recording" not in event.text:
+            return []
+        started.append(player)
+        return started
+
+    return [
+        recorder,
+        RegisterEventHandler(OnProcessIO(target_action=recorder, on_stdout=play_when_heard,
+                                         on_stderr=play_when_heard)),
+        after(player, TimerAction(period=SETTLE_S, actions=[stop])),
+        after(recorder, score),
+        after(score, shutdown("the answers are scored")),
+    ]
+
+
+def after(process: ExecuteProcess, action: LaunchDescriptionEntity) -> RegisterEventHandler:
+    """Do something once a process has ended."""
+    return RegisterEventHandler(OnProcessExit(target_action=process, on_exit=[action]))
+
+
+def shutdown(reason: str) -> EmitEvent:
+    """The end of everything."""
+    return EmitEvent(event=Shutdown(reason=reason))

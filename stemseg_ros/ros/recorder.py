@@ -54,6 +54,7 @@ class Recorder:
         try:
             self._program.spin_until(lambda: self._instances.get_publisher_count() > 0)
             self._log.write(connected_ns=time.monotonic_ns())
+            self._program.node.get_logger().info(f"recording {self._options.topic}")
             self._program.spin_until(lambda: 0 < self._options.count <= self._bag.count)
         except Stopped:
             pass  # the usual end of a recording

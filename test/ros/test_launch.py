@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import signal
 from pathlib import Path
 
@@ -17,6 +18,8 @@ pytest.importorskip(
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from ros.harness import Peer, message, process, scene
 
+from stemseg_ros.evaluation.truth_bag import read_sequence, write_labelled_bag
+from stemseg_ros.masks import encode
 from stemseg_ros.media.bag import write_bag
 
 pytestmark = pytest.mark.ros
@@ -30,6 +33,7 @@ except PackageNotFoundError:
 
 COMMON = {"namespace", "use_sim_time", "params_file", "autostart", "log_level", "image_topic",
           "image_transport", "checkpoint", "device", "config", "flush_after", "rviz"}
+SQUARE = encode(np.pad(np.ones((16, 16), bool), ((40, 40), (56, 56))))["counts"].decode()
 SMALL = ["checkpoint:=random", "device:=cpu"]
 
 
@@ -44,7 +48,7 @@ def small(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize(("name", "arguments"), [
     ("camera", COMMON),
-    ("replay", COMMON | {"bag", "bag_topic", "rate", "in_flight"}),
+    ("replay", COMMON | {"bag", "bag_topic", "rate", "in_flight", "evaluate", "out"}),
 ])
 def test_arguments(name: str, arguments: set[str]) -> None:
     spec = importlib.util.spec_from_file_location(name, SHARE / "launch" / f"{name}.launch.py")
@@ -100,3 +104,21 @@ def test_replay_plays_a_bag_and_ends(
         # The player has checked every answer; this peer may have joined after the first.
         assert child.lines("played 7 frames"), child.log
         assert peer.stamps()[-1] == 7
+
+
+def test_replay_scores_a_labelled_bag(small: str, tmp_path: Path) -> None:
+    """Every frame is answered, recorded and scored; random weights have no good score."""
+    pytest.importorskip("trackeval")
+    truth = tmp_path / "0000.txt"
+    truth.write_text("".join(f"{frame} 1001 1 96 128 {SQUARE}\n" for frame in range(7)))
+    source = [(10**9 * (1 + i), np.roll(scene(size=(96, 128)), i, 1)) for i in range(7)]
+    bag, out = tmp_path / "labelled.mcap", tmp_path / "out"
+    write_labelled_bag(source, read_sequence(tmp_path, "kitti_mots", None), bag,
+                       topic="/camera/image_raw", frame_id="camera", encoding="bgr8", storage=None,
+                       progress=lambda done: None)
+    with process("run_launch.py", "replay.launch.py", f"bag:={bag}", "rate:=20", "evaluate:=true",
+                 f"out:={out}", small, *SMALL) as child:
+        assert child.wait() == 0, child.log
+    report = json.loads((out / "report.json").read_text())
+    measures = report["runs"][0]["measures"]["car"]
+    assert measures["TP"] + measures["FN"] == 7
