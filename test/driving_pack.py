@@ -25,21 +25,33 @@ def write_pack(root: Path, frames: int = 8) -> Path:
 def tiny_config(**training: object) -> Config:
     """A network and a schedule that take a step in a fraction of a second."""
     settings: dict[str, object] = {
-        "network.fpn_channels": 16, "network.decoder_channels": [16, 16, 16, 16], "network.norm_groups": 4,
-        "training.crop": [96, 128], "training.scale": [0.9, 1.1], "training.pretrained": False,
-        "training.frozen_stages": 0, "training.backbone_rate": 1.0, "training.warmup_steps": 0,
-        "training.precision": "float32", "training.min_instance_cells": 0,
-        "training.mix": {"clips": 0.6, "stills_city": 0.4}, "training.batch_size": 1,
+        "network.fpn_channels": 16,
+        "network.decoder_channels": [16, 16, 16, 16],
+        "network.norm_groups": 4,
+        "training.crop": [96, 128],
+        "training.scale": [0.9, 1.1],
+        "training.pretrained": False,
+        "training.frozen_stages": 0,
+        "training.backbone_rate": 1.0,
+        "training.warmup_steps": 0,
+        "training.precision": "float32",
+        "training.min_instance_cells": 0,
+        "training.mix": {"clips": 0.6, "stills_city": 0.4},
+        "training.batch_size": 1,
     }
-    return load_config("lite", settings | {f"training.{name}": value for name, value in training.items()})
+    return load_config(
+        "lite", settings | {f"training.{name}": value for name, value in training.items()}
+    )
 
 
 def _write(stem: Path, seed: int, shift: int) -> None:
     rng = np.random.default_rng(seed)
     image = rng.integers(90, 110, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     labels = np.zeros((HEIGHT, WIDTH), np.uint16)
-    for number, (top, left, colour) in enumerate([(20, 10, (230, 40, 40)), (55, 60, (40, 40, 230))], start=1):
-        box = np.s_[top:top + 24, left + shift:left + shift + 36]
+    for number, (top, left, colour) in enumerate(
+        [(20, 10, (230, 40, 40)), (55, 60, (40, 40, 230))], start=1
+    ):
+        box = np.s_[top : top + 24, left + shift : left + shift + 36]
         image[box], labels[box] = colour, 1000 + number
     labels[:8, :8] = 10000
     stem.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Quality on the held-out part of the driving pack: masks by size, semantics, tracking.
 
-Everything is measured on full-size masks as the pipeline reports them; ignored pixels are left out of both
-sides first.
+Everything is measured on full-size masks as the pipeline reports them; ignored pixels are left out
+of both sides first.
 """
 
 from __future__ import annotations
@@ -66,9 +66,11 @@ class SequenceResult:
     """Class of each predicted id."""
 
 
-def run_sequence(pipeline: Pipeline, sequence: LabelledSequence,
-                 progress: Callable[[], None] = lambda: None) -> SequenceResult:
-    """Run a labelled sequence through a pipeline that starts anew. Raises DataError for a bad file."""
+def run_sequence(
+    pipeline: Pipeline, sequence: LabelledSequence, progress: Callable[[], None] = lambda: None
+) -> SequenceResult:
+    """Run a labelled sequence through a pipeline that starts anew. Raises DataError for a bad
+    file."""
     pipeline.reset()
     classes = len(pipeline.config.network.classes)
     truth: list[Labels] = []
@@ -84,33 +86,48 @@ def run_sequence(pipeline: Pipeline, sequence: LabelledSequence,
 
 
 def mask_quality(results: Sequence[SequenceResult], class_id: int, min_area: int) -> MaskQuality:
-    """How many masks of a class are found and how many predicted ones are right, frame by frame."""
+    """How many masks of a class are found and how many predicted ones are right, frame by
+    frame."""
     counts = np.zeros(4, int)
     for result in results:
         for pair in _pairs(result, class_id):
             truths, predictions = pair.true_areas >= min_area, pair.areas >= min_area
-            counts += [truths.sum(), (truths & (pair.iou.max(1, initial=0.0) >= FOUND_IOU)).sum(),
-                       predictions.sum(), (predictions & (pair.iou.max(0, initial=0.0) >= FOUND_IOU)).sum()]
+            counts += [
+                truths.sum(),
+                (truths & (pair.iou.max(1, initial=0.0) >= FOUND_IOU)).sum(),
+                predictions.sum(),
+                (predictions & (pair.iou.max(0, initial=0.0) >= FOUND_IOU)).sum(),
+            ]
     return MaskQuality(min_area, *(int(count) for count in counts))
 
 
 def tracking(result: SequenceResult, class_id: int) -> dict[str, float]:
-    """sMOTSA, MOTSA, MOTSP (all 0..1) and IDS of one class, by TrackEval. Raises MissingExtraError."""
+    """sMOTSA, MOTSA, MOTSP (all 0..1) and IDS of one class, by TrackEval. Raises
+    MissingExtraError."""
     with needs_extra("eval"):
         from trackeval.metrics import CLEAR
     pairs = _pairs(result, class_id)
-    true_ids, ids = ({i: n for n, i in enumerate(sorted({i for pair in pairs for i in members(pair)}))}
-                     for members in (lambda pair: pair.true_ids, lambda pair: pair.ids))
-    clear: Any = CLEAR({"PRINT_CONFIG": False})
-    scores = clear.eval_sequence({
-        "num_timesteps": len(pairs), "num_gt_ids": len(true_ids), "num_tracker_ids": len(ids),
-        "num_gt_dets": sum(len(pair.true_ids) for pair in pairs),
-        "num_tracker_dets": sum(len(pair.ids) for pair in pairs),
-        "gt_ids": [np.array([true_ids[i] for i in pair.true_ids], int) for pair in pairs],
-        "tracker_ids": [np.array([ids[i] for i in pair.ids], int) for pair in pairs],
-        "similarity_scores": [pair.iou for pair in pairs]})
-    return {"sMOTSA": float(scores["sMOTA"]), "MOTSA": float(scores["MOTA"]), "MOTSP": float(scores["MOTP"]),
-            "IDS": float(scores["IDSW"])}
+    true_ids = _numbering([pair.true_ids for pair in pairs])
+    ids = _numbering([pair.ids for pair in pairs])
+    metric = CLEAR({"PRINT_CONFIG": False})
+    scores: dict[str, Any] = metric.eval_sequence(
+        {
+            "num_timesteps": len(pairs),
+            "num_gt_ids": len(true_ids),
+            "num_tracker_ids": len(ids),
+            "num_gt_dets": sum(len(pair.true_ids) for pair in pairs),
+            "num_tracker_dets": sum(len(pair.ids) for pair in pairs),
+            "gt_ids": [np.array([true_ids[i] for i in pair.true_ids], int) for pair in pairs],
+            "tracker_ids": [np.array([ids[i] for i in pair.ids], int) for pair in pairs],
+            "similarity_scores": [pair.iou for pair in pairs],
+        }
+    )
+    return {
+        "sMOTSA": float(scores["sMOTA"]),
+        "MOTSA": float(scores["MOTA"]),
+        "MOTSP": float(scores["MOTP"]),
+        "IDS": float(scores["IDSW"]),
+    }
 
 
 def ignore_small(result: SequenceResult, min_area: int) -> SequenceResult:
@@ -136,21 +153,27 @@ def semantic_iou(results: Sequence[SequenceResult], class_id: int) -> float:
     return both / either if either else float("nan")
 
 
-def evaluate_development(pipeline: Pipeline, data: Path,
-                         progress: Callable[[], None] = lambda: None) -> dict[str, float]:
+def evaluate_development(
+    pipeline: Pipeline, data: Path, progress: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """All measures of the first class on the held-out clips, by name, in per cent (IDS: a count).
 
-    found_N and precision_N: masks from N pixels on; sMOTSA_large: true masks below 1,000 pixels ignored.
-    progress: called after every frame. Raises DataError, MissingExtraError.
+    found_N and precision_N: masks from N pixels on; sMOTSA_large: true masks below 1,000 pixels
+    ignored. progress: called after every frame. Raises DataError, MissingExtraError.
     """
     results = [run_sequence(pipeline, sequence, progress) for sequence in held_out(data)[0]]
     report = {"semantic_iou": 100 * semantic_iou(results, 1)}
     for area in (1000, 300):
         quality = mask_quality(results, 1, area)
-        report |= {f"found_{area}": 100 * quality.recall, f"precision_{area}": 100 * quality.precision}
+        report |= {
+            f"found_{area}": 100 * quality.recall,
+            f"precision_{area}": 100 * quality.precision,
+        }
     for name, result in [("", results[0]), ("_large", ignore_small(results[0], 1000))]:
         scores = tracking(result, 1)
-        report |= {f"{key}{name}": value * (1 if key == "IDS" else 100) for key, value in scores.items()}
+        report |= {
+            f"{key}{name}": value * (1 if key == "IDS" else 100) for key, value in scores.items()
+        }
     return report
 
 
@@ -174,8 +197,10 @@ class _Pair:
 
 def _pairs(result: SequenceResult, class_id: int) -> list[_Pair]:
     members = np.array([i for i, c in result.predicted_classes.items() if c == class_id], int)
-    return [_pair(truth, predicted, class_id, members)
-            for truth, predicted in zip(result.truth, result.predicted, strict=True)]
+    return [
+        _pair(truth, predicted, class_id, members)
+        for truth, predicted in zip(result.truth, result.predicted, strict=True)
+    ]
 
 
 def _pair(truth: Labels, predicted: Labels, class_id: int, members: npt.NDArray[np.int_]) -> _Pair:
@@ -183,13 +208,19 @@ def _pair(truth: Labels, predicted: Labels, class_id: int, members: npt.NDArray[
     true_ids, true_areas = np.unique(truth[class_of(truth) == class_id], return_counts=True)
     ids, whole = np.unique(predicted[np.isin(predicted, members)], return_counts=True)
     areas = np.array([np.count_nonzero((predicted == i) & ~ignored) for i in ids], int)
-    # As in KITTI-MOTS: a prediction that lies mostly in an ignored region is neither right nor wrong.
+    # As in KITTI-MOTS: a prediction mostly in an ignored region is neither right nor wrong.
     keep = 2 * areas > whole
     ids, areas = ids[keep], areas[keep]
-    shared = np.array([[np.count_nonzero((truth == a) & (predicted == b)) for b in ids] for a in true_ids],
-                      float).reshape(len(true_ids), len(ids))
+    shared = np.array(
+        [[np.count_nonzero((truth == a) & (predicted == b)) for b in ids] for a in true_ids], float
+    ).reshape(len(true_ids), len(ids))
     iou = shared / (true_areas[:, None] + areas - shared)
     return _Pair(true_ids.tolist(), ids.tolist(), true_areas, areas, iou)
+
+
+def _numbering(frames: list[list[int]]) -> dict[int, int]:
+    """Ids of all frames to 0, 1, 2, ..."""
+    return {i: n for n, i in enumerate(sorted({i for ids in frames for i in ids}))}
 
 
 def _labels(result: FrameResult) -> Labels:

@@ -35,26 +35,39 @@ class Batch:
 
 
 def load_sources(config: Config, data: Path) -> Sources:
-    """Sequences of ``training.mix``, checked. The driving pack, which is small, is decoded at once.
+    """Sequences of ``training.mix``, checked. The driving pack, which is small, is decoded at
+    once.
 
     Raises ConfigError, DataError.
     """
     classes = len(config.network.classes)
-    return {name: read_all(sequences, classes) if config.training.mix[name].format == "driving" else sequences
-            for name, sequences in load_mix(config, data).items()}
+    return {
+        name: read_all(sequences, classes)
+        if config.training.mix[name].format == "driving"
+        else sequences
+        for name, sequences in load_mix(config, data).items()
+    }
 
 
 def batches(sources: Sources, config: Config, first: int) -> DataLoader[Batch]:
-    """Batches of the steps from ``first`` on, in order, drawn ahead by worker processes if there are any."""
+    """Batches of the steps from ``first`` on, in order, drawn ahead by worker processes if there
+    are any."""
     workers = config.training.workers
-    return DataLoader(_Steps(sources, config), batch_size=None, sampler=range(first, config.training.steps),
-                      num_workers=workers, multiprocessing_context="spawn" if workers else None)
+    return DataLoader(
+        _Steps(sources, config),
+        batch_size=None,
+        sampler=range(first, config.training.steps),
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+    )
 
 
 def make_batch(sources: Sources, config: Config, step: int) -> Batch:
     """The batch of one step, the same whenever it is asked for."""
-    clips = [draw_clip(sources, config, np.random.default_rng((config.training.seed, step, place)))
-             for place in range(config.training.batch_size)]
+    clips = [
+        draw_clip(sources, config, np.random.default_rng((config.training.seed, step, place)))
+        for place in range(config.training.batch_size)
+    ]
     targets = [grid_targets(clip.labels, config) for clip in clips]
     frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).float()  # (N, T, H, W, 3)
     pixels = normalise(frames.permute(0, 1, 4, 2, 3).flatten(0, 1), config.input)
@@ -63,7 +76,8 @@ def make_batch(sources: Sources, config: Config, step: int) -> Batch:
         masks=_pad_masks(targets),
         classes=torch.from_numpy(np.stack([target.classes for target in targets])),
         ignore=torch.from_numpy(np.stack([target.ignore for target in targets])),
-        names=tuple(clip.name for clip in clips))
+        names=tuple(clip.name for clip in clips),
+    )
 
 
 class _Steps(Dataset[Batch]):
@@ -81,5 +95,5 @@ def _pad_masks(targets: list[Targets]) -> Tensor:
     most = max(1, *(len(target.masks) for target in targets))
     padded = np.zeros((len(targets), most, *targets[0].classes.shape), np.uint8)
     for row, target in zip(padded, targets, strict=True):
-        row[:len(target.masks)] = target.masks
+        row[: len(target.masks)] = target.masks
     return torch.from_numpy(padded)

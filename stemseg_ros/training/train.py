@@ -1,7 +1,7 @@
 """The training loop: clips in, losses, AdamW or SGD, an average of the weights out.
 
-A batch depends on seed and step alone, so a run that is stopped and resumed sees the same clips as one that
-is not, and on the CPU ends with the same weights, bit for bit.
+A batch depends on seed and step alone, so a run that is stopped and resumed sees the same clips as
+one that is not, and on the CPU ends with the same weights, bit for bit.
 """
 
 from __future__ import annotations
@@ -71,19 +71,28 @@ class Run:
     """Losses added up since the last line of the log, and their count."""
 
 
-def train(config: Config, data: Path, out: Path, *, resume: bool = False,
-          report: Callable[[Progress], None] | None = None) -> Path:
-    """Train ``config`` on the driving pack ``data``; returns the weights file ``out``/weights.safetensors.
+def train(
+    config: Config,
+    data: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Train ``config`` on the driving pack ``data``; returns the weights file
+    ``out``/weights.safetensors.
 
-    out: run folder; gets config.yaml, log.csv, checkpoint.pt (to resume) and the averaged weights in half
-    precision. report: called every few steps. Raises DataError, TrainingError.
+    out: run folder; gets config.yaml, log.csv, checkpoint.pt (to resume) and the averaged weights
+    in half precision. report: called every few steps. Raises DataError, TrainingError.
     """
     _check_crop(config)
     checkpoint = out / "checkpoint.pt"
     if resume and not checkpoint.is_file():
         raise TrainingError(f"{checkpoint}: nothing to resume; leave out --resume to start a run")
     if checkpoint.exists() and not resume:
-        raise TrainingError(f"{out}: holds a run already; --resume goes on with it, or name another folder")
+        raise TrainingError(
+            f"{out}: holds a run already; --resume goes on with it, or name another folder"
+        )
     sources = load_sources(config, data)
     run = start(config)
     if resume:
@@ -97,9 +106,14 @@ def train(config: Config, data: Path, out: Path, *, resume: bool = False,
 
 
 def export(state: dict[str, Tensor], config: Config, path: Path, **facts: object) -> None:
-    """Write the state of a training network in the layout and precision of a shipped checkpoint."""
-    metadata = {"config": config.name, "version": __version__, "seed": str(config.training.seed),
-                **{name: str(value) for name, value in facts.items()}}
+    """Write the state of a training network in the layout and precision of a shipped
+    checkpoint."""
+    metadata = {
+        "config": config.name,
+        "version": __version__,
+        "seed": str(config.training.seed),
+        **{name: str(value) for name, value in facts.items()},
+    }
     save_weights(unfused(state, config), path, metadata)
 
 
@@ -113,19 +127,24 @@ def start(config: Config) -> Run:
 
 def compute_losses(network: StemSeg, batch: Batch, config: Config) -> dict[str, Tensor]:
     """Forward pass and losses; ``total`` is what is minimised."""
-    with torch.autocast(batch.clips.device.type, torch.bfloat16, config.training.precision == "bfloat16"):
+    with torch.autocast(
+        batch.clips.device.type, torch.bfloat16, config.training.precision == "bfloat16"
+    ):
         maps = network(batch.clips)
     output = torch.cat([maps.embeddings, maps.raw_variance, maps.heatmap], dim=1)
     losses = embedding_loss(output, batch.masks, batch.ignore, config)
     losses["total"] = losses["embedding"]
     if maps.semantic_logits is not None:
-        losses["semantic"] = semantic_loss(maps.semantic_logits, batch.classes, batch.ignore, config)
+        losses["semantic"] = semantic_loss(
+            maps.semantic_logits, batch.classes, batch.ignore, config
+        )
         losses["total"] = losses["total"] + config.training.semantic_weight * losses["semantic"]
     return losses
 
 
 def take_step(run: Run, batch: Batch, config: Config) -> None:
-    """One step of the optimizer; a step whose loss or gradient is not finite is left out and counted."""
+    """One step of the optimizer; a step whose loss or gradient is not finite is left out and
+    counted."""
     training = config.training
     for group in run.optimizer.param_groups:
         group["lr"] = training.learning_rate * group["rate"] * rate_factor(run.step, config)
@@ -145,7 +164,8 @@ def take_step(run: Run, batch: Batch, config: Config) -> None:
 
 
 def rate_factor(step: int, config: Config) -> float:
-    """Learning rate of a step, relative to the configured one: linear warm-up, then constant or a cosine."""
+    """Learning rate of a step, relative to the configured one: linear warm-up, then constant or a
+    cosine."""
     training = config.training
     warm = min(1.0, (step + 1) / (training.warmup_steps + 1))
     if training.schedule == "constant":
@@ -156,7 +176,9 @@ def rate_factor(step: int, config: Config) -> float:
 def _check_crop(config: Config) -> None:
     if any(side % 32 or side < MIN_CROP for side in config.training.crop):
         height, width = config.training.crop
-        raise TrainingError(f"training.crop: {height}x{width}; sides must be multiples of 32 from {MIN_CROP}")
+        raise TrainingError(
+            f"training.crop: {height}x{width}; sides must be multiples of 32 from {MIN_CROP}"
+        )
 
 
 def _optimizer(network: StemSeg, config: Config) -> torch.optim.Optimizer:
@@ -167,15 +189,29 @@ def _optimizer(network: StemSeg, config: Config) -> torch.optim.Optimizer:
     rest = set(network.parameters()) - outputs - body
     order = [p for p in network.parameters() if p.requires_grad]  # a set has no order
     rates = ((body, training.backbone_rate), (outputs, training.output_rate), (rest, 1.0))
-    groups = [{"params": [p for p in order if p in members], "rate": rate} for members, rate in rates]
+    groups = [
+        {"params": [p for p in order if p in members], "rate": rate} for members, rate in rates
+    ]
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
-    return torch.optim.SGD(groups, lr=training.learning_rate, momentum=0.9, nesterov=True,
-                           weight_decay=training.weight_decay)
+        return torch.optim.AdamW(
+            groups, lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+    return torch.optim.SGD(
+        groups,
+        lr=training.learning_rate,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=training.weight_decay,
+    )
 
 
-def _loop(run: Run, config: Config, sources: Sources, out: Path,
-          report: Callable[[Progress], None] | None) -> None:
+def _loop(
+    run: Run,
+    config: Config,
+    sources: Sources,
+    out: Path,
+    report: Callable[[Progress], None] | None,
+) -> None:
     steps, first, began = config.training.steps, run.step, time.monotonic()
     saved = began
     for batch in batches(sources, config, first):
@@ -185,8 +221,15 @@ def _loop(run: Run, config: Config, sources: Sources, out: Path,
             means, pace = _means(run), (now - began) / (run.step - first)
             _log(out / "log.csv", run.step, means, config)
             if report is not None:
-                report(Progress(run.step, steps, means, config.training.batch_size / pace,
-                                pace * (steps - run.step)))
+                report(
+                    Progress(
+                        run.step,
+                        steps,
+                        means,
+                        config.training.batch_size / pace,
+                        pace * (steps - run.step),
+                    )
+                )
         if now - saved > SAVE_SECONDS or last:
             _save(run, out / "checkpoint.pt", config)
             saved = now
@@ -197,15 +240,20 @@ def _count_bad(run: Run, batch: Batch) -> None:
     clips = ", ".join(batch.names)
     log.warning("step %d: loss or gradient is not finite, left out (%s)", run.step, clips)
     if run.bad >= MAX_BAD_STEPS:
-        raise TrainingError(f"step {run.step}: {run.bad} steps in a row not finite, "
-                            f"the last on {clips}; try training.precision float32 or a lower learning rate")
+        raise TrainingError(
+            f"step {run.step}: {run.bad} steps in a row not finite, "
+            f"the last on {clips}; try training.precision float32 or a lower learning rate"
+        )
 
 
 @torch.no_grad()
 def _average(run: Run, decay: float) -> None:
-    """Running average of the weights; the decay is lower at first, so that the random start is forgotten."""
+    """Running average of the weights; the decay is lower at first, so that the random start is
+    forgotten."""
     decay = min(decay, (1 + run.step) / (10 + run.step))
-    torch._foreach_lerp_(list(run.average.values()), list(run.network.state_dict().values()), 1 - decay)
+    torch._foreach_lerp_(
+        list(run.average.values()), list(run.network.state_dict().values()), 1 - decay
+    )
 
 
 def _means(run: Run) -> dict[str, float]:
@@ -217,7 +265,11 @@ def _means(run: Run) -> dict[str, float]:
 
 
 def _log(path: Path, step: int, means: dict[str, float], config: Config) -> None:
-    fields = {"step": step, "rate": config.training.learning_rate * rate_factor(step - 1, config), **means}
+    fields = {
+        "step": step,
+        "rate": config.training.learning_rate * rate_factor(step - 1, config),
+        **means,
+    }
     with path.open("a", encoding="utf-8") as file:
         if file.tell() == 0:
             file.write(",".join(fields) + "\n")
@@ -226,9 +278,15 @@ def _log(path: Path, step: int, means: dict[str, float], config: Config) -> None
 
 def _save(run: Run, path: Path, config: Config) -> None:
     """Write a checkpoint, whole or not at all."""
-    content = {"step": run.step, "sums": run.sums, "average": run.average, "config": dump_config(config),
-               "network": run.network.state_dict(), "optimizer": run.optimizer.state_dict(),
-               "torch_rng": torch.get_rng_state()}
+    content = {
+        "step": run.step,
+        "sums": run.sums,
+        "average": run.average,
+        "config": dump_config(config),
+        "network": run.network.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "torch_rng": torch.get_rng_state(),
+    }
     partial = path.with_name(path.name + ".partial")
     torch.save(content, partial)
     partial.replace(path)
@@ -243,7 +301,16 @@ def _restore(run: Run, path: Path, config: Config) -> None:
             value.copy_(content["average"][name])
         run.step, run.sums = content["step"], content["sums"]
         torch.set_rng_state(content["torch_rng"])
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError,
-            pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as error:
         raise TrainingError(
-            f"{path}: is damaged or does not fit the config '{config.name}': {error}") from error
+            f"{path}: is damaged or does not fit the config '{config.name}': {error}"
+        ) from error

@@ -33,21 +33,48 @@ def result(truth: list[np.ndarray], predicted: list[np.ndarray]) -> SequenceResu
 LEFT, RIGHT, SMALL = (0, 10, 0, 10), (0, 10, 20, 30), (15, 17, 35, 37)
 
 
-@pytest.mark.parametrize(("truth", "predicted", "expected", "why"), [
-    ({"_1001": LEFT}, {"_7": LEFT}, (1, 1, 1, 1), "a perfect mask"),
-    ({"_1001": LEFT}, {"_7": (0, 10, 0, 6)}, (1, 1, 1, 1), "IoU 0.6 is found"),
-    ({"_1001": LEFT}, {"_7": (0, 10, 0, 4)}, (1, 0, 0, 0), "IoU 0.4 is not, and 40 px are below the size"),
-    ({"_1001": LEFT}, {"_7": RIGHT}, (1, 0, 1, 0), "nothing in common"),
-    ({"_1001": LEFT, "_1002": SMALL}, {"_7": LEFT}, (1, 1, 1, 1), "a small truth is not asked for"),
-    ({"_2001": LEFT}, {"_7": LEFT}, (0, 0, 1, 0), "another class"),
-    ({"_10000": RIGHT, "_1001": LEFT}, {"_7": LEFT, "_8": RIGHT}, (1, 1, 1, 1), "one mask is ignored"),
-    ({"_10000": (0, 10, 5, 10), "_1001": (0, 10, 0, 5)}, {"_7": (0, 10, 0, 9)}, (1, 1, 1, 1),
-     "ignored pixels do not lower the IoU"),
-])
-def test_masks_from_fifty_pixels(truth: dict[str, tuple[int, int, int, int]],
-                                 predicted: dict[str, tuple[int, int, int, int]],
-                                 expected: tuple[int, int, int, int], why: str) -> None:
-    quality = mask_quality([result([image(**truth)], [image(**predicted)])], class_id=1, min_area=50)
+@pytest.mark.parametrize(
+    ("truth", "predicted", "expected", "why"),
+    [
+        ({"_1001": LEFT}, {"_7": LEFT}, (1, 1, 1, 1), "a perfect mask"),
+        ({"_1001": LEFT}, {"_7": (0, 10, 0, 6)}, (1, 1, 1, 1), "IoU 0.6 is found"),
+        (
+            {"_1001": LEFT},
+            {"_7": (0, 10, 0, 4)},
+            (1, 0, 0, 0),
+            "IoU 0.4 is not, and 40 px are below the size",
+        ),
+        ({"_1001": LEFT}, {"_7": RIGHT}, (1, 0, 1, 0), "nothing in common"),
+        (
+            {"_1001": LEFT, "_1002": SMALL},
+            {"_7": LEFT},
+            (1, 1, 1, 1),
+            "a small truth is not asked for",
+        ),
+        ({"_2001": LEFT}, {"_7": LEFT}, (0, 0, 1, 0), "another class"),
+        (
+            {"_10000": RIGHT, "_1001": LEFT},
+            {"_7": LEFT, "_8": RIGHT},
+            (1, 1, 1, 1),
+            "one mask is ignored",
+        ),
+        (
+            {"_10000": (0, 10, 5, 10), "_1001": (0, 10, 0, 5)},
+            {"_7": (0, 10, 0, 9)},
+            (1, 1, 1, 1),
+            "ignored pixels do not lower the IoU",
+        ),
+    ],
+)
+def test_masks_from_fifty_pixels(
+    truth: dict[str, tuple[int, int, int, int]],
+    predicted: dict[str, tuple[int, int, int, int]],
+    expected: tuple[int, int, int, int],
+    why: str,
+) -> None:
+    quality = mask_quality(
+        [result([image(**truth)], [image(**predicted)])], class_id=1, min_area=50
+    )
     assert (quality.truths, quality.found, quality.predictions, quality.correct) == expected, why
 
 

@@ -1,4 +1,5 @@
-"""Training clips: labels move with the pixels, identities hold, everything follows from the seed."""
+"""Training clips: labels move with the pixels, identities hold, everything follows from the
+seed."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ def painted(columns: int = 200, rows: int = 120, shift: int = 0) -> LabelledFram
     image = np.zeros((rows, columns, 3), np.uint8)
     labels = np.zeros((rows, columns), np.int32)
     for number, (label, colour) in enumerate(COLOURS.items()):
-        box = np.s_[30 + 10 * number:70 + 10 * number, 15 + 55 * number + shift:55 + 55 * number + shift]
+        box = np.s_[
+            30 + 10 * number : 70 + 10 * number,
+            15 + 55 * number + shift : 55 + 55 * number + shift,
+        ]
         image[box], labels[box] = colour, label
     return LabelledFrame(image, labels)
 
@@ -67,7 +71,9 @@ def test_identities_hold_over_a_video_clip() -> None:
 def test_a_seed_gives_one_clip_and_another_gives_another() -> None:
     sources: Sources = {"a": [[painted()]]}
     settings = config(copy_paste=0.5)
-    first, again, other = (draw_clip(sources, settings, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    first, again, other = (
+        draw_clip(sources, settings, np.random.default_rng(seed)) for seed in (5, 5, 6)
+    )
     np.testing.assert_array_equal(first.frames, again.frames)
     np.testing.assert_array_equal(first.labels, again.labels)
     assert (first.frames != other.frames).any()
@@ -91,7 +97,9 @@ def test_pasted_objects_are_new_and_in_front() -> None:
     assert len(new) >= 7
     for clip in new:
         changed = clip.labels != base.labels
-        assert not np.isin(clip.labels[changed], [0, *COLOURS]).any(), "only new identities cover old ones"
+        assert not np.isin(clip.labels[changed], [0, *COLOURS]).any(), (
+            "only new identities cover old ones"
+        )
     np.testing.assert_array_equal(base.labels[0], painted().labels)  # the source is untouched
 
 

@@ -1,4 +1,5 @@
-"""Losses: equal to the released code's, the Lovász hinge by hand, and what the corrected variant changes."""
+"""Losses: equal to the released code's, the Lovász hinge by hand, and what the corrected variant
+changes."""
 
 from __future__ import annotations
 
@@ -29,14 +30,24 @@ def test_equals_the_released_code(golden: Callable[[str], Path], mixing: str) ->
     np.testing.assert_allclose(output.grad.numpy(), expected["gradient"], rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize(("logits", "mask", "expected", "why"), [
-    ([2.0, -3.0, 1.5, -1.0], [1, 0, 1, 0], 0.0, "every margin is kept"),
-    # errors 2 (false negative), then 0.5 (true positive), 0, 0; Jaccard loss 1/2 after one miss, 1 after two
-    ([-1.0, 0.5, -1.0, -1.0], [1, 1, 0, 0], 2 * 0.5 + 0.5 * 0.5, "one missed pixel, one inside the margin"),
-    # a false positive enters the union: Jaccard loss 1 - 1/2
-    ([1.0, 1.0], [1, 0], 2 * 0.5, "one false positive beside one hit"),
-])
-def test_lovasz_hinge_by_hand(logits: list[float], mask: list[int], expected: float, why: str) -> None:
+@pytest.mark.parametrize(
+    ("logits", "mask", "expected", "why"),
+    [
+        ([2.0, -3.0, 1.5, -1.0], [1, 0, 1, 0], 0.0, "every margin is kept"),
+        # errors 2 (false negative), 0.5 (true positive), 0, 0; Jaccard 1/2 after one miss, then 1
+        (
+            [-1.0, 0.5, -1.0, -1.0],
+            [1, 1, 0, 0],
+            2 * 0.5 + 0.5 * 0.5,
+            "one missed pixel, one inside the margin",
+        ),
+        # a false positive enters the union: Jaccard loss 1 - 1/2
+        ([1.0, 1.0], [1, 0], 2 * 0.5, "one false positive beside one hit"),
+    ],
+)
+def test_lovasz_hinge_by_hand(
+    logits: list[float], mask: list[int], expected: float, why: str
+) -> None:
     loss = lovasz_hinge(torch.tensor([logits]), torch.tensor([mask], dtype=torch.float32))
     assert loss.item() == pytest.approx(expected), why
 
@@ -56,7 +67,8 @@ def config(**training: object) -> Config:
 
 
 def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Random network output for a window with a large and a small instance, and an ignored corner."""
+    """Random network output for a window with a large and a small instance, and an ignored
+    corner."""
     torch.manual_seed(1)
     output = torch.randn(1, 7, 4, 12, 16) * 0.3
     output[:, 6] = output[:, 6].sigmoid()
@@ -101,7 +113,8 @@ def test_small_instances_stay_out_of_the_lovasz_loss() -> None:
 
 
 def test_interior_heat_target_peaks_inside() -> None:
-    """Equal embeddings inside an object: the best heat map is high in the middle, lower at the rim."""
+    """Equal embeddings inside an object: the best heat map is high in the middle, lower at the
+    rim."""
     _, masks, ignore = scene()
     output = torch.zeros(1, 7, 4, 12, 16)
     output[:, 6] = 0.5
@@ -127,5 +140,7 @@ def test_without_instances_only_the_heat_map_is_trained() -> None:
 
 def test_wrong_number_of_channels_is_refused() -> None:
     output, masks, ignore = scene()
-    with pytest.raises(ValueError, match="6 channels; mixing 'xyt' needs 3 embeddings, 3 variances"):
+    with pytest.raises(
+        ValueError, match="6 channels; mixing 'xyt' needs 3 embeddings, 3 variances"
+    ):
         embedding_loss(output[:, :6], masks, ignore, config())

