@@ -31,7 +31,8 @@ pytestmark = pytest.mark.ros
 
 Start = Callable[..., LocalNode]
 LENGTH = 4
-WINDOW = ("window.length:=4", "window.overlap:=2", "window.flush_after:=0.0")
+ALL = "output.min_area:=0"
+WINDOW = (ALL, "window.length:=4", "window.overlap:=2", "window.flush_after:=0.0")
 
 
 def send(peer: Peer, *seconds: int, **fields: Any) -> None:
@@ -93,7 +94,7 @@ def test_missing_device_fails_with_one_line(
 
 
 def test_pause_finishes_the_window(local_node: Start, peer: Peer) -> None:
-    local_node(*WINDOW[:2], "window.flush_after:=0.3")
+    local_node(*WINDOW[:3], "window.flush_after:=0.3")
     peer.connect()
     send(peer, 1, 2, 3)
     peer.expect(3)
