@@ -205,10 +205,17 @@ class Peer:
         self.call(GetState, "stemseg/get_state", GetState.Request())
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
+        """The answer of a service.
+
+        A question of state is repeated: the node may be asked before it knows where to answer to.
+        """
         client = self.node.create_client(kind, name)
         assert self.spin_until(client.service_is_ready), f"no service {name}"
-        future = client.call_async(request)
-        assert self.spin_until(future.done), f"no answer of {name}"
+        for _ in range(10 if kind is GetState else 1):
+            future = client.call_async(request)
+            if self.spin_until(future.done, PATIENCE / 10 if kind is GetState else PATIENCE):
+                break
+        assert future.done(), f"no answer of {name}"
         self.node.destroy_client(client)
         return future.result()
 
