@@ -258,11 +258,13 @@ def _unscored(labels: npt.NDArray[np.integer]) -> WindowClusters:
     """Clusters of which nothing but the labels is known."""
     if labels.ndim != 3 or labels.dtype.kind not in "iu":
         raise ValueError(f"expected int labels (T, h, w), got {labels.dtype} {labels.shape}")
-    names, dense = np.unique(labels, return_inverse=True)
-    numbers = np.where(names > BACKGROUND, np.cumsum(names > BACKGROUND), names)
-    count = int(numbers.max(initial=0))
+    if labels.max(initial=0) > np.iinfo(np.int16).max:  # numbered anew only then: sorting is slow
+        names, dense = np.unique(labels, return_inverse=True)
+        numbers = np.where(names > BACKGROUND, np.cumsum(names > BACKGROUND), names)
+        labels = numbers[dense].reshape(labels.shape)
+    count = int(labels.max(initial=0))
     return WindowClusters(
-        numbers[dense].reshape(labels.shape).astype(np.int16),
+        labels.astype(np.int16),
         np.zeros((count, 0), np.float32),
         np.ones(count, np.float32),
     )
