@@ -80,9 +80,9 @@ class Process:
         return self.wait(), time.monotonic() - started
 
     def close(self) -> None:
-        self.popen.terminate()
+        self.popen.send_signal(signal.SIGINT)  # at SIGTERM, launch leaves its processes behind
         try:
-            self.popen.wait(5.0)
+            self.popen.wait(15.0)
         except subprocess.TimeoutExpired:
             self.popen.kill()
             self.popen.wait()
