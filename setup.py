@@ -1,4 +1,5 @@
-"""For pip: setup.cfg, and the files outside stemseg_ros/ where CMakeLists.txt installs them too."""
+"""For pip: setup.cfg, and the files outside stemseg_ros/ where CMakeLists.txt installs them
+too."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ def shared_files(*folders: str) -> list[tuple[str, list[str]]]:
     """(folder below the prefix, files) for everything in the folders."""
     root = Path(__file__).resolve().parent
     targets: dict[str, list[str]] = {}
-    for path in sorted(path for folder in folders for path in (root / folder).rglob("*") if path.is_file()):
+    for path in sorted(
+        path for folder in folders for path in (root / folder).rglob("*") if path.is_file()
+    ):
         if "__pycache__" not in path.parts:
             relative = path.relative_to(root)
             targets.setdefault(f"share/stemseg/{relative.parent}", []).append(str(relative))

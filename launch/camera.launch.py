@@ -9,11 +9,10 @@ import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
-
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 SHARE = Path(get_package_share_directory("stemseg"))
 PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"
@@ -54,32 +53,46 @@ PARAMETERS = {
 
 def generate_launch_description() -> LaunchDescription:
     """Declares the arguments; the actions need their values."""
-    declared = [DeclareLaunchArgument(name, default_value=default, description=description)
-                for name, (default, description) in ARGUMENTS.items()]
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
     return LaunchDescription([*declared, OpaqueFunction(function=start)])
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The node, the transport profile unless one is set, and RViz on demand."""
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    given = {parameter: read(value[name])
-             for name, (parameter, read) in PARAMETERS.items() if value[name]}
+    given = {
+        parameter: read(value[name])
+        for name, (parameter, read) in PARAMETERS.items()
+        if value[name]
+    }
     logger = ".".join([*value["namespace"].strip("/").split("/"), "stemseg"]).lstrip(".")
     actions: list[LaunchDescriptionEntity] = []
     if PROFILES not in os.environ:
         profile = str(SHARE / "config" / "fastdds_shm.xml")
         actions.append(SetEnvironmentVariable(PROFILES, profile))
-    actions.append(LifecycleNode(
-        package="stemseg", executable="stemseg_node", name="stemseg", namespace=value["namespace"],
-        parameters=[value["params_file"], given],
-        remappings=[("image", value["image_topic"])],
-        arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
-        output="screen",
-    ))
+    actions.append(
+        LifecycleNode(
+            package="stemseg",
+            executable="stemseg_node",
+            name="stemseg",
+            namespace=value["namespace"],
+            parameters=[value["params_file"], given],
+            remappings=[("image", value["image_topic"])],
+            arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
+            output="screen",
+        )
+    )
     if value["rviz"].lower() == "true":
-        actions.append(Node(
-            package="rviz2", executable="rviz2", namespace=value["namespace"],
-            arguments=["-d", str(SHARE / "config" / "stemseg.rviz")],
-            parameters=[{"use_sim_time": given.get("use_sim_time", False)}],
-        ))
+        actions.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                namespace=value["namespace"],
+                arguments=["-d", str(SHARE / "config" / "stemseg.rviz")],
+                parameters=[{"use_sim_time": given.get("use_sim_time", False)}],
+            )
+        )
     return actions

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -31,7 +32,6 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from stemseg_ros.media.bag import IMAGE, IMAGE_TYPES, BagReader
 
 CAMERA = Path(get_package_share_directory("stemseg")) / "launch" / "camera.launch.py"
@@ -54,15 +54,21 @@ EVALUATE = (sys.executable, "-c", "from stemseg_ros.cli import main; main()", "e
 
 def generate_launch_description() -> LaunchDescription:
     """The arguments of this file; the player, whose bag decides on the node; the node."""
-    declared = [DeclareLaunchArgument(name, default_value=default, description=description)
-                for name, (default, description) in ARGUMENTS.items()]
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
     # The player says when the stream ends; a busy machine is no reason to cut a window short.
     camera = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(CAMERA)),
-        launch_arguments={"image_transport": LaunchConfiguration("bag_transport"),
-                          "flush_after": "0.0"}.items())
-    return LaunchDescription([*declared, OpaqueFunction(function=find_transport), camera,
-                              OpaqueFunction(function=play)])
+        launch_arguments={
+            "image_transport": LaunchConfiguration("bag_transport"),
+            "flush_after": "0.0",
+        }.items(),
+    )
+    return LaunchDescription(
+        [*declared, OpaqueFunction(function=find_transport), camera, OpaqueFunction(function=play)]
+    )
 
 
 def find_transport(context: LaunchContext) -> None:
@@ -77,14 +83,27 @@ def play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The player, and the end of everything when it is through."""
     names = (*ARGUMENTS, "image_topic", "namespace")
     value = {name: LaunchConfiguration(name).perform(context) for name in names}
-    arguments = ["--bag", value["bag"], "--topic", value["image_topic"],
-                 "--answers", ANSWERS, "--rate", value["rate"]]
+    arguments = [
+        "--bag",
+        value["bag"],
+        "--topic",
+        value["image_topic"],
+        "--answers",
+        ANSWERS,
+        "--rate",
+        value["rate"],
+    ]
     if value["bag_topic"]:
         arguments += ["--bag-topic", value["bag_topic"]]
     if value["in_flight"]:
         arguments += ["--in-flight", value["in_flight"]]
-    player = Node(package="stemseg", executable="stemseg_player", namespace=value["namespace"],
-                  arguments=arguments, output="screen")
+    player = Node(
+        package="stemseg",
+        executable="stemseg_player",
+        namespace=value["namespace"],
+        arguments=arguments,
+        output="screen",
+    )
     if value["evaluate"].lower() in ("true", "1"):
         return evaluation(player, value["bag"], Path(value["out"]), value["namespace"])
     return [player, after(player, shutdown("the player has ended"))]
@@ -95,12 +114,20 @@ def evaluation(player: Node, bag: str, out: Path, namespace: str) -> list[Launch
     out.mkdir(parents=True, exist_ok=True)
     answers = out / "instances.mcap"
     answers.unlink(missing_ok=True)
-    recorder = Node(package="stemseg", executable="stemseg_recorder", namespace=namespace,
-                    arguments=["--out", str(answers), "--topic", ANSWERS], output="screen")
-    score = ExecuteProcess(cmd=[*EVALUATE, "--ground-truth", bag, "--results", str(answers),
-                                "--out", str(out)], output="screen")
-    stop = EmitEvent(event=SignalProcess(signal_number=signal.SIGINT,
-                                         process_matcher=matches_action(recorder)))
+    recorder = Node(
+        package="stemseg",
+        executable="stemseg_recorder",
+        namespace=namespace,
+        arguments=["--out", str(answers), "--topic", ANSWERS],
+        output="screen",
+    )
+    score = ExecuteProcess(
+        cmd=[*EVALUATE, "--ground-truth", bag, "--results", str(answers), "--out", str(out)],
+        output="screen",
+    )
+    stop = EmitEvent(
+        event=SignalProcess(signal_number=signal.SIGINT, process_matcher=matches_action(recorder))
+    )
     started: list[Node] = []
 
     def play_when_heard(event: ProcessIO) -> list[Node]:
@@ -111,8 +138,11 @@ def evaluation(player: Node, bag: str, out: Path, namespace: str) -> list[Launch
 
     return [
         recorder,
-        RegisterEventHandler(OnProcessIO(target_action=recorder, on_stdout=play_when_heard,
-                                         on_stderr=play_when_heard)),
+        RegisterEventHandler(
+            OnProcessIO(
+                target_action=recorder, on_stdout=play_when_heard, on_stderr=play_when_heard
+            )
+        ),
         after(player, TimerAction(period=SETTLE_S, actions=[stop])),
         after(recorder, score),
         after(score, shutdown("the answers are scored")),

@@ -81,7 +81,9 @@ class Measurement:
     stages: dict[str, list[float]] = field(default_factory=dict)
     """Milliseconds per frame, one value a window."""
 
-    def add(self, results: list[FrameResult], seconds: float, stage_ms: Mapping[str, float]) -> None:
+    def add(
+        self, results: list[FrameResult], seconds: float, stage_ms: Mapping[str, float]
+    ) -> None:
         """Append a window whose results took ``seconds`` inside the pipeline."""
         self.frames += len(results)
         self.seconds += seconds
@@ -90,8 +92,16 @@ class Measurement:
             self.stages.setdefault(stage, []).append(milliseconds / len(results))
 
 
-def bench(pipeline: Pipeline, size: tuple[int, int], *, frames: int, warmup: int, checkpoint: str,
-          device: torch.device, progress: Callable[[int], None] = lambda frames: None) -> BenchReport:
+def bench(
+    pipeline: Pipeline,
+    size: tuple[int, int],
+    *,
+    frames: int,
+    warmup: int,
+    checkpoint: str,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> BenchReport:
     """Push frames of (width, height) until ``warmup`` and then ``frames`` of them have come out.
 
     ``progress`` is called with the number of frames that came out so far.
@@ -104,24 +114,36 @@ def bench(pipeline: Pipeline, size: tuple[int, int], *, frames: int, warmup: int
     measured = measure(pipeline, stream, frames, lambda done: progress(warm + done))
     config = pipeline.config
     return BenchReport(
-        config=config.name, checkpoint=checkpoint, device=describe_device(device),
-        threads=torch.get_num_threads(), size=size, length=config.window.length,
-        overlap=config.window.length - config.window.stride, mode=config.window.mode,
-        precision=config.runtime.precision, warmup=warm, frames=measured.frames,
+        config=config.name,
+        checkpoint=checkpoint,
+        device=describe_device(device),
+        threads=torch.get_num_threads(),
+        size=size,
+        length=config.window.length,
+        overlap=config.window.length - config.window.stride,
+        mode=config.window.mode,
+        precision=config.runtime.precision,
+        warmup=warm,
+        frames=measured.frames,
         stages={stage: StageTime.of(values) for stage, values in measured.stages.items()},
         fps=round(measured.frames / measured.seconds, 3),
         instances_per_frame=round(measured.instances / measured.frames, 2),
         peak_process_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1),
         peak_cuda_mb=round(torch.cuda.max_memory_allocated(device) / 1e6, 1) if cuda else None,
-        versions=versions())
+        versions=versions(),
+    )
 
 
-def measure(pipeline: Pipeline, stream: Iterator[tuple[int, Image]], frames: int,
-            progress: Callable[[int], None]) -> Measurement:
+def measure(
+    pipeline: Pipeline,
+    stream: Iterator[tuple[int, Image]],
+    frames: int,
+    progress: Callable[[int], None],
+) -> Measurement:
     """Push until at least ``frames`` frames have come out.
 
-    A window brings several frames at once, so its time is that of all pushes since the window before. Results
-    lie on the host, so no further synchronisation with the device is due.
+    A window brings several frames at once, so its time is that of all pushes since the window
+    before. Results lie on the host, so no further synchronisation with the device is due.
     """
     measured, seconds, stage_ms = Measurement(), 0.0, Counter[str]()
     for stamp_ns, image in stream:
@@ -129,7 +151,9 @@ def measure(pipeline: Pipeline, stream: Iterator[tuple[int, Image]], frames: int
         start = time.perf_counter()
         results = pipeline.push(image, stamp_ns)
         seconds += time.perf_counter() - start
-        if pipeline.stage_ms is not window:  # a window was processed; offline its frames may come out later
+        if (
+            pipeline.stage_ms is not window
+        ):  # a window was processed; offline its frames may come out later
             stage_ms.update(pipeline.stage_ms)
         if results:
             measured.add(results, seconds, stage_ms)
@@ -140,8 +164,11 @@ def measure(pipeline: Pipeline, stream: Iterator[tuple[int, Image]], frames: int
     return measured
 
 
-def moving_scene(size: tuple[int, int], objects: int = 8, seed: int = 0) -> Iterator[tuple[int, Image]]:
-    """An endless stream of (stamp in ns, image) at 25 Hz: bright ellipses drift over a noisy background."""
+def moving_scene(
+    size: tuple[int, int], objects: int = 8, seed: int = 0
+) -> Iterator[tuple[int, Image]]:
+    """An endless stream of (stamp in ns, image) at 25 Hz: bright ellipses drift over a noisy
+    background."""
     width, height = size
     generator = np.random.default_rng(seed)
     background = generator.integers(0, 128, (height, width, 3), dtype=np.uint8)

@@ -1,4 +1,5 @@
-"""The ``stemseg`` command. Commands parse and print; the work is done by the modules they import when called.
+"""The ``stemseg`` command. Commands parse and print; the work is done by the modules they import
+when called.
 
 A mistake of the user ends in one line on standard error and exit code 2.
 """
@@ -51,9 +52,13 @@ class Storage(str, Enum):
     sqlite3 = "sqlite3"
 
 
-app = typer.Typer(cls=ErrorBoundary, no_args_is_help=True, add_completion=False,
-                  pretty_exceptions_enable=False,
-                  help="Video instance segmentation by spatio-temporal embeddings (STEm-Seg).")
+app = typer.Typer(
+    cls=ErrorBoundary,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Video instance segmentation by spatio-temporal embeddings (STEm-Seg).",
+)
 bag_app = typer.Typer(no_args_is_help=True, help="ROS 2 bags from videos and images, without ROS.")
 app.add_typer(bag_app, name="bag")
 data_app = typer.Typer(no_args_is_help=True, help="Labelled data that a preset trains on.")
@@ -61,21 +66,40 @@ app.add_typer(data_app, name="data")
 app.command()(evaluate)
 app.command()(convert)
 
-ConfigOption = Annotated[str, typer.Option(
-    "--config", help="Preset (lite, kitti_mots, davis, youtube_vis) or YAML file.")]
-CheckpointOption = Annotated[str | None, typer.Option(
-    "--checkpoint", help="Weights file; random: untrained.", show_default="bundled with the preset")]
+ConfigOption = Annotated[
+    str,
+    typer.Option("--config", help="Preset (lite, kitti_mots, davis, youtube_vis) or YAML file."),
+]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="Weights file; random: untrained.",
+        show_default="bundled with the preset",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-SetOption = Annotated[list[str] | None, typer.Option(
-    "--set", metavar="KEY=VALUE", help="Override a setting by its dotted name; may be repeated.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting by its dotted name; may be repeated.",
+    ),
+]
 PresetArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Preset or YAML file.")]
-DataOption = Annotated[Path, typer.Option(
-    "--data", help="Folder that the roots of training.mix are relative to.")]
+DataOption = Annotated[
+    Path, typer.Option("--data", help="Folder that the roots of training.mix are relative to.")
+]
 BagOut = Annotated[Path, typer.Argument(metavar="BAG", help="The bag to write, a new folder.")]
 TopicOption = Annotated[str, typer.Option(help="Topic of the images.")]
 FrameIdOption = Annotated[str, typer.Option(help="frame_id of the headers.")]
-EncodingOption = Annotated[Encoding, typer.Option(help="bgr8: sensor_msgs/Image; jpeg: CompressedImage.")]
-StorageOption = Annotated[Storage | None, typer.Option(help="File format; default: by the name, else mcap.")]
+EncodingOption = Annotated[
+    Encoding, typer.Option(help="bgr8: sensor_msgs/Image; jpeg: CompressedImage.")
+]
+StorageOption = Annotated[
+    Storage | None, typer.Option(help="File format; default: by the name, else mcap.")
+]
 
 
 def main() -> None:
@@ -84,7 +108,9 @@ def main() -> None:
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
         typer.echo(f"stemseg {__version__}")
         raise typer.Exit()
@@ -93,30 +119,47 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
-    video: Annotated[Path | None, typer.Option(help="A video.", show_default="the bundled one")] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="A video.", show_default="the bundled one")
+    ] = None,
     config: ConfigOption = "lite",
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Track the cars of a video through the real ROS 2 node: bag, overlay video, contact sheet, summary."""
+    """Track the cars of a video through the real ROS 2 node: bag, overlay video, contact sheet,
+    summary."""
     from stemseg_ros.demo import run_demo
     from stemseg_ros.device import resolve_device
 
-    run_demo(out, video=video, config=config, checkpoint=checkpoint, device=str(resolve_device(device)))
+    run_demo(
+        out, video=video, config=config, checkpoint=checkpoint, device=str(resolve_device(device))
+    )
 
 
 @app.command()
 def run(
-    source: Annotated[Path, typer.Argument(
-        metavar="INPUT", help="A video, a folder of images (or 'folder/*.jpg'), or a ROS 2 bag.")],
-    out: Annotated[Path, typer.Option(help="Folder for instances.txt, overlay.mp4 and summary.json.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="A video, a folder of images (or 'folder/*.jpg'), or a ROS 2 bag.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for instances.txt, overlay.mp4 and summary.json.")
+    ],
     config: ConfigOption = "lite",
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
-    topic: Annotated[str | None, typer.Option(
-        help="Image topic of a bag.", show_default="the only one")] = None,
-    fps: Annotated[float | None, typer.Option(
-        help="Frame rate of an image folder.", show_default="10, or that of the video")] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Image topic of a bag.", show_default="the only one")
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            help="Frame rate of an image folder.", show_default="10, or that of the video"
+        ),
+    ] = None,
     settings: SetOption = None,
 ) -> None:
     """Segment and track a recording: KITTI-MOTS text, overlay video, summary."""
@@ -132,15 +175,26 @@ def run(
         prepare_output(out)
         pipeline = Pipeline(tree, checkpoint, str(place))
         with frames_progress(frames.name, frames.frames) as progress:
-            summary = run_source(frames, pipeline, out, checkpoint=checkpoint or "bundled",
-                                 device=describe_device(place), progress=progress)
+            summary = run_source(
+                frames,
+                pipeline,
+                out,
+                checkpoint=checkpoint or "bundled",
+                device=describe_device(place),
+                progress=progress,
+            )
         announced = frames.frames
     print_run(summary, out)
     if summary.tracks > len(summary.track_list):
-        typer.echo(f"stemseg: {out / 'instances.txt'} holds the {len(summary.track_list)} largest of "
-                   f"{summary.tracks} tracks", err=True)
+        typer.echo(
+            f"stemseg: {out / 'instances.txt'} holds the {len(summary.track_list)} largest of "
+            f"{summary.tracks} tracks",
+            err=True,
+        )
     if announced is not None and summary.frames < announced:
-        typer.echo(f"stemseg: {source} announces {announced} frames, {summary.frames} came", err=True)
+        typer.echo(
+            f"stemseg: {source} announces {announced} frames, {summary.frames} came", err=True
+        )
 
 
 @app.command()
@@ -149,18 +203,26 @@ def bench(
     checkpoint: Annotated[str, typer.Option(help="Weights file; random: untrained.")] = "random",
     device: DeviceOption = "auto",
     size: Annotated[str, typer.Option(metavar="WxH", help="Size of the frames.")] = "1242x375",
-    length: Annotated[int | None, typer.Option(help="T, frames of a window.", show_default="preset")] = None,
-    overlap: Annotated[int | None, typer.Option(help="Tc, frames shared.", show_default="preset")] = None,
-    precision: Annotated[str | None, typer.Option(
-        help="float32, bfloat16 or float16.", show_default="preset")] = None,
+    length: Annotated[
+        int | None, typer.Option(help="T, frames of a window.", show_default="preset")
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Tc, frames shared.", show_default="preset")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="preset")
+    ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames to measure.")] = 64,
     warmup: Annotated[int, typer.Option(min=0, help="Frames before the measurement.")] = 16,
     json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
     settings: SetOption = None,
 ) -> None:
-    """Time each stage per frame and the whole pipeline, on drawn frames (few objects for trained weights)."""
+    """Time each stage per frame and the whole pipeline, on drawn frames (few objects for trained
+    weights)."""
     given = {"window.length": length, "window.overlap": overlap, "runtime.precision": precision}
-    tree = config_from(config, settings, {name: value for name, value in given.items() if value is not None})
+    tree = config_from(
+        config, settings, {name: value for name, value in given.items() if value is not None}
+    )
     frame_size = _size(size)
     from dataclasses import asdict
 
@@ -173,8 +235,15 @@ def bench(
     place = resolve_device(device)
     pipeline = Pipeline(tree, checkpoint, str(place), synchronise=True)
     with frames_progress("bench", warmup + frames) as progress:
-        report = benchmark.bench(pipeline, frame_size, frames=frames, warmup=warmup, checkpoint=checkpoint,
-                                 device=place, progress=progress)
+        report = benchmark.bench(
+            pipeline,
+            frame_size,
+            frames=frames,
+            warmup=warmup,
+            checkpoint=checkpoint,
+            device=place,
+            progress=progress,
+        )
     print_bench(report)
     if json is not None:
         write_json(json, asdict(report))
@@ -185,7 +254,9 @@ def train(
     data: Annotated[Path, typer.Argument(help="Folder of labelled clips and stills.")],
     out: Annotated[Path, typer.Option(help="Run folder: settings, log, checkpoint, weights.")],
     config: ConfigOption = "lite",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder.")
+    ] = False,
     settings: SetOption = None,
 ) -> None:
     """Train the network of a preset."""
@@ -200,8 +271,11 @@ def train(
 
 
 @data_app.command("check")
-def data_check(config: PresetArgument, data: DataOption = Path(), settings: SetOption = None) -> None:
-    """Read every image and label of the training mix: counts, sizes, classes, ignored areas, bad files."""
+def data_check(
+    config: PresetArgument, data: DataOption = Path(), settings: SetOption = None
+) -> None:
+    """Read every image and label of the training mix: counts, sizes, classes, ignored areas, bad
+    files."""
     tree = config_from(config, settings)
     from stemseg_ros.console import frames_progress, print_data
     from stemseg_ros.datasets.check import check_mix
@@ -255,11 +329,18 @@ def bag_from_frames(
     frame_id: FrameIdOption = "camera",
     encoding: EncodingOption = Encoding.bgr8,
     storage: StorageOption = None,
-    ground_truth: Annotated[Path | None, typer.Option(
-        help="Ground truth of a benchmark; goes into the bag as /ground_truth/instances.")] = None,
-    format: Annotated[FormatName, typer.Option(help="Format of the ground truth.")] = FormatName.kitti_mots,
-    sequence: Annotated[str | None, typer.Option(
-        help="Sequence of the ground truth.", show_default="the only one")] = None,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ground truth of a benchmark; goes into the bag as /ground_truth/instances."
+        ),
+    ] = None,
+    format: Annotated[
+        FormatName, typer.Option(help="Format of the ground truth.")
+    ] = FormatName.kitti_mots,
+    sequence: Annotated[
+        str | None, typer.Option(help="Sequence of the ground truth.", show_default="the only one")
+    ] = None,
 ) -> None:
     """Write the images of a folder, and their ground truth, to a new bag."""
     from stemseg_ros.media.sources import ImageFolder
@@ -273,13 +354,23 @@ def bag_from_frames(
 
     truth = read_sequence(ground_truth, format.value, sequence)
     with source, frames_progress(source.name, source.frames) as progress:
-        count = write_labelled_bag(source, truth, bag, topic=topic, frame_id=frame_id, progress=progress,
-                                   encoding=encoding.value, storage=storage.value if storage else None)
+        count = write_labelled_bag(
+            source,
+            truth,
+            bag,
+            topic=topic,
+            frame_id=frame_id,
+            progress=progress,
+            encoding=encoding.value,
+            storage=storage.value if storage else None,
+        )
     typer.echo(f"{count} labelled frames in {bag}, topic {topic}")
 
 
 @bag_app.command("info")
-def bag_info(bag: Annotated[Path, typer.Argument(help="Folder of a bag, .mcap or .db3 file.")]) -> None:
+def bag_info(
+    bag: Annotated[Path, typer.Argument(help="Folder of a bag, .mcap or .db3 file.")],
+) -> None:
     """Topics, number of messages, duration."""
     from stemseg_ros.console import print_bag
     from stemseg_ros.media.bag import bag_info as read_info
@@ -287,18 +378,33 @@ def bag_info(bag: Annotated[Path, typer.Argument(help="Folder of a bag, .mcap or
     print_bag(read_info(bag))
 
 
-def _write_bag(source: FrameSource, bag: Path, topic: str, frame_id: str,
-               encoding: Encoding, storage: Storage | None) -> None:
+def _write_bag(
+    source: FrameSource,
+    bag: Path,
+    topic: str,
+    frame_id: str,
+    encoding: Encoding,
+    storage: Storage | None,
+) -> None:
     from stemseg_ros.console import frames_progress
     from stemseg_ros.media.bag import write_bag
 
     with source, frames_progress(source.name, source.frames) as progress:
-        count = write_bag(source, bag, topic=topic, frame_id=frame_id, encoding=encoding.value,
-                          storage=None if storage is None else storage.value, progress=progress)
+        count = write_bag(
+            source,
+            bag,
+            topic=topic,
+            frame_id=frame_id,
+            encoding=encoding.value,
+            storage=None if storage is None else storage.value,
+            progress=progress,
+        )
     typer.echo(f"{count} frames in {bag}, topic {topic}")
 
 
-def config_from(name: str, settings: list[str] | None, options: dict[str, Any] | None = None) -> Config:
+def config_from(
+    name: str, settings: list[str] | None, options: dict[str, Any] | None = None
+) -> Config:
     """The preset or file with --set and the command's own options on top."""
     from stemseg_ros.config import load_config
 
@@ -316,7 +422,9 @@ def _overrides(settings: list[str]) -> dict[str, Any]:
         try:
             overrides[key.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise UsageError(f"--set {setting}: '{text}' cannot be read as a YAML value") from error
+            raise UsageError(
+                f"--set {setting}: '{text}' cannot be read as a YAML value"
+            ) from error
     return overrides
 
 
@@ -324,5 +432,7 @@ def _size(text: str) -> tuple[int, int]:
     """(width, height) from "1242x375"."""
     match = re.fullmatch(r"([0-9]+)x([0-9]+)", text)
     if match is None or not all(16 <= int(side) <= 16384 for side in match.groups()):
-        raise UsageError(f"--size {text}: expected WIDTHxHEIGHT, 16 to 16384 pixels, as in 1242x375")
+        raise UsageError(
+            f"--size {text}: expected WIDTHxHEIGHT, 16 to 16384 pixels, as in 1242x375"
+        )
     return int(match[1]), int(match[2])

@@ -29,8 +29,15 @@ if TYPE_CHECKING:
 
 def _bar(*columns: TextColumn) -> Progress:
     """On standard error, so that standard output holds results alone."""
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *columns,
-                    TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
 
 @contextmanager
@@ -48,15 +55,21 @@ def training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
         task = bar.add_task("train", total=None, loss="")
 
         def report(progress: TrainingProgress) -> None:
-            bar.update(task, completed=progress.step, total=progress.steps,
-                       loss=f"loss {progress.losses['total']:.3f}")
+            bar.update(
+                task,
+                completed=progress.step,
+                total=progress.steps,
+                loss=f"loss {progress.losses['total']:.3f}",
+            )
 
         yield report
 
 
 def print_run(summary: RunSummary, out: Path) -> None:
     """Frames, tracks, rates and latency of ``stemseg run``, and where the files are."""
-    table = Table(show_header=False, title=f"{summary.source}, {summary.config} on {summary.device}")
+    table = Table(
+        show_header=False, title=f"{summary.source}, {summary.config} on {summary.device}"
+    )
     table.add_row("frames / tracks", f"{summary.frames} / {summary.tracks}")
     table.add_row("fps, all / pipeline", f"{summary.fps:.2f} / {summary.pipeline_fps:.2f}")
     latency = summary.latency_ms
@@ -71,8 +84,11 @@ def print_run(summary: RunSummary, out: Path) -> None:
 def print_bench(report: BenchReport) -> None:
     """Milliseconds per frame by stage, rates and memory of ``stemseg bench``."""
     width, height = report.size
-    table = Table("stage", title=f"{report.config}, {width}x{height}, T {report.length}, "
-                                 f"Tc {report.overlap}, {report.mode}, {report.precision}, {report.device}")
+    table = Table(
+        "stage",
+        title=f"{report.config}, {width}x{height}, T {report.length}, "
+        f"Tc {report.overlap}, {report.mode}, {report.precision}, {report.device}",
+    )
     table.add_column("median ms / frame", justify="right")
     table.add_column("p90", justify="right")
     for stage, times in report.stages.items():
@@ -80,9 +96,12 @@ def print_bench(report: BenchReport) -> None:
     console = Console()
     console.print(table)
     cuda = f", CUDA {report.peak_cuda_mb:.0f} MB" if report.peak_cuda_mb is not None else ""
-    console.print(f"{report.fps:.2f} frames/s over {report.frames} frames, "
-                  f"{report.instances_per_frame:g} instances per frame; "
-                  f"peak memory: process {report.peak_process_mb:.0f} MB{cuda}", soft_wrap=True)
+    console.print(
+        f"{report.fps:.2f} frames/s over {report.frames} frames, "
+        f"{report.instances_per_frame:g} instances per frame; "
+        f"peak memory: process {report.peak_process_mb:.0f} MB{cuda}",
+        soft_wrap=True,
+    )
 
 
 def print_bag(info: BagInfo) -> None:
@@ -91,8 +110,10 @@ def print_bag(info: BagInfo) -> None:
     for topic in info.topics:
         table.add_row(topic.name, topic.type, str(topic.messages))
     console = Console()
-    console.print(f"{info.path}: {info.storage}, {info.messages} messages, {info.duration_ns / 1e9:.2f} s",
-                  soft_wrap=True)
+    console.print(
+        f"{info.path}: {info.storage}, {info.messages} messages, {info.duration_ns / 1e9:.2f} s",
+        soft_wrap=True,
+    )
     console.print(table)
 
 
@@ -104,8 +125,17 @@ def print_data(reports: list[EntryReport]) -> None:
     for report in reports:
         sizes = [f"{width}x{height}" for (width, height), _ in report.sizes.most_common(1)]
         sizes += [f"{len(report.sizes) - 1} other sizes"] if len(report.sizes) > 1 else []
-        objects = [f"{name} {count} ({report.masks[name]})" for name, count in sorted(report.tracks.items())]
-        table.add_row(f"{escape(report.name)}\n{report.format}, {report.share:.1%}", str(report.sequences),
-                      str(report.frames), "\n".join(sizes), "\n".join(objects), f"{report.ignored:.2%}",
-                      str(len(report.bad)))
+        objects = [
+            f"{name} {count} ({report.masks[name]})"
+            for name, count in sorted(report.tracks.items())
+        ]
+        table.add_row(
+            f"{escape(report.name)}\n{report.format}, {report.share:.1%}",
+            str(report.sequences),
+            str(report.frames),
+            "\n".join(sizes),
+            "\n".join(objects),
+            f"{report.ignored:.2%}",
+            str(len(report.bad)),
+        )
     Console().print(table)

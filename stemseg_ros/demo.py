@@ -124,8 +124,12 @@ class Bars:
 
 def _write_input(video: Path, out: Path, bars: Bars) -> int:
     with open_source(video) as source:
-        return write_bag(source, out / INPUT, topic=replay.IMAGE_TOPIC,
-                         progress=lambda done: bars.show("video to bag", done, source.frames))
+        return write_bag(
+            source,
+            out / INPUT,
+            topic=replay.IMAGE_TOPIC,
+            progress=lambda done: bars.show("video to bag", done, source.frames),
+        )
 
 
 def _summarise(frames: int, out: Path) -> DemoSummary:
@@ -133,8 +137,11 @@ def _summarise(frames: int, out: Path) -> DemoSummary:
         tracks = {(result.epoch, item.track_id) for result in reader for item in result.instances}
         messages = reader.frames
     times, values = replay.times(out), replay.diagnostics(out)
-    stages = {key.removeprefix("stage_ms."): float(value) for key, value in values.items()
-              if key.startswith("stage_ms.")}
+    stages = {
+        key.removeprefix("stage_ms."): float(value)
+        for key, value in values.items()
+        if key.startswith("stage_ms.")
+    }
     return DemoSummary(
         frames_in=frames,
         messages_out=messages,
@@ -167,8 +174,10 @@ def _draw(frames: int, out: Path, bars: Bars) -> None:
     (out / OVERVIEW).write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
 
 
-def _matched(images: ImageBagReader, results: InstanceBagReader,
-             ) -> Iterator[tuple[npt.NDArray[np.uint8], FrameResult]]:
+def _matched(
+    images: ImageBagReader,
+    results: InstanceBagReader,
+) -> Iterator[tuple[npt.NDArray[np.uint8], FrameResult]]:
     """Each image with its result. Raises ReplayError where their stamps differ."""
     for (stamp, image), result in zip(images, results, strict=True):
         if stamp != result.stamp_ns:
@@ -184,8 +193,10 @@ def _print(summary: DemoSummary, out: Path, console: Console) -> None:
     table.add_row("frames dropped", str(summary.frames_dropped))
     table.add_row("tracks", str(summary.tracks))
     table.add_row("frames per second", f"{summary.fps:.2f}")
-    table.add_row("latency ms, median / p99",
-                  f"{summary.latency_ms['median']:.0f} / {summary.latency_ms['p99']:.0f}")
+    table.add_row(
+        "latency ms, median / p99",
+        f"{summary.latency_ms['median']:.0f} / {summary.latency_ms['p99']:.0f}",
+    )
     for stage, milliseconds in summary.stage_ms.items():
         table.add_row(f"{stage}, ms per window", f"{milliseconds:.1f}")
     console.print(table)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 
 class StemsegError(Exception):
-    """A mistake in what was given (settings, files, arguments); the message names it and the remedy."""
+    """A mistake in what was given (settings, files, arguments); the message names it and the
+    remedy."""
 
 
 class MediaError(StemsegError):
@@ -31,4 +32,5 @@ def needs_extra(extra: str) -> Iterator[None]:
         if (error.name or "").partition(".")[0] == __name__.partition(".")[0]:
             raise
         raise MissingExtraError(
-            f"{error.name} is not installed; pip install 'stemseg-ros[{extra}]' brings it") from error
+            f"{error.name} is not installed; pip install 'stemseg-ros[{extra}]' brings it"
+        ) from error

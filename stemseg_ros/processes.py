@@ -27,16 +27,29 @@ class ChildProcess:
     On leaving the ``with`` block it is stopped, at the latest by SIGKILL to the whole group.
     """
 
-    def __init__(self, name: str, module: str, arguments: list[str], log: Path,
-                 environment: Mapping[str, str], patience_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: list[str],
+        log: Path,
+        environment: Mapping[str, str],
+        patience_s: float = 5.0,
+    ) -> None:
         self.name = name
         self.log = log
         self._patience_s = patience_s
         with log.open("wb") as output:
-            # A session of its own: Ctrl-C reaches the parent alone, which stops its children in order.
+            # A session of its own: Ctrl-C reaches the parent alone, which stops its children in
+            # order.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments], env=dict(environment), stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+                [sys.executable, "-m", module, *arguments],
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:
@@ -50,7 +63,9 @@ class ChildProcess:
 
     def tail(self, lines: int = 4) -> str:
         """The last lines of its output."""
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+        return "\n".join(
+            self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+        )
 
     def stop(self) -> int:
         """SIGINT, and after patience_s seconds SIGKILL; the exit code."""
@@ -70,15 +85,22 @@ class ChildProcess:
 
 
 def ros_environment() -> dict[str, str]:
-    """This environment, with a free ROS domain, on this machine only, and shared memory for whole images."""
+    """This environment, with a free ROS domain, on this machine only, and shared memory for whole
+    images."""
     profile = str(resource_path("config/fastdds_shm.xml"))
-    return {**os.environ, "ROS_DOMAIN_ID": str(free_domain()), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-            "FASTRTPS_DEFAULT_PROFILES_FILE": profile, "FASTDDS_DEFAULT_PROFILES_FILE": profile,
-            "PYTHONUNBUFFERED": "1"}
+    return {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(free_domain()),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
+        "FASTDDS_DEFAULT_PROFILES_FILE": profile,
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def free_domain() -> int:
-    """A ROS domain without participants on this machine: the first one would hold a fixed UDP port."""
+    """A ROS domain without participants on this machine: the first one would hold a fixed UDP
+    port."""
     for domain in random.sample(DOMAINS, len(DOMAINS)):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
@@ -91,7 +113,8 @@ def free_domain() -> int:
 
 @contextmanager
 def termination_as_exit() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind the program instead of ending it at once, so that children are stopped."""
+    """SIGTERM and SIGHUP unwind the program instead of ending it at once, so that children are
+    stopped."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

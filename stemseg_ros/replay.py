@@ -23,7 +23,11 @@ from stemseg_ros.processes import ChildProcess, ros_environment
 
 IMAGE_TOPIC = "/camera/image_raw"
 INSTANCES, PUBLISHED, RECEIVED, DIAGNOSTICS = (
-    "instances.mcap", "published.jsonl", "received.jsonl", "diagnostics.json")
+    "instances.mcap",
+    "published.jsonl",
+    "received.jsonl",
+    "diagnostics.json",
+)
 FILES = (INSTANCES, PUBLISHED, RECEIVED, DIAGNOSTICS, "node.log", "player.log", "recorder.log")
 """What a replay leaves in its folder."""
 START_TIMEOUT_S = 180.0
@@ -63,13 +67,6 @@ def check_ros() -> None:
             )
 
 
-def in_flight(window: WindowConfig) -> int:
-    """Frames without an answer that keep the node busy: a window, and meanwhile the new ones of
-    the next."""
-    delayed = 2 * window.stride if window.mode == "offline" else 0
-    return window.length + window.stride + delayed
-
-
 def node_arguments(
     settings: Config, config: str, checkpoint: str | None, device: str
 ) -> list[str]:
@@ -79,7 +76,7 @@ def node_arguments(
         "device": device,
         "autostart": "true",
         "node.qos_image": "reliable",
-        "node.queue_size": str(max(in_flight(settings.window), settings.node.queue_size)),
+        "node.queue_size": str(max(settings.window.in_flight, settings.node.queue_size)),
         # The player says when the stream ends; a busy machine is no reason to cut a
         # window short.
         "window.flush_after": "0.0",
@@ -110,6 +107,7 @@ def play_through_node(
     environment = ros_environment()
     published, received = GrowingLines(out / PUBLISHED), GrowingLines(out / RECEIVED)
     with ExitStack() as stack:
+
         def start(name: str, arguments: list[str]) -> ChildProcess:
             return stack.enter_context(
                 ChildProcess(
@@ -121,8 +119,17 @@ def play_through_node(
             return max(0, len(received.read()) - 1)  # the first line says that the node was found
 
         node = start("node", arguments)
-        recorder = start("recorder", ["--out", str(out / INSTANCES), "--log", str(out / RECEIVED),
-                                      "--diagnostics", str(out / DIAGNOSTICS)])
+        recorder = start(
+            "recorder",
+            [
+                "--out",
+                str(out / INSTANCES),
+                "--log",
+                str(out / RECEIVED),
+                "--diagnostics",
+                str(out / DIAGNOSTICS),
+            ],
+        )
         show(STARTS, 0, None)
         if not _wait(lambda: bool(received.read()), START_TIMEOUT_S, node, recorder):
             raise _failure(node, f"was not ready after {START_TIMEOUT_S:g} s")
@@ -137,7 +144,7 @@ def play_through_node(
                 "--rate",
                 f"{rate:g}",
                 "--in-flight",
-                str(in_flight(window)),
+                str(window.in_flight),
                 "--timeout",
                 str(ANSWER_TIMEOUT_S),
                 "--log",
@@ -227,5 +234,7 @@ def times(out: Path) -> Times:
             f"{len(published)} frames went in, {len(received)} results came out; the node "
             f"dropped {dropped}; see {out / 'node.log'}"
         )
-    return Times((max(received.values()) - min(published.values())) / 1e9,
-                 [(received[stamp] - published[stamp]) / 1e6 for stamp in published])
+    return Times(
+        (max(received.values()) - min(published.values())) / 1e9,
+        [(received[stamp] - published[stamp]) / 1e6 for stamp in published],
+    )

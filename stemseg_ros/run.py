@@ -1,4 +1,5 @@
-"""What ``stemseg run`` does: a video, folder or bag through the pipeline; text, overlay and summary out."""
+"""What ``stemseg run`` does: a video, folder or bag through the pipeline; text, overlay and
+summary out."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class RunSummary:
     pipeline_fps: float
     """The same, counting only the time inside the pipeline."""
     latency_ms: dict[str, float]
-    """median and p99 from handing a frame in to having its result; frames come as fast as they are taken."""
+    """median and p99 from handing a frame in to having its result; frames come as fast as they are
+    taken."""
     stage_ms: dict[str, float]
     """Median milliseconds per window, by stage."""
     versions: dict[str, str]
@@ -74,7 +76,10 @@ class Timings:
     inside: float = 0.0
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
     """One value a window."""
-    def results(self, call: Callable[[], list[FrameResult]], pipeline: Pipeline) -> list[FrameResult]:
+
+    def results(
+        self, call: Callable[[], list[FrameResult]], pipeline: Pipeline
+    ) -> list[FrameResult]:
         """Call push or flush and take the time."""
         start = time.perf_counter()
         results = call()
@@ -98,12 +103,20 @@ def prepare_output(out: Path) -> None:
         raise MediaError(f"cannot write to the folder {out}: {error.strerror}") from error
 
 
-def run_source(source: FrameSource, pipeline: Pipeline, out: Path, *, checkpoint: str, device: str,
-               progress: Callable[[int], None] = lambda frames: None) -> RunSummary:
-    """Push all frames through the pipeline; write instances.txt, overlay.mp4 and summary.json into ``out``.
+def run_source(
+    source: FrameSource,
+    pipeline: Pipeline,
+    out: Path,
+    *,
+    checkpoint: str,
+    device: str,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> RunSummary:
+    """Push all frames through the pipeline; write instances.txt, overlay.mp4 and summary.json into
+    ``out``.
 
-    Images are kept only until their result is there. ``progress`` is called with the number of frames done.
-    checkpoint and device: as they shall stand in the summary. Raises MediaError.
+    Images are kept only until their result is there. ``progress`` is called with the number of
+    frames done. checkpoint and device: as they shall stand in the summary. Raises MediaError.
     """
     collector, timings = TrackCollector(), Timings(pipeline.stage_ms)
     pending: deque[Image] = deque()
@@ -122,19 +135,32 @@ def run_source(source: FrameSource, pipeline: Pipeline, out: Path, *, checkpoint
     write_results(out / "instances.txt", rows)
     elapsed = time.perf_counter() - start
     summary = RunSummary(
-        source=source.name, config=pipeline.config.name, checkpoint=checkpoint, device=device,
-        frames=collector.frames, tracks=len(collector.tracks), epochs=len(epochs),
-        fps=round(collector.frames / elapsed, 3), pipeline_fps=round(collector.frames / timings.inside, 3),
+        source=source.name,
+        config=pipeline.config.name,
+        checkpoint=checkpoint,
+        device=device,
+        frames=collector.frames,
+        tracks=len(collector.tracks),
+        epochs=len(epochs),
+        fps=round(collector.frames / elapsed, 3),
+        pipeline_fps=round(collector.frames / timings.inside, 3),
         latency_ms=percentiles([1000 * seconds for seconds in timings.latency]),
         stage_ms={stage: round(median(values), 3) for stage, values in timings.stages_ms.items()},
-        versions=versions(), track_list=_track_list(collector))
+        versions=versions(),
+        track_list=_track_list(collector),
+    )
     write_json(out / "summary.json", asdict(summary))
     return summary
 
 
-def push_all(source: FrameSource, pipeline: Pipeline, timings: Timings,
-             seen: Callable[[Image], object] = lambda image: None) -> Iterator[list[FrameResult]]:
-    """Results of each push and of the flush at the end, timed; ``seen`` is called with each image before."""
+def push_all(
+    source: FrameSource,
+    pipeline: Pipeline,
+    timings: Timings,
+    seen: Callable[[Image], object] = lambda image: None,
+) -> Iterator[list[FrameResult]]:
+    """Results of each push and of the flush at the end, timed; ``seen`` is called with each image
+    before."""
     for stamp_ns, image in source:
         seen(image)
         timings.pushed.append(time.perf_counter())
@@ -143,21 +169,36 @@ def push_all(source: FrameSource, pipeline: Pipeline, timings: Timings,
 
 
 def _track_list(collector: TrackCollector) -> list[TrackSummary]:
-    return [TrackSummary(id=track.class_id * IDS_PER_CLASS + n, track_id=track_id, epoch=epoch,
-                         class_id=track.class_id, frames=len(track.masks), first=track.first, last=track.last)
-            for n, ((epoch, track_id), track) in enumerate(collector.numbered(), start=1)]
+    return [
+        TrackSummary(
+            id=track.class_id * IDS_PER_CLASS + n,
+            track_id=track_id,
+            epoch=epoch,
+            class_id=track.class_id,
+            frames=len(track.masks),
+            first=track.first,
+            last=track.last,
+        )
+        for n, ((epoch, track_id), track) in enumerate(collector.numbered(), start=1)
+    ]
 
 
 def percentiles(milliseconds: list[float]) -> dict[str, float]:
     """median and p99, rounded to microseconds."""
-    return {"median": round(float(np.median(milliseconds)), 3),
-            "p99": round(float(np.percentile(milliseconds, 99)), 3)}
+    return {
+        "median": round(float(np.median(milliseconds)), 3),
+        "p99": round(float(np.percentile(milliseconds, 99)), 3),
+    }
 
 
 def versions() -> dict[str, str]:
     """What computed the numbers."""
-    return {"stemseg": stemseg_ros.__version__, "torch": torch.__version__, "numpy": np.__version__,
-            "python": platform.python_version()}
+    return {
+        "stemseg": stemseg_ros.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def write_json(path: Path, content: object) -> None:

@@ -16,9 +16,12 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 
 
 def _claim_ros_domain() -> tuple[int, IO[str]]:
-    """A ROS domain that no other test process on this machine uses; it is ours while the file stays open."""
+    """A ROS domain that no other test process on this machine uses; it is ours while the file
+    stays open."""
     for offset in range(100):
-        domain = 1 + (os.getpid() + offset) % 100  # above 101 the ports meet the ephemeral ones of Linux
+        domain = (
+            1 + (os.getpid() + offset) % 100
+        )  # above 101 the ports meet the ephemeral ones of Linux
         handle = (Path(tempfile.gettempdir()) / f"stemseg-test-domain-{domain}.lock").open("a")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

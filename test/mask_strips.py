@@ -28,9 +28,14 @@ def row(frame: int, track: int, first: int, last: int, class_id: int = CAR) -> R
     return ResultRow(frame, class_id * 1000 + track, class_id, strip(first, last))
 
 
-def sequence(rows: Iterable[ResultRow], frames: int = 10, name: str = "0000",
-             ignored: Mapping[int, Rle] | None = None, scores: Mapping[int, float] | None = None,
-             classes: Mapping[int, str] = CLASSES) -> SequenceMasks:
+def sequence(
+    rows: Iterable[ResultRow],
+    frames: int = 10,
+    name: str = "0000",
+    ignored: Mapping[int, Rle] | None = None,
+    scores: Mapping[int, float] | None = None,
+    classes: Mapping[int, str] = CLASSES,
+) -> SequenceMasks:
     return SequenceMasks(
         name, (HEIGHT, WIDTH), frames, classes, tuple(rows), ignored or {}, scores or {}
     )

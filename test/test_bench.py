@@ -15,7 +15,8 @@ from stemseg_ros.records import FrameResult
 
 
 class SteadyPipeline:
-    """Two frames a window; 100 ms for the first window, then 6 ms; ``withheld`` windows come out late."""
+    """Two frames a window; 100 ms for the first window, then 6 ms; ``withheld`` windows come out
+    late."""
 
     def __init__(self, windows_a_result: int = 1) -> None:
         self.config = Config(name="steady")
@@ -42,8 +43,15 @@ class SteadyPipeline:
 
 def test_report_leaves_the_warm_up_out_and_divides_by_frames() -> None:
     done: list[int] = []
-    report = bench(SteadyPipeline(), (64, 48), frames=5, warmup=2, checkpoint="random",  # type: ignore[arg-type]
-                   device=torch.device("cpu"), progress=done.append)
+    report = bench(
+        SteadyPipeline(),
+        (64, 48),
+        frames=5,
+        warmup=2,
+        checkpoint="random",  # type: ignore[arg-type]
+        device=torch.device("cpu"),
+        progress=done.append,
+    )
     assert report.stages["backbone"] == StageTime(3.0, 3.0)
     assert (report.warmup, report.frames, report.instances_per_frame) == (2, 6, 3.0)
     assert list(report.stages) == ["backbone", END_TO_END]
@@ -52,8 +60,12 @@ def test_report_leaves_the_warm_up_out_and_divides_by_frames() -> None:
 
 
 def test_windows_whose_frames_come_out_later_are_counted() -> None:
-    measured = measure(SteadyPipeline(windows_a_result=2), moving_scene((64, 48)), 8,  # type: ignore[arg-type]
-                       lambda done: None)
+    measured = measure(
+        SteadyPipeline(windows_a_result=2),
+        moving_scene((64, 48)),
+        8,  # type: ignore[arg-type]
+        lambda done: None,
+    )
     assert measured.frames == 8
     assert measured.stages["backbone"] == [106 / 4, 12 / 4]
 

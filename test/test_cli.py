@@ -1,4 +1,5 @@
-"""The commands end to end on tiny inputs, and what they say about every mistake: one line, exit code 2."""
+"""The commands end to end on tiny inputs, and what they say about every mistake: one line, exit
+code 2."""
 
 from __future__ import annotations
 
@@ -49,24 +50,45 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty").mkdir()
     (folder / "bad.mp4").write_text("no video")
     (folder / "broken.yaml").write_text("window: [")
-    made = stemseg("bag", "from-frames", folder / "images", folder / "bag", "--fps", 5, "--topic", "/cam")
+    made = stemseg(
+        "bag", "from-frames", folder / "images", folder / "bag", "--fps", 5, "--topic", "/cam"
+    )
     assert made.exit_code == 0, made.output
     return folder
 
 
-@pytest.mark.parametrize("source, options", [
-    ("drive.mp4", []),
-    ("images", ["--fps", "5"]),
-    ("images/*.png", []),
-    ("bag", ["--topic", "/cam"]),
-    ("bag", []),
-], ids=["video", "folder", "pattern", "bag", "bag with one topic"])
+@pytest.mark.parametrize(
+    "source, options",
+    [
+        ("drive.mp4", []),
+        ("images", ["--fps", "5"]),
+        ("images/*.png", []),
+        ("bag", ["--topic", "/cam"]),
+        ("bag", []),
+    ],
+    ids=["video", "folder", "pattern", "bag", "bag with one topic"],
+)
 def test_run(files: Path, tmp_path: Path, source: str, options: list[str]) -> None:
-    result = stemseg("run", files / source, "--config", files / "tiny.yaml", "--checkpoint", "random",
-                     "--device", "cpu", "--out", tmp_path / "out", *options)
+    result = stemseg(
+        "run",
+        files / source,
+        "--config",
+        files / "tiny.yaml",
+        "--checkpoint",
+        "random",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "out",
+        *options,
+    )
     assert result.exit_code == 0, result.output
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["frames"] == 7 and summary["config"] == "tiny" and summary["checkpoint"] == "random"
+    assert (
+        summary["frames"] == 7
+        and summary["config"] == "tiny"
+        and summary["checkpoint"] == "random"
+    )
     assert set(summary["stage_ms"]) == {"backbone", "heads", "cluster", "link", "encode"}
     video = Video(tmp_path / "out" / "overlay.mp4")
     assert len(list(video)) == 7
@@ -77,24 +99,48 @@ def test_run(files: Path, tmp_path: Path, source: str, options: list[str]) -> No
 
 
 def test_set_changes_a_setting(files: Path, tmp_path: Path) -> None:
-    result = stemseg("run", files / "drive.mp4", "--config", files / "tiny.yaml", "--checkpoint", "random",
-                     "--device", "cpu", "--out", tmp_path, "--set", "output.min_area=1000000")
+    result = stemseg(
+        "run",
+        files / "drive.mp4",
+        "--config",
+        files / "tiny.yaml",
+        "--checkpoint",
+        "random",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path,
+        "--set",
+        "output.min_area=1000000",
+    )
     assert result.exit_code == 0, result.output
     assert (tmp_path / "instances.txt").read_text() == ""
 
 
-def test_tracks_that_the_text_cannot_hold_are_reported(files: Path, tmp_path: Path,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracks_that_the_text_cannot_hold_are_reported(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kitti_text, "MAX_TRACKS", 0)
-    result = stemseg("run", files / "drive.mp4", "--config", files / "tiny.yaml", "--checkpoint", "random",
-                     "--device", "cpu", "--out", tmp_path)
+    result = stemseg(
+        "run",
+        files / "drive.mp4",
+        "--config",
+        files / "tiny.yaml",
+        "--checkpoint",
+        "random",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path,
+    )
     tracks = json.loads((tmp_path / "summary.json").read_text())["tracks"]
     assert result.exit_code == 0 and tracks > 0
     assert f"holds the 0 largest of {tracks} tracks" in result.stderr
 
 
-def test_a_video_that_ends_early_is_reported(files: Path, tmp_path: Path,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_that_ends_early_is_reported(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     announced = Video.__init__
 
     def more(self: Video, path: Path, fps: float | None = None) -> None:
@@ -102,27 +148,75 @@ def test_a_video_that_ends_early_is_reported(files: Path, tmp_path: Path,
         self.frames = 9
 
     monkeypatch.setattr(Video, "__init__", more)
-    result = stemseg("run", files / "drive.mp4", "--config", files / "tiny.yaml", "--checkpoint", "random",
-                     "--device", "cpu", "--out", tmp_path)
+    result = stemseg(
+        "run",
+        files / "drive.mp4",
+        "--config",
+        files / "tiny.yaml",
+        "--checkpoint",
+        "random",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path,
+    )
     assert result.exit_code == 0 and "announces 9 frames, 7 came" in result.stderr
 
 
 def test_bench(files: Path, tmp_path: Path) -> None:
-    result = stemseg("bench", "--config", files / "tiny.yaml", "--device", "cpu", "--size", "64x48",
-                     "--length", 2, "--overlap", 1, "--frames", 3, "--warmup", 1,
-                     "--json", tmp_path / "bench.json", "--set", "clustering.min_heat=0.3")
+    result = stemseg(
+        "bench",
+        "--config",
+        files / "tiny.yaml",
+        "--device",
+        "cpu",
+        "--size",
+        "64x48",
+        "--length",
+        2,
+        "--overlap",
+        1,
+        "--frames",
+        3,
+        "--warmup",
+        1,
+        "--json",
+        tmp_path / "bench.json",
+        "--set",
+        "clustering.min_heat=0.3",
+    )
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "bench.json").read_text())
-    assert (report["length"], report["overlap"], report["size"], report["frames"]) == (2, 1, [64, 48], 3)
-    assert list(report["stages"]) == ["backbone", "heads", "cluster", "link", "encode", "end_to_end"]
+    assert (report["length"], report["overlap"], report["size"], report["frames"]) == (
+        2,
+        1,
+        [64, 48],
+        3,
+    )
+    assert list(report["stages"]) == [
+        "backbone",
+        "heads",
+        "cluster",
+        "link",
+        "encode",
+        "end_to_end",
+    ]
     times = {stage: value["median_ms"] for stage, value in report["stages"].items()}
     assert 0 < times["backbone"] < times["end_to_end"]
     assert "end_to_end" in result.stdout and "peak memory" in result.stdout
 
 
 def test_bag_from_video_keeps_the_stamps(files: Path, tmp_path: Path) -> None:
-    made = stemseg("bag", "from-video", files / "drive.mp4", tmp_path / "bag", "--encoding", "jpeg",
-                   "--storage", "sqlite3")
+    made = stemseg(
+        "bag",
+        "from-video",
+        files / "drive.mp4",
+        tmp_path / "bag",
+        "--encoding",
+        "jpeg",
+        "--storage",
+        "sqlite3",
+    )
     assert made.exit_code == 0 and "7 frames" in made.stdout, made.output
     info = stemseg("bag", "info", tmp_path / "bag")
     assert info.exit_code == 0
@@ -131,8 +225,19 @@ def test_bag_from_video_keeps_the_stamps(files: Path, tmp_path: Path) -> None:
 
 
 def run_on(source: str, *more: str) -> tuple[str, ...]:
-    return ("run", source, "--out", "{out}", "--config", "{files}/tiny.yaml", "--checkpoint", "random",
-            "--device", "cpu", *more)
+    return (
+        "run",
+        source,
+        "--out",
+        "{out}",
+        "--config",
+        "{files}/tiny.yaml",
+        "--checkpoint",
+        "random",
+        "--device",
+        "cpu",
+        *more,
+    )
 
 
 def run(*more: str) -> tuple[str, ...]:
@@ -144,16 +249,28 @@ MISTAKES: list[tuple[tuple[str, ...], list[str]]] = [
     (run_on("{files}/bad.mp4"), ["bad.mp4", "not readable as a video"]),
     (run_on("{files}/empty"), ["no images in this folder", "empty"]),
     (run_on("{files}/tiny.yaml"), ["unknown type '.yaml'", "expected a video"]),
-    (run_on("{files}/bag", "--topic", "/car"), ["no topic named '/car'", "/cam (sensor_msgs/msg/Image"]),
+    (
+        run_on("{files}/bag", "--topic", "/car"),
+        ["no topic named '/car'", "/cam (sensor_msgs/msg/Image"],
+    ),
     (run_on("{files}/bag", "--fps", "5"), ["is a bag, whose frames have stamps already"]),
     (run_on("{files}/images", "--fps", "0"), ["frame rate must be above 0"]),
     (run("--topic", "/cam"), ["is no ROS 2 bag, so it has no topic '/cam'"]),
-    (run("--set", "window.overlpa=2"), ["unknown setting 'window.overlpa'; did you mean 'window.overlap'?"]),
+    (
+        run("--set", "window.overlpa=2"),
+        ["unknown setting 'window.overlpa'; did you mean 'window.overlap'?"],
+    ),
     (run("--set", "window.overlap"), ["--set window.overlap: expected KEY=VALUE"]),
-    (run("--set", "window.overlap=["), ["--set window.overlap=[", "cannot be read as a YAML value"]),
+    (
+        run("--set", "window.overlap=["),
+        ["--set window.overlap=[", "cannot be read as a YAML value"],
+    ),
     (run("--set", "window.overlap=many"), ["window.overlap", "valid integer", "'many'"]),
     (run("--set", "window.overlap=4"), ["overlap 4 is not below length 4"]),
-    (run("--config", "kiti_mots"), ["no preset and no file named 'kiti_mots'; did you mean 'kitti_mots'?"]),
+    (
+        run("--config", "kiti_mots"),
+        ["no preset and no file named 'kiti_mots'; did you mean 'kitti_mots'?"],
+    ),
     (run("--config", "{files}/broken.yaml"), ["broken.yaml: not readable as YAML"]),
     (run("--device", "gpu"), ["unknown device 'gpu'", "auto, cpu, cuda"]),
     (run("--device", "cuda"), ["no CUDA device for 'cuda': there is none"]),
@@ -177,11 +294,20 @@ MISTAKES: list[tuple[tuple[str, ...], list[str]]] = [
 
 
 @pytest.mark.parametrize("arguments, words", MISTAKES, ids=[words[0] for _, words in MISTAKES])
-def test_mistakes_end_in_one_line_and_code_2(files: Path, tmp_path: Path, arguments: tuple[str, ...],
-                                            words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_end_in_one_line_and_code_2(
+    files: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    result = stemseg(*(text.replace("{files}", str(files)).replace("{out}", str(tmp_path / "out"))
-                       for text in arguments))
+    result = stemseg(
+        *(
+            text.replace("{files}", str(files)).replace("{out}", str(tmp_path / "out"))
+            for text in arguments
+        )
+    )
     assert result.exit_code == 2, result.output
     messages = [line for line in result.stderr.splitlines() if line.startswith("stemseg: ")]
     assert len(messages) == 1, result.output
@@ -189,12 +315,15 @@ def test_mistakes_end_in_one_line_and_code_2(files: Path, tmp_path: Path, argume
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (("run", "x.mp4"), "Missing option '--out'"),
-    (("fly",), "No such command 'fly'"),
-    (("bench", "--frames", "0"), "'--frames'"),
-    (("bag", "from-frames", "a", "b", "--encoding", "gif"), "'gif'"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("run", "x.mp4"), "Missing option '--out'"),
+        (("fly",), "No such command 'fly'"),
+        (("bench", "--frames", "0"), "'--frames'"),
+        (("bag", "from-frames", "a", "b", "--encoding", "gif"), "'gif'"),
+    ],
+)
 def test_wrong_usage_has_code_2(arguments: tuple[str, ...], words: str) -> None:
     result = stemseg(*arguments)
     assert result.exit_code == 2
@@ -206,10 +335,17 @@ def test_version() -> None:
 
 
 def test_help_is_quick_because_torch_stays_out() -> None:
-    code = ("import sys\nfrom stemseg_ros.cli import app\n"
-            "try: app(['--help'])\nexcept SystemExit: pass\n"
-            "print(sorted(set(sys.modules) & {'torch', 'cv2', 'av', 'numpy', 'rosbags', 'pydantic'}))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)})
+    code = (
+        "import sys\nfrom stemseg_ros.cli import app\n"
+        "try: app(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted(set(sys.modules) & {'torch', 'cv2', 'av', 'numpy', 'rosbags', 'pydantic'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
     assert done.stdout.splitlines()[-1] == "[]"
     assert all(command in done.stdout for command in ("demo", "run", "bench", "train", "bag"))

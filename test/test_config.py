@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from stemseg_ros.config import (
     Config,
     ConfigError,
+    WindowConfig,
     dump_config,
     load_config,
     preset_names,
@@ -168,3 +169,15 @@ def test_the_tree_is_immutable() -> None:
     changed = update_config(config, {"clustering.min_heat": 0.5})
     assert (changed.clustering.min_heat, changed.window) == (0.5, config.window)
     assert config.clustering.min_heat != 0.5
+
+
+@pytest.mark.parametrize(
+    ("window", "frames"),
+    [
+        (WindowConfig(length=8, overlap=4), 12),
+        (WindowConfig(length=8, overlap=4, mode="online"), 9),
+        (WindowConfig(length=8, overlap=4, mode="offline"), 20),  # two windows later
+    ],
+)
+def test_frames_in_flight(window: WindowConfig, frames: int) -> None:
+    assert window.in_flight == frames

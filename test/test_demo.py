@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 
 from stemseg_ros import demo, replay
-from stemseg_ros.config import WindowConfig
 from stemseg_ros.demo import DemoSummary, run_demo
 from stemseg_ros.errors import MediaError, StemsegError
 from stemseg_ros.media.bag import bag_info
@@ -81,7 +80,8 @@ def test_every_frame_comes_out(tmp_path: Path, config: str, video: Path) -> None
 
 @pytest.mark.ros
 def test_a_failing_node_is_reported_with_its_last_words(
-        tmp_path: Path, config: str, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, config: str, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         replay, "node_arguments", lambda *_: ["--ros-args", "-p", "window.lenght:=4"]
     )
@@ -92,18 +92,22 @@ def test_a_failing_node_is_reported_with_its_last_words(
 
 @pytest.mark.parametrize("module, what", [("rclpy", "ROS 2"), ("stemseg", "message package")])
 def test_without_ros_it_says_what_is_missing(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, what: str) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, what: str
+) -> None:
     monkeypatch.setattr(replay, "find_spec", lambda name: None if name == module else object())
     with pytest.raises(ReplayError, match=f"{what}.*make setup"):
         run_demo(tmp_path / "out")
 
 
 @pytest.mark.ros
-@pytest.mark.parametrize("arguments, message", [
-    ({"config": "liet"}, "did you mean 'lite'"),
-    ({"checkpoint": "none.safetensors"}, "none.safetensors"),
-    ({"video": Path("none.mp4"), "checkpoint": "random"}, "none.mp4"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"config": "liet"}, "did you mean 'lite'"),
+        ({"checkpoint": "none.safetensors"}, "none.safetensors"),
+        ({"video": Path("none.mp4"), "checkpoint": "random"}, "none.mp4"),
+    ],
+)
 def test_wrong_arguments_start_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, object], message: str
 ) -> None:
@@ -130,21 +134,6 @@ def test_the_summary_has_the_promised_fields() -> None:
         "stage_ms",
         "device",
     ]
-
-
-@pytest.mark.parametrize(
-    "window, frames",
-    [
-        (WindowConfig(length=8, overlap=4), 12),
-        (WindowConfig(length=8, overlap=4, mode="online"), 9),
-        (
-            WindowConfig(length=8, overlap=4, mode="offline"),
-            20,
-        ),  # answers come up to two windows later
-    ],
-)
-def test_frames_in_flight(window: WindowConfig, frames: int) -> None:
-    assert replay.in_flight(window) == frames
 
 
 def recorded(out: Path, published: list[tuple[int, int]], received: list[tuple[int, int]]) -> Path:

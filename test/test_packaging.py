@@ -60,7 +60,11 @@ def setup_cfg() -> configparser.ConfigParser:
 def names(requirements: str | Iterable[str]) -> set[str]:
     """Normalised distribution names of requirement lines; options and comments are left out."""
     lines = requirements.splitlines() if isinstance(requirements, str) else requirements
-    found = (re.match(r"[A-Za-z0-9._-]+", line.strip()) for line in lines if not line.startswith(("-", "#")))
+    found = (
+        re.match(r"[A-Za-z0-9._-]+", line.strip())
+        for line in lines
+        if not line.startswith(("-", "#"))
+    )
     return {re.sub(r"[-_.]+", "-", match[0]).lower() for match in found if match}
 
 
@@ -72,7 +76,11 @@ def required(extra: str | None = None) -> set[str]:
 
 
 def pinned(*files: str) -> set[str]:
-    return {name for file in files for name in names((ROOT / "requirements" / f"{file}.txt").read_text())}
+    return {
+        name
+        for file in files
+        for name in names((ROOT / "requirements" / f"{file}.txt").read_text())
+    }
 
 
 def package_xml() -> ElementTree.Element:
@@ -100,18 +108,23 @@ def third_party_imports(files: Iterable[Path]) -> dict[str, Path]:
 
 
 def part(path: Path) -> str:
-    """The folder of the package that a file belongs to where it may need ROS or an extra, else "core"."""
+    """The folder of the package that a file belongs to where it may need ROS or an extra, else
+    "core"."""
     folder = path.relative_to(PACKAGE).parts[0]
     return folder if folder in ("ros", *EXTRAS) else "core"
 
 
 def core_modules() -> list[str]:
-    paths = (path.relative_to(ROOT) for path in sorted(PACKAGE.rglob("*.py")) if part(path) == "core")
+    paths = (
+        path.relative_to(ROOT) for path in sorted(PACKAGE.rglob("*.py")) if part(path) == "core"
+    )
     return [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
 
 
 def test_version_is_the_same_everywhere() -> None:
-    changelog = re.search(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    changelog = re.search(
+        r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
     assert changelog is not None
     assert package_xml().findtext("version") == stemseg_ros.__version__ == changelog[1]
     assert setup_cfg()["metadata"]["version"] == "attr: stemseg_ros.__version__"
@@ -142,7 +155,9 @@ def test_every_message_is_built() -> None:
 
 
 def test_ament_and_pip_install_the_same_folders() -> None:
-    ament = re.search(r"install\(DIRECTORY ([\w ]+) DESTINATION share", (ROOT / "CMakeLists.txt").read_text())
+    ament = re.search(
+        r"install\(DIRECTORY ([\w ]+) DESTINATION share", (ROOT / "CMakeLists.txt").read_text()
+    )
     pip = re.search(r"setup\(data_files=shared_files\((.*)\)\)", (ROOT / "setup.py").read_text())
     assert ament is not None and pip is not None
     assert tuple(ament[1].split()) == AMENT_SHARED
@@ -189,7 +204,10 @@ def test_package_xml_declares_what_pip_requires() -> None:
 
 def console_scripts() -> list[tuple[str, str]]:
     lines = setup_cfg()["options.entry_points"]["console_scripts"].strip().splitlines()
-    return [(name.strip(), target.strip()) for name, _, target in (line.partition("=") for line in lines)]
+    return [
+        (name.strip(), target.strip())
+        for name, _, target in (line.partition("=") for line in lines)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -220,9 +238,17 @@ for module in {modules!r}:
 
 
 def test_core_imports_without_ros_and_without_extras() -> None:
-    extras = {name for extra in ("train", "eval", "export", "dev") for name in required(extra) - required()}
+    extras = {
+        name
+        for extra in ("train", "eval", "export", "dev")
+        for name in required(extra) - required()
+    }
     ros = {name for name in ros_dependencies() if not name.startswith("python3-")}
-    blocked = {name.replace("-", "_") for name in extras | ros} | {"stemseg", "cv_bridge", "onnxruntime"}
+    blocked = {name.replace("-", "_") for name in extras | ros} | {
+        "stemseg",
+        "cv_bridge",
+        "onnxruntime",
+    }
     code = BLOCKED_IMPORT.format(blocked=blocked, modules=core_modules())
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -234,13 +260,23 @@ def test_wheel_carries_the_shared_folders(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
     command += ["--no-index", "-w", str(tmp_path), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     installed = zipfile.ZipFile(wheel).namelist()
     shared = [path for name in PIP_SHARED for path in (ROOT / name).rglob("*") if path.is_file()]
-    expected = {f"share/stemseg/{path.relative_to(ROOT)}" for path in shared if path.suffix != ".pyc"}
+    expected = {
+        f"share/stemseg/{path.relative_to(ROOT)}" for path in shared if path.suffix != ".pyc"
+    }
     assert expected <= {name.partition(".data/data/")[2] for name in installed}
     assert {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")} <= set(installed)

@@ -20,10 +20,10 @@ from stemseg_ros.processes import ChildProcess, free_domain
 MODULES = {
     "obedient": "import time\nprint('ready', flush=True)\ntime.sleep(60)\n",
     "stubborn": "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-                "print('ready', flush=True)\ntime.sleep(60)\n",
+    "print('ready', flush=True)\ntime.sleep(60)\n",
     "parent": "import subprocess, sys, time\n"
-              "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-              "print('grandchild', child.pid, flush=True)\ntime.sleep(60)\n",
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+    "print('grandchild', child.pid, flush=True)\ntime.sleep(60)\n",
     "failing": "print('first')\nprint('second')\nraise SystemExit(3)\n",
 }
 
@@ -35,7 +35,9 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Ch
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def start(name: str) -> ChildProcess:
-        return ChildProcess(name, f"module_{name}", [], tmp_path / f"{name}.log", os.environ, patience_s=0.5)
+        return ChildProcess(
+            name, f"module_{name}", [], tmp_path / f"{name}.log", os.environ, patience_s=0.5
+        )
 
     return start
 
@@ -57,7 +59,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("name, code", [("obedient", -signal.SIGINT), ("stubborn", -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    "name, code", [("obedient", -signal.SIGINT), ("stubborn", -signal.SIGKILL)]
+)
 def test_stop(start: Callable[[str], ChildProcess], name: str, code: int) -> None:
     with start(name) as child:
         assert eventually(lambda: "ready" in child.tail())
@@ -87,7 +91,8 @@ import os, sys, time
 from pathlib import Path
 from stemseg_ros.processes import ChildProcess, termination_as_exit
 log = Path(sys.argv[1])
-with termination_as_exit(), ChildProcess("child", "module_stubborn", [], log, os.environ, 0.5) as child:
+process = ChildProcess("child", "module_stubborn", [], log, os.environ, 0.5)
+with termination_as_exit(), process as child:
     print(child.pid, flush=True)
     time.sleep(60)
 """
@@ -95,9 +100,14 @@ with termination_as_exit(), ChildProcess("child", "module_stubborn", [], log, os
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_the_parent_ends_the_child(
-        start: Callable[[str], ChildProcess], tmp_path: Path, number: signal.Signals) -> None:
-    program = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path / "log")], stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, text=True)
+    start: Callable[[str], ChildProcess], tmp_path: Path, number: signal.Signals
+) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "log")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     assert program.stdout is not None
     child = int(program.stdout.readline())
     program.send_signal(number)
@@ -111,7 +121,9 @@ def test_an_occupied_domain_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> N
         other = free_domain()
     monkeypatch.setattr(processes, "DOMAINS", [taken, other])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as participant:
-        participant.bind(("", 7400 + 250 * taken + 10))  # where the first participant of the domain listens
+        participant.bind(
+            ("", 7400 + 250 * taken + 10)
+        )  # where the first participant of the domain listens
         assert {free_domain() for _ in range(20)} == {other}
         monkeypatch.setattr(processes, "DOMAINS", [taken])
         with pytest.raises(StemsegError, match="in use"):

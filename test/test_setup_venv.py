@@ -1,4 +1,5 @@
-"""The set-up of the environment: which change repeats which step, and what it says where it cannot."""
+"""The set-up of the environment: which change repeats which step, and what it says where it
+cannot."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ VENV, REQUIREMENTS, MESSAGES, PACKAGE = (
 def setup_venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """tools/setup_venv.py of a copy of the checkout, without an environment."""
     for folder in ("tools", "requirements", "msg"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("CMakeLists.txt", "package.xml", "setup.cfg", "setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.syspath_prepend(tmp_path / "tools")
@@ -49,11 +52,16 @@ def keys(setup_venv: ModuleType) -> dict[str, str]:
         ("tools/build_messages.py", {MESSAGES}),
         ("requirements/base.txt", {REQUIREMENTS}),
         ("requirements/constraints.txt", {REQUIREMENTS}),
-        ("requirements/ros.txt", {REQUIREMENTS, MESSAGES}),  # new wheels name their build machine again
+        (
+            "requirements/ros.txt",
+            {REQUIREMENTS, MESSAGES},
+        ),  # new wheels name their build machine again
         ("setup.cfg", {PACKAGE}),
     ],
 )
-def test_a_change_repeats_what_depends_on_it(setup_venv: ModuleType, changed: str, again: set[str]) -> None:
+def test_a_change_repeats_what_depends_on_it(
+    setup_venv: ModuleType, changed: str, again: set[str]
+) -> None:
     before = keys(setup_venv)
     with (setup_venv.ROOT / changed).open("a") as file:
         file.write("# changed\n")
@@ -85,7 +93,9 @@ def test_an_interrupted_pip_or_a_damaged_stamp_starts_from_nothing(setup_venv: M
     assert setup_venv.read_stamp() == {}
 
 
-def test_a_missing_compiler_is_named(setup_venv: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_named(
+    setup_venv: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
     assert "no C++ compiler found (no-such-compiler -O2)" in setup_venv.missing_tool()
     with pytest.raises(setup_venv.SetupError, match=r"no-such-compiler"):
@@ -105,7 +115,10 @@ OLD_PYTHON = "#!/bin/sh\necho 'is Python 3.6, needed is 3.10 to 3.14' >&2\nexit 
 
 @pytest.mark.parametrize(
     ("script", "reason"),
-    [(OLD_PYTHON, "old-python: is Python 3.6, needed is 3.10 to 3.14"), (None, "old-python: not found")],
+    [
+        (OLD_PYTHON, "old-python: is Python 3.6, needed is 3.10 to 3.14"),
+        (None, "old-python: not found"),
+    ],
 )
 def test_unsuitable_interpreters_are_listed_with_the_reason(
     tmp_path: Path, script: str | None, reason: str
@@ -115,7 +128,9 @@ def test_unsuitable_interpreters_are_listed_with_the_reason(
         python.write_text(script)
         python.chmod(0o755)
     environment = {**os.environ, "PYTHON": str(python)}
-    done = subprocess.run([ROOT / "tools" / "setup.sh"], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [ROOT / "tools" / "setup.sh"], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert reason in done.stderr
     assert "no suitable Python found" in done.stderr
@@ -134,7 +149,8 @@ def test_wheels_are_relocated_to_this_python(
     exported.parent.mkdir(parents=True)
     exported.write_text(
         'INCLUDE "/opt/python/cp312-cp312/include/python3.12;'
-        '/opt/python/cp312-cp312/lib/python3.12/site-packages/numpy/_core/include" "/opt/ros/kept"\n'
+        "/opt/python/cp312-cp312/lib/python3.12/site-packages/numpy/_core/include"
+        '" "/opt/ros/kept"\n'
     )
     assert build_messages.relocate_wheels() == 1
     expected = f'INCLUDE "{sysconfig.get_path("include")};{numpy.get_include()}" "/opt/ros/kept"\n'

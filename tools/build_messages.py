@@ -1,8 +1,8 @@
-"""Builds the stemseg messages (msg/*.msg) with CMake into the virtual environment that runs this script.
+"""Builds the stemseg messages (msg/*.msg) with CMake into the virtual environment that runs this
+script.
 
-Usage: .venv/bin/python tools/build_messages.py
-The wheels of requirements/ros.txt have to be installed there; a C/C++ compiler and the headers of Python have
-to be on the machine.
+Usage: .venv/bin/python tools/build_messages.py The wheels of requirements/ros.txt have to be
+installed there; a C/C++ compiler and the headers of Python have to be on the machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ FOREIGN_PYTHON = re.compile(
 
 
 class BuildError(Exception):
-    """Something on this machine keeps the messages from being built; the text names it and the remedy."""
+    """Something on this machine keeps the messages from being built; the text names it and the
+    remedy."""
 
 
 def missing_tool() -> str:
@@ -36,18 +37,21 @@ def missing_tool() -> str:
     ):
         own = os.environ.get(variable)
         if not any(shutil.which(name) for name in ([own.split()[0]] if own else usual)):
-            return f"no {language} compiler found ({own or ', '.join(usual)}); install one: apt install g++"
+            looked = own or ", ".join(usual)
+            return f"no {language} compiler found ({looked}); install one: apt install g++"
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.is_file():
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         return (
-            f"Python {version} has no headers to compile against ({header}); apt install python{version}-dev"
+            f"Python {version} has no headers to compile against ({header}); "
+            f"apt install python{version}-dev"
         )
     return ""
 
 
 def relocate_wheels() -> int:
-    """Makes the CMake files of the ROS wheels name this Python and NumPy; returns how many files changed."""
+    """Makes the CMake files of the ROS wheels name this Python and NumPy; returns how many files
+    changed."""
     import numpy
 
     def here(match: re.Match[str]) -> str:
@@ -66,7 +70,9 @@ def relocate_wheels() -> int:
 def build_environment() -> dict[str, str]:
     """The environment for CMake: this venv and no other ROS that a shell may have sourced."""
     env = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CMAKE_MODULE_PATH")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "CMAKE_MODULE_PATH")
     }
     env["PATH"] = f"{VENV / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}"
     env["VIRTUAL_ENV"] = env["CMAKE_PREFIX_PATH"] = env["AMENT_PREFIX_PATH"] = str(VENV)
@@ -74,7 +80,8 @@ def build_environment() -> dict[str, str]:
 
 
 def build(folder: Path) -> None:
-    """Configures, builds and installs in a fresh folder; raises BuildError with the end of the log."""
+    """Configures, builds and installs in a fresh folder; raises BuildError with the end of the
+    log."""
     configure = [
         "cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-Wno-dev",
         f"-DCMAKE_INSTALL_PREFIX={VENV}",
@@ -84,9 +91,17 @@ def build(folder: Path) -> None:
         "-DBUILD_TESTING=OFF",
         "-DSTEMSEG_MESSAGES_ONLY=ON",
     ]  # fmt: skip
-    for command in (configure, ["cmake", "--build", str(folder)], ["cmake", "--install", str(folder)]):
+    for command in (
+        configure,
+        ["cmake", "--build", str(folder)],
+        ["cmake", "--install", str(folder)],
+    ):
         done = subprocess.run(
-            command, env=build_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            env=build_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         if done.returncode:
             log = "\n".join(done.stdout.splitlines()[-40:])
@@ -94,7 +109,9 @@ def build(folder: Path) -> None:
 
 
 def check_import() -> None:
-    code = "from stemseg.msg import InstanceArray; InstanceArray.__class__.__import_type_support__()"
+    code = (
+        "from stemseg.msg import InstanceArray; InstanceArray.__class__.__import_type_support__()"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=VENV, capture_output=True, text=True)
     if done.returncode:
         raise BuildError(f"the built messages do not import:\n{done.stderr}")

@@ -1,8 +1,7 @@
 """Brings .venv up to date: interpreter, pinned requirements, messages, the package itself.
 
-Usage: make setup
-Each step leaves a key of its inputs in .venv/setup.json once it is done; a step whose key is still the same
-is skipped.
+Usage: make setup Each step leaves a key of its inputs in .venv/setup.json once it is done; a step
+whose key is still the same is skipped.
 """
 
 from __future__ import annotations
@@ -26,11 +25,15 @@ from build_messages import ROOT, missing_tool
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "setup.json"
-INTERRUPTED = VENV / "pip-at-work"  # still there: pip was killed, and what it had half done is unknown
+INTERRUPTED = (
+    VENV / "pip-at-work"
+)  # still there: pip was killed, and what it had half done is unknown
 REQUIREMENTS = ROOT / "requirements"
 GROUPS = ("base", "train", "eval", "dev")
 DISK_GIB = 12  # the environment itself takes about 7
-LARGE_DOWNLOAD = re.compile(r"(?:Downloading|Using cached) (\S+\.whl)\S* \((\d{2,}(?:\.\d+)? MB)\)")
+LARGE_DOWNLOAD = re.compile(
+    r"(?:Downloading|Using cached) (\S+\.whl)\S* \((\d{2,}(?:\.\d+)? MB)\)"
+)
 
 
 class SetupError(Exception):
@@ -49,12 +52,21 @@ def steps() -> list[Step]:
     venv_key = f"{VENV} {base_interpreter()}"
     ros = REQUIREMENTS / "ros.txt"
     requirements = sorted(REQUIREMENTS.glob("*.txt"))
-    messages = [ros, ROOT / "CMakeLists.txt", ROOT / "package.xml", ROOT / "tools" / "build_messages.py"]
+    messages = [
+        ros,
+        ROOT / "CMakeLists.txt",
+        ROOT / "package.xml",
+        ROOT / "tools" / "build_messages.py",
+    ]
     messages += sorted(ROOT.glob("msg/*.msg"))
     package = [ROOT / "setup.cfg", ROOT / "setup.py", ROOT / "pyproject.toml"]
     return [
         Step("virtual environment", venv_key, create_venv),
-        Step("Python packages and ROS 2 (about 5 GB)", digest(venv_key, requirements), install_requirements),
+        Step(
+            "Python packages and ROS 2 (about 5 GB)",
+            digest(venv_key, requirements),
+            install_requirements,
+        ),
         Step("ROS 2 messages", digest(venv_key, messages), build_messages),
         Step("stemseg itself", digest(venv_key, package), install_package),
     ]
@@ -79,7 +91,8 @@ def create_venv() -> None:
         return
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise SetupError(
-            f"ROS 2 wheels exist for Linux x86-64, this is {platform.system()} {platform.machine()}"
+            "ROS 2 wheels exist for Linux x86-64, this is "
+            f"{platform.system()} {platform.machine()}"
         )
     free = shutil.disk_usage(ROOT).free / 2**30
     if free < DISK_GIB:
@@ -91,7 +104,8 @@ def create_venv() -> None:
 
 
 def venv_usable() -> bool:
-    """Whether .venv was made at this very place with this Python, and no pip was interrupted in it."""
+    """Whether .venv was made at this very place with this Python, and no pip was interrupted in
+    it."""
     pip_script = VENV / "bin" / "pip"
     if (
         INTERRUPTED.exists()
@@ -100,12 +114,16 @@ def venv_usable() -> bool:
     ):
         return False
     code = "import pip, platform; print(platform.python_version())"
-    version = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, env=clean_environment())
+    version = subprocess.run(
+        [PYTHON, "-c", code], capture_output=True, text=True, env=clean_environment()
+    )
     return version.stdout.strip() == platform.python_version()
 
 
 def install_requirements() -> None:
-    pip("--no-deps", "-r", REQUIREMENTS / "ros.txt")  # first, because it fixes the version of setuptools
+    pip(
+        "--no-deps", "-r", REQUIREMENTS / "ros.txt"
+    )  # first, because it fixes the version of setuptools
     pip(*(part for group in GROUPS for part in ("-r", REQUIREMENTS / f"{group}.txt")))
     pip("--no-deps", "-r", REQUIREMENTS / "no-deps.txt")
 
@@ -126,13 +144,18 @@ def run(command: Sequence[str | Path]) -> None:
 
 
 def pip(*arguments: str | Path) -> None:
-    """pip install; names the large files on the way, and shows the end of the output where it fails."""
+    """pip install; names the large files on the way, and shows the end of the output where it
+    fails."""
     command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     command += ["--progress-bar", "off", *map(str, arguments)]
     output: list[str] = []
     INTERRUPTED.touch()
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environment()
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=clean_environment(),
     ) as process:
         for line in process.stdout or ():
             output.append(line)
@@ -147,12 +170,18 @@ def pip(*arguments: str | Path) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """Without what a sourced ROS workspace adds: it would hide packages of the virtual environment."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    """Without what a sourced ROS workspace adds: it would hide packages of the virtual
+    environment."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "PYTHONHOME")
+    }
 
 
 def read_stamp() -> dict[str, str]:
-    """The keys of the finished steps; none of them where pip was interrupted or the file is damaged."""
+    """The keys of the finished steps; none of them where pip was interrupted or the file is
+    damaged."""
     if INTERRUPTED.exists():
         return {}
     try:

@@ -235,5 +235,8 @@ def _print(variants: list[VariantReport]) -> None:
         if (timing := variant.timing) is not None:
             paper = timing.fps_network_and_clustering
             alone = f", network and clustering alone {paper:.2f}" if paper else ""
-            console.print(f"frames/s end to end {timing.fps_end_to_end:.2f}{alone}; "
-                          f"latency median {timing.latency_ms['median']:.0f} ms", soft_wrap=True)
+            console.print(
+                f"frames/s end to end {timing.fps_end_to_end:.2f}{alone}; "
+                f"latency median {timing.latency_ms['median']:.0f} ms",
+                soft_wrap=True,
+            )

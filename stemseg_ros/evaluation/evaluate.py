@@ -132,15 +132,18 @@ def evaluate_runs(
     return reports
 
 
-def write_benchmark_files(variant: Variant, given: EvaluationInput, results: Mapping[str, Masks],
-                          out: Path) -> None:
+def write_benchmark_files(
+    variant: Variant, given: EvaluationInput, results: Mapping[str, Masks], out: Path
+) -> None:
     """What the benchmark's own tools and servers take: ``out/benchmark/VARIANT``. Raises
     EvaluationError."""
     if given.format == BAG:
         return
     folder = out / "benchmark" / variant.name.replace(" + ", "_").replace(" ", "-")
-    prepared = (_named_like(truth, prepare(variant, given.format, truth, results[name]())[1])
-                for name, truth in given.truths.items())
+    prepared = (
+        _named_like(truth, prepare(variant, given.format, truth, results[name]())[1])
+        for name, truth in given.truths.items()
+    )
     place = folder / "results.json" if given.format == "youtube_vis" else folder
     format_named(given.format).write(place, prepared)
 
@@ -156,8 +159,14 @@ def results_folder(out: Path, variant: Variant) -> Path:
     return out / "results" / variant.run.replace(" ", "-")
 
 
-def run_all(given: EvaluationInput, setup: Setup, variant: Variant, folder: Path, jobs: int,
-            progress: Progress) -> dict[str, StoredRun]:
+def run_all(
+    given: EvaluationInput,
+    setup: Setup,
+    variant: Variant,
+    folder: Path,
+    jobs: int,
+    progress: Progress,
+) -> dict[str, StoredRun]:
     """Runs of all sequences by name; longest first, so that the last one is short."""
     setup = setup.in_mode(variant.source)
     lengths = {name: truth.frames for name, truth in given.truths.items()}
@@ -179,8 +188,9 @@ def run_all(given: EvaluationInput, setup: Setup, variant: Variant, folder: Path
                 stored += lengths[name]
         else:
             tasks = [(setup, name, given.images[name], folder) for name in names]
-            answers = parallel(_run, tasks, jobs,
-                               lambda at: done(stored + sum(lengths[names[i]] for i in at)))
+            answers = parallel(
+                _run, tasks, jobs, lambda at: done(stored + sum(lengths[names[i]] for i in at))
+            )
             runs |= zip(names, answers, strict=True)
     for name, run in runs.items():
         _check_length(given, name, run)
@@ -243,8 +253,12 @@ def protocol_of(format_name: str) -> Protocol:
     return PROTOCOLS["kitti_mots" if format_name == BAG else format_name]
 
 
-def parallel(function: Callable[[Task], Answer], tasks: Sequence[Task], jobs: int,
-             done: Callable[[Collection[int]], None]) -> list[Answer]:
+def parallel(
+    function: Callable[[Task], Answer],
+    tasks: Sequence[Task],
+    jobs: int,
+    done: Callable[[Collection[int]], None],
+) -> list[Answer]:
     """Answers in order of the tasks, from ``jobs`` processes; ``done`` is told which tasks are
     finished."""
     answers: dict[int, Answer] = {}
@@ -270,9 +284,12 @@ def timing(runs: Iterable[StoredRun]) -> Timing:
     everything = list(runs)
     frames = sum(run.frames for run in everything)
     known = [run.network_seconds for run in everything if run.network_seconds is not None]
-    return Timing(frames, round(frames / sum(run.seconds for run in everything), 3),
-                  round(frames / sum(known), 3) if len(known) == len(everything) else None,
-                  percentiles([ms for run in everything for ms in run.latency_ms]))
+    return Timing(
+        frames,
+        round(frames / sum(run.seconds for run in everything), 3),
+        round(frames / sum(known), 3) if len(known) == len(everything) else None,
+        percentiles([ms for run in everything for ms in run.latency_ms]),
+    )
 
 
 def possible_filters(filters: Sequence[bool], given: EvaluationInput) -> list[bool]:

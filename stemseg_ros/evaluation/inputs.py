@@ -60,8 +60,13 @@ class EvaluationInput:
     images: dict[str, Images]
 
 
-def read_input(ground_truth: Path, format_name: str, images: Path | None,
-               sequences: Collection[str] = (), topic: str | None = None) -> EvaluationInput:
+def read_input(
+    ground_truth: Path,
+    format_name: str,
+    images: Path | None,
+    sequences: Collection[str] = (),
+    topic: str | None = None,
+) -> EvaluationInput:
     """Ground truth, and the images in ``images`` or beside it. Raises EvaluationError, MediaError.
 
     sequences: names of those to evaluate; none: all.
@@ -80,10 +85,14 @@ def read_input(ground_truth: Path, format_name: str, images: Path | None,
     folders = {name: find_images(images or ground_truth, name, layouts) for name in truths}
     missing = [name for name, folder in folders.items() if folder is None]
     if images is not None and missing:
-        raise EvaluationError(f"{images}: no images of {', '.join(missing)} "
-                              f"(expected {images}/{missing[0]}/*.png)")
-    found = {name: Images(folder, topic, tuple(Path(file).stem for file in truths[name].files))
-             for name, folder in folders.items() if folder}
+        raise EvaluationError(
+            f"{images}: no images of {', '.join(missing)} (expected {images}/{missing[0]}/*.png)"
+        )
+    found = {
+        name: Images(folder, topic, tuple(Path(file).stem for file in truths[name].files))
+        for name, folder in folders.items()
+        if folder
+    }
     return EvaluationInput(format_name, truths, found)
 
 
@@ -149,8 +158,10 @@ def stamps(path: Path, types: Collection[str], topic: str | None) -> list[int]:
 
 def _same_stamps(truth: list[int], found: list[int], what: str) -> None:
     if truth != found:
-        at = next((n for n, (a, b) in enumerate(zip(truth, found, strict=False)) if a != b),
-                  min(len(truth), len(found)))
+        at = next(
+            (n for n, (a, b) in enumerate(zip(truth, found, strict=False)) if a != b),
+            min(len(truth), len(found)),
+        )
         raise EvaluationError(
             f"{what} and ground truth must have the same stamps; they differ from frame "
             f"{at} on ({len(found)} and {len(truth)} messages)"

@@ -95,7 +95,8 @@ class TrackCollector:
         for instance in result.instances:
             area = int(coco_mask.area(instance.rle))
             self.tracks[result.epoch, instance.track_id].add(
-                self.frames, instance.rle, area, {instance.class_id: area})
+                self.frames, instance.rle, area, {instance.class_id: area}
+            )
         self.frames += 1
 
     def numbered(self) -> list[tuple[tuple[int, int], Track]]:
@@ -109,13 +110,20 @@ class TrackCollector:
 
     def rows(self) -> list[ResultRow]:
         """All masks, ordered by n, then frame."""
-        return [ResultRow(frame, track.class_id * IDS_PER_CLASS + n, track.class_id, rle)
-                for n, (_, track) in enumerate(self.numbered(), start=1)
-                for frame, rle in track.masks]
+        return [
+            ResultRow(frame, track.class_id * IDS_PER_CLASS + n, track.class_id, rle)
+            for n, (_, track) in enumerate(self.numbered(), start=1)
+            for frame, rle in track.masks
+        ]
 
 
-def rows_from_labels(labels: npt.NDArray[np.integer], categories: npt.NDArray[np.integer],
-                     image_size: tuple[int, int], min_dim: int, max_dim: int) -> list[ResultRow]:
+def rows_from_labels(
+    labels: npt.NDArray[np.integer],
+    categories: npt.NDArray[np.integer],
+    image_size: tuple[int, int],
+    min_dim: int,
+    max_dim: int,
+) -> list[ResultRow]:
     """A whole sequence from track labels on the stride-4 grid, as the released code writes it.
 
     labels: (N, h, w), > 0 track id, 0 background, -1 outlier. categories: (N, h, w), 0 background.
@@ -128,7 +136,8 @@ def rows_from_labels(labels: npt.NDArray[np.integer], categories: npt.NDArray[np
         for track_id in np.unique(grid[grid > 0]).tolist():
             cells = grid == track_id
             collector.tracks[0, track_id].add(
-                frame, masks.get(track_id), int(cells.sum()), Counter(classes[cells].tolist()))
+                frame, masks.get(track_id), int(cells.sum()), Counter(classes[cells].tolist())
+            )
     return collector.rows()
 
 
@@ -179,8 +188,13 @@ def write_results(path: str | Path, rows: Iterable[ResultRow]) -> None:
         raise MediaError(f"cannot write {path}: {error.strerror}") from error
 
 
-def read_results(path: str | Path, *, first_frame: int = 0, frames: int | None = None,
-                 size: tuple[int, int] | None = None) -> list[ResultRow]:
+def read_results(
+    path: str | Path,
+    *,
+    first_frame: int = 0,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> list[ResultRow]:
     """Read and check a result (or ground truth) text.
 
     first_frame: number of the first frame in the file (MOTSChallenge: 1); in the rows it is 0.

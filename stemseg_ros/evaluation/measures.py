@@ -66,8 +66,10 @@ def score_sequence(
     """Raw scores of one sequence by class. Raises EvaluationError if result and truth do not
     fit."""
     tools = protocol.metrics()
-    return {name: {tool: metric.eval_sequence(data) for tool, metric in tools.items()}
-            for name, data in class_data(protocol, truth, result)}
+    return {
+        name: {tool: metric.eval_sequence(data) for tool, metric in tools.items()}
+        for name, data in class_data(protocol, truth, result)
+    }
 
 
 def class_data(
@@ -91,8 +93,13 @@ def combine(protocol: Protocol, scores: Mapping[str, SequenceScores]) -> dict[st
     """
     tools = protocol.metrics()
     names = list(dict.fromkeys(name for sequence in scores.values() for name in sequence))
-    raw = {name: {tool: metric.combine_sequences({s: scores[s][name][tool] for s in scores})
-                  for tool, metric in tools.items()} for name in names}
+    raw = {
+        name: {
+            tool: metric.combine_sequences({s: scores[s][name][tool] for s in scores})
+            for tool, metric in tools.items()
+        }
+        for name in names
+    }
     table = {name: protocol.summary(raw[name]) for name in names}
     if sum(map(bool, table.values())) > 1:
         by_tool = {tool: {name: raw[name][tool] for name in names} for tool in tools}
@@ -102,9 +109,14 @@ def combine(protocol: Protocol, scores: Mapping[str, SequenceScores]) -> dict[st
                 for tool, metric in tools.items()
             }
         )
-        table[MEAN_CLASSES] = protocol.summary({
-            tool: metric.combine_classes_class_averaged(by_tool[tool], ignore_empty_classes=True)
-            for tool, metric in tools.items()})
+        table[MEAN_CLASSES] = protocol.summary(
+            {
+                tool: metric.combine_classes_class_averaged(
+                    by_tool[tool], ignore_empty_classes=True
+                )
+                for tool, metric in tools.items()
+            }
+        )
     return {name: measures for name, measures in table.items() if measures}
 
 
@@ -134,10 +146,17 @@ def _text_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> 
     rows += [ResultRow(frame, 0, 10, rle) for frame, rle in truth.ignored.items()]
     write_results(folder / "truth" / f"{truth.name}.txt", rows)
     write_results(folder / _TRACKER / f"{truth.name}.txt", [_numbered(row) for row in result.rows])
-    dataset = datasets.KittiMOTS({
-        **_QUIET, "GT_FOLDER": str(folder / "truth"), "GT_LOC_FORMAT": "{gt_folder}/{seq}.txt",
-        "TRACKERS_FOLDER": str(folder), "TRACKERS_TO_EVAL": [_TRACKER], "TRACKER_SUB_FOLDER": "",
-        "SEQ_INFO": {truth.name: max(truth.frames, result.frames)}})
+    dataset = datasets.KittiMOTS(
+        {
+            **_QUIET,
+            "GT_FOLDER": str(folder / "truth"),
+            "GT_LOC_FORMAT": "{gt_folder}/{seq}.txt",
+            "TRACKERS_FOLDER": str(folder),
+            "TRACKERS_TO_EVAL": [_TRACKER],
+            "TRACKER_SUB_FOLDER": "",
+            "SEQ_INFO": {truth.name: max(truth.frames, result.frames)},
+        }
+    )
     dataset.class_list = list(truth.classes.values())
     dataset.class_name_to_class_id = {
         name: str(i * _TEXT_CLASS) for i, name in truth.classes.items()
@@ -171,16 +190,22 @@ def _binary_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -
 
 
 def _inner_frames(sequence: SequenceMasks) -> SequenceMasks:
-    rows = tuple(replace(row, frame=row.frame - 1) for row in sequence.rows
-                 if 0 < row.frame < sequence.frames - 1)
+    rows = tuple(
+        replace(row, frame=row.frame - 1)
+        for row in sequence.rows
+        if 0 < row.frame < sequence.frames - 1
+    )
     return replace(sequence, rows=rows, frames=max(sequence.frames - 2, 0), files=(), ignored={})
 
 
 def _track_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
-    youtube_vis.write(folder / "youtube_vis_all" / "truth.json",
-                      [replace(truth, number=1, files=())], truth=True)
-    youtube_vis.write(folder / "trackers" / "youtube_vis_all" / _TRACKER / "results.json",
-                      [replace(result, number=1, files=(), name=truth.name)])
+    youtube_vis.write(
+        folder / "youtube_vis_all" / "truth.json", [replace(truth, number=1, files=())], truth=True
+    )
+    youtube_vis.write(
+        folder / "trackers" / "youtube_vis_all" / _TRACKER / "results.json",
+        [replace(result, number=1, files=(), name=truth.name)],
+    )
     dataset = datasets.YouTubeVIS(
         {
             **_QUIET,
@@ -234,23 +259,36 @@ def _davis_metrics() -> dict[str, Any]:
 
 
 def _davis_summary(raw: Mapping[str, Raw]) -> Measures:
-    return _percent({name: raw["JAndF"][name] for name in
-                     ("J&F", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")})
+    return _percent(
+        {
+            name: raw["JAndF"][name]
+            for name in ("J&F", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
+        }
+    )
 
 
 def _track_metrics() -> dict[str, Any]:
     """AP counts up to 100 tracks of a class in a video, AR10 and AR1 so many."""
     quiet = {**_QUIET, "USE_AREA_RANGES": False, "USE_TIME_RANGES": False}
-    return {name: metrics.TrackMAP({**quiet, "MAX_DETECTIONS": limit})
-            for name, limit in (("AP", 100), ("AR10", 10), ("AR1", 1))}
+    return {
+        name: metrics.TrackMAP({**quiet, "MAX_DETECTIONS": limit})
+        for name, limit in (("AP", 100), ("AR10", 10), ("AR1", 1))
+    }
 
 
 def _track_summary(raw: Mapping[str, Raw]) -> Measures:
     precision = raw["AP"]["AP_all"]
     if precision[0] < 0:  # TrackEval's mark of a class without ground truth
         return {}
-    return _percent({"AP": np.mean(precision), "AP50": precision[0], "AP75": precision[5],
-                     "AR1": np.mean(raw["AR1"]["AR_all"]), "AR10": np.mean(raw["AR10"]["AR_all"])})
+    return _percent(
+        {
+            "AP": np.mean(precision),
+            "AP50": precision[0],
+            "AP75": precision[5],
+            "AR1": np.mean(raw["AR1"]["AR_all"]),
+            "AR10": np.mean(raw["AR10"]["AR_all"]),
+        }
+    )
 
 
 def _percent(shares: Mapping[str, Any]) -> Measures:
@@ -261,6 +299,12 @@ MOTS = Protocol("mots", _text_dataset, _mots_metrics, _mots_summary)
 DAVIS = Protocol("davis", _davis_dataset, _davis_metrics, _davis_summary)
 DAVIS_BINARY = Protocol("davis2016", _binary_dataset, _davis_metrics, _davis_summary)
 YOUTUBE_VIS = Protocol("youtube_vis", _track_dataset, _track_metrics, _track_summary)
-PROTOCOLS = {"kitti_mots": MOTS, "mots_challenge": MOTS, "bdd100k": MOTS, "davis": DAVIS,
-             "davis2016": DAVIS_BINARY, "youtube_vis": YOUTUBE_VIS}
+PROTOCOLS = {
+    "kitti_mots": MOTS,
+    "mots_challenge": MOTS,
+    "bdd100k": MOTS,
+    "davis": DAVIS,
+    "davis2016": DAVIS_BINARY,
+    "youtube_vis": YOUTUBE_VIS,
+}
 """By name of the format."""

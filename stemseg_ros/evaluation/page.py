@@ -18,8 +18,12 @@ from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.evaluation.variants import prepare
 
 
-def write_page(path: Path, report: EvaluationReport, given: EvaluationInput,
-               results: Callable[[str], SequenceMasks]) -> None:
+def write_page(
+    path: Path,
+    report: EvaluationReport,
+    given: EvaluationInput,
+    results: Callable[[str], SequenceMasks],
+) -> None:
     """Write the page; pictures and plots are those of the first variant.
 
     results: masks of a sequence by name, of the first variant before it was prepared. Raises
@@ -29,12 +33,21 @@ def write_page(path: Path, report: EvaluationReport, given: EvaluationInput,
     scenes = {name: _scene(shown, given, name, results) for name in shown.diagnostics}
     worst, switches = _pictures(shown, scenes)
     text = _template().render(
-        report=report, shown=shown, number=_number, worst=worst, switches=switches,
-        tracks=[charts.ids_over_time(name, found) for name, found in shown.diagnostics.items()
-                if found.tracks],
+        report=report,
+        shown=shown,
+        number=_number,
+        worst=worst,
+        switches=switches,
+        tracks=[
+            charts.ids_over_time(name, found)
+            for name, found in shown.diagnostics.items()
+            if found.tracks
+        ],
         overlaps=charts.overlap_histogram(iou_histogram(shown.diagnostics.values()))
-        if shown.diagnostics else "",
-        latencies=_latencies(report))
+        if shown.diagnostics
+        else "",
+        latencies=_latencies(report),
+    )
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -43,8 +56,9 @@ def write_page(path: Path, report: EvaluationReport, given: EvaluationInput,
 
 def _template() -> jinja2.Template:
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     return environment.from_string(source)
 
 
@@ -61,8 +75,12 @@ def _latencies(report: EvaluationReport) -> str:
     return charts.latency_histogram(runs) if runs else ""
 
 
-def _scene(shown: VariantReport, given: EvaluationInput, name: str,
-           results: Callable[[str], SequenceMasks]) -> Scene:
+def _scene(
+    shown: VariantReport,
+    given: EvaluationInput,
+    name: str,
+    results: Callable[[str], SequenceMasks],
+) -> Scene:
     truth, result = prepare(shown.variant, given.format, given.truths[name], results(name))
     return Scene(truth, result, given.images.get(name))
 

@@ -65,8 +65,14 @@ class Scene:
 
 def worst_frames(diagnostics: Mapping[str, Diagnostics]) -> list[tuple[str, int]]:
     """(sequence, frame) of most mistakes, not all from one moment."""
-    ranked = sorted(((found.frames[frame].cost, name, frame) for name, found in diagnostics.items()
-                     for frame in found.frames), key=lambda item: -item[0])
+    ranked = sorted(
+        (
+            (found.frames[frame].cost, name, frame)
+            for name, found in diagnostics.items()
+            for frame in found.frames
+        ),
+        key=lambda item: -item[0],
+    )
     chosen: list[tuple[str, int]] = []
     for cost, name, frame in ranked:
         near = any(name == other and abs(frame - at) < APART for other, at in chosen)
@@ -92,8 +98,9 @@ def switch_frames(switch: Switch, length: int) -> list[int]:
     return [frame for frame in frames if 0 <= frame < length]
 
 
-def scene_pictures(scene: Scene, found: Diagnostics,
-                   worst: Collection[int]) -> tuple[dict[int, Picture], list[Picture]]:
+def scene_pictures(
+    scene: Scene, found: Diagnostics, worst: Collection[int]
+) -> tuple[dict[int, Picture], list[Picture]]:
     """Pictures of the worst frames, by frame, and of every id switch of a sequence.
 
     A switch is a strip of crops: results filled, the true object outlined in white. Raises
@@ -101,8 +108,10 @@ def scene_pictures(scene: Scene, found: Diagnostics,
     """
     strips = [switch_frames(switch, scene.result.frames) for switch in found.switches]
     tiles: list[list[Image]] = [[] for _ in strips]
-    crops = [_crop(scene.truth, switch.truth_id, strip)
-             for switch, strip in zip(found.switches, strips, strict=True)]
+    crops = [
+        _crop(scene.truth, switch.truth_id, strip)
+        for switch, strip in zip(found.switches, strips, strict=True)
+    ]
     pictures = {}
     for frame, image in scene.frames([*worst, *(frame for strip in strips for frame in strip)]):
         drawn = draw_instances(image, _frame(scene.result, frame, image))
@@ -111,8 +120,10 @@ def scene_pictures(scene: Scene, found: Diagnostics,
         for switch, strip, tile, crop in zip(found.switches, strips, tiles, crops, strict=True):
             if frame in strip:
                 tile.append(_outlined(drawn, scene.truth, switch.truth_id, frame)[crop].copy())
-    return pictures, [_switch_picture(scene.truth.name, *item)
-                      for item in zip(found.switches, strips, tiles, strict=True)]
+    return pictures, [
+        _switch_picture(scene.truth.name, *item)
+        for item in zip(found.switches, strips, tiles, strict=True)
+    ]
 
 
 def _frame_picture(
@@ -145,8 +156,9 @@ def _outlined(drawn: Image, truth: SequenceMasks, truth_id: int, frame: int) -> 
     image = drawn.copy()
     for row in truth.rows:
         if row.frame == frame and row.id == truth_id:
-            outline, _ = cv2.findContours(decode(row.rle).astype(np.uint8), cv2.RETR_EXTERNAL,
-                                          cv2.CHAIN_APPROX_NONE)
+            outline, _ = cv2.findContours(
+                decode(row.rle).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+            )
             cv2.drawContours(image, outline, -1, (255, 255, 255), 1)
     return image
 
@@ -156,8 +168,10 @@ def _crop(truth: SequenceMasks, truth_id: int, frames: Collection[int]) -> tuple
     masks = [row.rle for row in truth.rows if row.id == truth_id and row.frame in frames]
     x, y, width, height = coco_mask.toBbox(coco_mask.merge(masks))
     margin = max(width, height, 48) / 2
-    return (slice(max(0, int(y - margin)), min(truth.size[0], int(y + height + margin))),
-            slice(max(0, int(x - margin)), min(truth.size[1], int(x + width + margin))))
+    return (
+        slice(max(0, int(y - margin)), min(truth.size[0], int(y + height + margin))),
+        slice(max(0, int(x - margin)), min(truth.size[1], int(x + width + margin))),
+    )
 
 
 def _frame(sequence: SequenceMasks, frame: int, image: Image) -> FrameResult:

@@ -35,13 +35,19 @@ class EvaluationReport:
     hardware: dict[str, str]
 
 
-def summarise(given: EvaluationInput, ground_truth: Path, variants: list[VariantReport],
-              setup: Setup | None) -> EvaluationReport:
+def summarise(
+    given: EvaluationInput, ground_truth: Path, variants: list[VariantReport], setup: Setup | None
+) -> EvaluationReport:
     """The whole report."""
     return EvaluationReport(
-        given.format, ground_truth.name, variants, dump_config(setup.config) if setup else None,
-        (setup.checkpoint or "bundled") if setup else None, evaluation_versions(),
-        hardware(setup.device if setup else "cpu"))
+        given.format,
+        ground_truth.name,
+        variants,
+        dump_config(setup.config) if setup else None,
+        (setup.checkpoint or "bundled") if setup else None,
+        evaluation_versions(),
+        hardware(setup.device if setup else "cpu"),
+    )
 
 
 def evaluation_versions() -> dict[str, str]:
@@ -51,8 +57,12 @@ def evaluation_versions() -> dict[str, str]:
 
 def hardware(device: str) -> dict[str, str]:
     """Device, processor and operating system."""
-    return {"device": describe_device(resolve_device(device)), "processor": _processor(),
-            "cores": str(os.cpu_count()), "system": platform.platform()}
+    return {
+        "device": describe_device(resolve_device(device)),
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "system": platform.platform(),
+    }
 
 
 def _processor() -> str:
@@ -80,13 +90,20 @@ def to_json(report: EvaluationReport) -> dict[str, Any]:
 
 def _variant_json(report: VariantReport) -> dict[str, Any]:
     return {
-        "name": report.variant.name, "source": report.variant.source,
-        "post_filter": report.variant.post_filter, "through_ros": report.variant.through_ros,
-        "measures": report.measures, "sequences": report.sequences,
+        "name": report.variant.name,
+        "source": report.variant.source,
+        "post_filter": report.variant.post_filter,
+        "through_ros": report.variant.through_ros,
+        "measures": report.measures,
+        "sequences": report.sequences,
         "timing": asdict(report.timing) if report.timing else None,
-        "id_switches": {name: [asdict(switch) for switch in found.switches]
-                        for name, found in report.diagnostics.items() if found.switches},
-        "iou_histogram": iou_histogram(report.diagnostics.values())}
+        "id_switches": {
+            name: [asdict(switch) for switch in found.switches]
+            for name, found in report.diagnostics.items()
+            if found.switches
+        },
+        "iou_histogram": iou_histogram(report.diagnostics.values()),
+    }
 
 
 def iou_histogram(diagnostics: Iterable[Diagnostics]) -> dict[str, list[int]]:

@@ -85,8 +85,13 @@ class StoredRun:
     """Of each frame, from handing it in to having its result."""
 
 
-def run_sequence(setup: Setup, name: str, images: Images, out: Path,
-                 progress: Callable[[int], None] = lambda frames: None) -> StoredRun:
+def run_sequence(
+    setup: Setup,
+    name: str,
+    images: Images,
+    out: Path,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> StoredRun:
     """Run one sequence in this process and store the results. Raises MediaError, CheckpointError.
 
     progress: called with the number of frames done.
@@ -144,8 +149,14 @@ def _network(config_json: str, checkpoint: str | None, device: str) -> StemSeg:
     return load_network(Config.model_validate_json(config_json), checkpoint, device)
 
 
-def _compute(pipeline: Pipeline, name: str, images: Images, out: Path, fingerprint: str,
-             progress: Callable[[int], None]) -> StoredRun:
+def _compute(
+    pipeline: Pipeline,
+    name: str,
+    images: Images,
+    out: Path,
+    fingerprint: str,
+    progress: Callable[[int], None],
+) -> StoredRun:
     collector, timings = TrackCollector(), Timings(pipeline.stage_ms)
     scores: dict[tuple[int, int], list[float]] = {}
     size = (0, 0)
@@ -159,8 +170,10 @@ def _compute(pipeline: Pipeline, name: str, images: Images, out: Path, fingerpri
                     scores.setdefault((result.epoch, instance.track_id), []).append(instance.score)
             progress(collector.frames)
     spent = sum(sum(timings.stages_ms.get(stage, ())) for stage in PAPER_STAGES)
-    means = {track.class_id * IDS_PER_CLASS + n: round(sum(scores[key]) / len(scores[key]), 6)
-             for n, (key, track) in enumerate(collector.numbered(), start=1)}
+    means = {
+        track.class_id * IDS_PER_CLASS + n: round(sum(scores[key]) / len(scores[key]), 6)
+        for n, (key, track) in enumerate(collector.numbered(), start=1)
+    }
     run = StoredRun(
         fingerprint,
         collector.frames,

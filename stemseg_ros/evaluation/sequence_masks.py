@@ -78,12 +78,17 @@ def from_results(
         raise EvaluationError(f"{name}: no frames")
     if len(sizes) > 1:
         (first, _), (second, at) = list(sizes.items())[:2]
-        raise EvaluationError(f"{name}: frame {at} is {second[1]}x{second[0]} pixels, the first "
-                              f"{first[1]}x{first[0]}; a sequence has one size")
-    means = {track.class_id * IDS_PER_CLASS + n: sum(scores[key]) / len(scores[key])
-             for n, (key, track) in enumerate(collector.numbered(), start=1)}
-    return SequenceMasks(name, next(iter(sizes)), collector.frames, names, tuple(collector.rows()),
-                         scores=means)
+        raise EvaluationError(
+            f"{name}: frame {at} is {second[1]}x{second[0]} pixels, the first "
+            f"{first[1]}x{first[0]}; a sequence has one size"
+        )
+    means = {
+        track.class_id * IDS_PER_CLASS + n: sum(scores[key]) / len(scores[key])
+        for n, (key, track) in enumerate(collector.numbered(), start=1)
+    }
+    return SequenceMasks(
+        name, next(iter(sizes)), collector.frames, names, tuple(collector.rows()), scores=means
+    )
 
 
 def check_pair(truth: SequenceMasks, result: SequenceMasks) -> None:

@@ -18,8 +18,13 @@ RATE = 1000.0
 """Times the recorded rate: only the node's answers hold the player back."""
 
 
-def run_sequence(setup: Setup, name: str, images: Images, out: Path,
-                 progress: Callable[[int], None] = lambda frames: None) -> StoredRun:
+def run_sequence(
+    setup: Setup,
+    name: str,
+    images: Images,
+    out: Path,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> StoredRun:
     """As runs.run_sequence, through the node, with its files in ``out/NAME.ros``.
 
     Raises ReplayError, EvaluationError, MediaError.

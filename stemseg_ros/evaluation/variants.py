@@ -47,8 +47,9 @@ class Variant:
         )
 
 
-def prepare(variant: Variant, format_name: str, truth: SequenceMasks,
-            result: SequenceMasks) -> tuple[SequenceMasks, SequenceMasks]:
+def prepare(
+    variant: Variant, format_name: str, truth: SequenceMasks, result: SequenceMasks
+) -> tuple[SequenceMasks, SequenceMasks]:
     """Ground truth and results in common classes, as they are scored. Raises EvaluationError."""
     truth, result = match_classes(truth, result, open_classes=format_name == "bag")
     if variant.post_filter:
@@ -60,8 +61,9 @@ def prepare(variant: Variant, format_name: str, truth: SequenceMasks,
     return truth, result
 
 
-def match_classes(truth: SequenceMasks, result: SequenceMasks, *,
-                  open_classes: bool) -> tuple[SequenceMasks, SequenceMasks]:
+def match_classes(
+    truth: SequenceMasks, result: SequenceMasks, *, open_classes: bool
+) -> tuple[SequenceMasks, SequenceMasks]:
     """Results with the class ids of the ground truth, matched by name; ids of tracks stay.
 
     Classes that the ground truth does not know are left out, unless ``open_classes``: then they
@@ -89,8 +91,9 @@ def _list(sequence: SequenceMasks) -> str:
     return "/".join(sequence.classes.values())
 
 
-def _renumbered(result: SequenceMasks, mapping: Mapping[int, int],
-                classes: Mapping[int, str]) -> SequenceMasks:
+def _renumbered(
+    result: SequenceMasks, mapping: Mapping[int, int], classes: Mapping[int, str]
+) -> SequenceMasks:
     rows = (
         replace(row, class_id=mapping[row.class_id])
         for row in result.rows

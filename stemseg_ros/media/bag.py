@@ -1,7 +1,8 @@
 """ROS 2 bags (mcap, sqlite3) read and written one message at a time, without ROS.
 
-A bag is a folder with metadata.yaml or a bare .mcap or .db3 file. All times are nanoseconds; stamps are those
-of the message headers, log times those at which the recorder received the message.
+A bag is a folder with metadata.yaml or a bare .mcap or .db3 file. All times are nanoseconds;
+stamps are those of the message headers, log times those at which the recorder received the
+message.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ _PROBED_MESSAGES = 16
 
 
 class BagError(MediaError):
-    """A bag cannot be read or written; the message names it, the reason, and the topics there are."""
+    """A bag cannot be read or written; the message names it, the reason, and the topics there
+    are."""
 
 
 @cache
@@ -62,7 +64,8 @@ def stamp_ns(message: Any) -> int:
 
 
 def make_header(stamp: int, frame_id: str) -> Any:
-    """A std_msgs/Header for messages that a BagWriter writes. Raises BagError for times out of range."""
+    """A std_msgs/Header for messages that a BagWriter writes. Raises BagError for times out of
+    range."""
     if not 0 <= stamp < 2**31 * 1_000_000_000:
         raise BagError(f"a message cannot hold the time {stamp} ns (0 up to 2^31 s)")
     types = message_types().types
@@ -107,7 +110,9 @@ def bag_info(path: str | Path) -> BagInfo:
     reader, files = _open(path)
     try:
         start, end = (reader.start_time, reader.end_time - 1) if reader.message_count else (0, 0)
-        return BagInfo(path, _STORAGE_OF_SUFFIX[files[0].suffix], start, end - start, _topics(reader))
+        return BagInfo(
+            path, _STORAGE_OF_SUFFIX[files[0].suffix], start, end - start, _topics(reader)
+        )
     finally:
         reader.close()
 
@@ -115,8 +120,8 @@ def bag_info(path: str | Path) -> BagInfo:
 class BagReader:
     """The messages of one topic, in the order of recording; holds one message at a time.
 
-    ``types`` are the accepted message types; without ``topic`` there has to be exactly one topic of these.
-    Raises BagError on construction and while iterating.
+    ``types`` are the accepted message types; without ``topic`` there has to be exactly one topic
+    of these. Raises BagError on construction and while iterating.
     """
 
     def __init__(self, path: str | Path, types: Collection[str], topic: str | None = None) -> None:
@@ -160,7 +165,8 @@ class BagReader:
 class ImageBagReader:
     """Images of one topic, raw or compressed: iterates (stamp in ns, uint8 (H, W, 3) BGR).
 
-    Without ``topic`` the bag has to hold exactly one image topic. Raises BagError, which lists the topics.
+    Without ``topic`` the bag has to hold exactly one image topic. Raises BagError, which lists the
+    topics.
     """
 
     def __init__(self, path: str | Path, topic: str | None = None) -> None:
@@ -189,7 +195,9 @@ class ImageBagReader:
         try:
             return bgr_from_message(message)
         except MediaError as error:
-            raise BagError(f"{self._bag.path}: message {index} of {self.topic}: {error}") from error
+            raise BagError(
+                f"{self._bag.path}: message {index} of {self.topic}: {error}"
+            ) from error
 
     def close(self) -> None:
         """Release the file."""
@@ -205,12 +213,14 @@ class ImageBagReader:
 class BagWriter:
     """Writes the messages of one topic, or of more (second_topic), to a new bag.
 
-    A path that ends in .mcap or .db3 becomes a bare file, any other a folder with metadata.yaml. The bag
-    appears under its name when the ``with`` block ends without an error; else nothing is left.
+    A path that ends in .mcap or .db3 becomes a bare file, any other a folder with metadata.yaml.
+    The bag appears under its name when the ``with`` block ends without an error; else nothing is
+    left.
     """
 
-    def __init__(self, path: str | Path, topic: str, message_type: str,
-                 storage: Storage | None = None) -> None:
+    def __init__(
+        self, path: str | Path, topic: str, message_type: str, storage: Storage | None = None
+    ) -> None:
         self.path = Path(path)
         self.count = 0
         self._message_type = message_type
@@ -220,23 +230,32 @@ class BagWriter:
         self._bare = self.path.suffix in _STORAGE_OF_SUFFIX
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+            self._folder = Path(
+                tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent)
+            )
         except OSError as error:
             raise BagError(f"cannot write '{self.path}': {error.strerror}") from error
-        self._writer = Writer(self._folder / (self.path.stem if self._bare else self.path.name), version=9,
-                              storage_plugin=StoragePlugin[chosen.upper()])
+        self._writer = Writer(
+            self._folder / (self.path.stem if self._bare else self.path.name),
+            version=9,
+            storage_plugin=StoragePlugin[chosen.upper()],
+        )
         self._writer.open()
-        self._connection = self._writer.add_connection(topic, message_type, typestore=message_types())
+        self._connection = self._writer.add_connection(
+            topic, message_type, typestore=message_types()
+        )
 
     def write(self, log_ns: int, message: Any) -> None:
         """Append a message of rosbags' type (``message_types().types``)."""
         self.write_raw(log_ns, bytes(message_types().serialize_cdr(message, self._message_type)))
 
     def second_topic(self, topic: str, message_type: str) -> Callable[[int, Any], None]:
-        """A function that appends messages of another topic: log time in ns, message of rosbags' type."""
+        """A function that appends messages of another topic: log time in ns, message of rosbags'
+        type."""
         connection = self._writer.add_connection(topic, message_type, typestore=message_types())
         return lambda log_ns, message: self._append(
-            connection, log_ns, bytes(message_types().serialize_cdr(message, message_type)))
+            connection, log_ns, bytes(message_types().serialize_cdr(message, message_type))
+        )
 
     def write_raw(self, log_ns: int, data: bytes) -> None:
         """Append a message that is serialised already (CDR)."""
@@ -260,8 +279,12 @@ class BagWriter:
     def __enter__(self) -> BagWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             if kind is None:
                 self._publish()
@@ -276,9 +299,17 @@ class BagWriter:
 class ImageBagWriter:
     """Writes images, as sensor_msgs/Image (``bgr8``) or as CompressedImage (``jpeg``)."""
 
-    def __init__(self, path: str | Path, topic: str = "/camera/image_raw", frame_id: str = "camera",
-                 encoding: Literal["bgr8", "jpeg"] = "bgr8", storage: Storage | None = None) -> None:
-        self._bag = BagWriter(path, topic, IMAGE if encoding == "bgr8" else COMPRESSED_IMAGE, storage)
+    def __init__(
+        self,
+        path: str | Path,
+        topic: str = "/camera/image_raw",
+        frame_id: str = "camera",
+        encoding: Literal["bgr8", "jpeg"] = "bgr8",
+        storage: Storage | None = None,
+    ) -> None:
+        self._bag = BagWriter(
+            path, topic, IMAGE if encoding == "bgr8" else COMPRESSED_IMAGE, storage
+        )
         self._frame_id = frame_id
         self._make = _raw_image if encoding == "bgr8" else _jpeg_image
         self.second_topic = self._bag.second_topic
@@ -290,18 +321,29 @@ class ImageBagWriter:
     def __enter__(self) -> ImageBagWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._bag.__exit__(kind, error, trace)
 
 
-def write_bag(source: Iterable[tuple[int, npt.NDArray[np.uint8]]], out: str | Path, *,
-              topic: str = "/camera/image_raw", frame_id: str = "camera",
-              encoding: Literal["bgr8", "jpeg"] = "bgr8", storage: Storage | None = None,
-              progress: Callable[[int], None] | None = None) -> int:
+def write_bag(
+    source: Iterable[tuple[int, npt.NDArray[np.uint8]]],
+    out: str | Path,
+    *,
+    topic: str = "/camera/image_raw",
+    frame_id: str = "camera",
+    encoding: Literal["bgr8", "jpeg"] = "bgr8",
+    storage: Storage | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> int:
     """Write (stamp in ns, BGR image) pairs to a new bag; returns their number.
 
-    ``progress`` is called with the number of frames written so far. Raises BagError, also for no frames.
+    ``progress`` is called with the number of frames written so far. Raises BagError, also for no
+    frames.
     """
     count = 0
     with ImageBagWriter(out, topic, frame_id, encoding, storage) as bag:
@@ -317,8 +359,15 @@ def write_bag(source: Iterable[tuple[int, npt.NDArray[np.uint8]]], out: str | Pa
 def _raw_image(header: Any, image: npt.NDArray[np.uint8]) -> Any:
     height, width = image.shape[:2]
     data = np.ascontiguousarray(image).reshape(-1)
-    return message_types().types[IMAGE](header=header, height=height, width=width, encoding="bgr8",
-                                        is_bigendian=0, step=width * 3, data=data)
+    return message_types().types[IMAGE](
+        header=header,
+        height=height,
+        width=width,
+        encoding="bgr8",
+        is_bigendian=0,
+        step=width * 3,
+        data=data,
+    )
 
 
 def _jpeg_image(header: Any, image: npt.NDArray[np.uint8]) -> Any:
@@ -342,11 +391,15 @@ def _open(path: Path) -> tuple[Reader, list[Path]]:
     candidates = sorted(path.iterdir()) if path.is_dir() else [path]
     files = [candidate for candidate in candidates if candidate.suffix in _STORAGE_OF_SUFFIX]
     if not files:
-        raise BagError(f"'{path}' is no ROS 2 bag: expected a .mcap or .db3 file, or a folder with such")
+        raise BagError(
+            f"'{path}' is no ROS 2 bag: expected a .mcap or .db3 file, or a folder with such"
+        )
     # A recorder that was killed leaves the data without the metadata.
     whole = path / "metadata.yaml"
     if path.is_dir() and not whole.exists() and len(files) > 1:
-        raise BagError(f"'{path}' has {len(files)} files but no metadata.yaml; name one of the files")
+        raise BagError(
+            f"'{path}' has {len(files)} files but no metadata.yaml; name one of the files"
+        )
     with _reading(path):
         reader = Reader(path if whole.exists() else files[0])
         reader.open()
@@ -361,7 +414,9 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # damaged files make the parsers below fail in any way
         reason = str(error).rstrip(".") or type(error).__name__
-        raise BagError(f"'{path}' is not readable as a ROS 2 bag, damaged or cut short: {reason}") from error
+        raise BagError(
+            f"'{path}' is not readable as a ROS 2 bag, damaged or cut short: {reason}"
+        ) from error
 
 
 def _topics(reader: Reader) -> tuple[TopicInfo, ...]:
@@ -372,7 +427,9 @@ def _topics(reader: Reader) -> tuple[TopicInfo, ...]:
     return tuple(TopicInfo(name, kind, count) for (name, kind), count in sorted(infos.items()))
 
 
-def _select(path: Path, reader: Reader, types: Collection[str], topic: str | None) -> list[Connection]:
+def _select(
+    path: Path, reader: Reader, types: Collection[str], topic: str | None
+) -> list[Connection]:
     """The connections of the topic that is meant."""
     topics = _topics(reader)
     fitting = [t for t in topics if t.type in types and topic in (None, t.name)]
@@ -387,7 +444,9 @@ def _select(path: Path, reader: Reader, types: Collection[str], topic: str | Non
     if len(filled) > 1:
         raise BagError(f"'{path}' has several topics of type {wanted}: choose one; {there}")
     chosen = filled[0]
-    connections = [c for c in reader.connections if (c.topic, c.msgtype) == (chosen.name, chosen.type)]
+    connections = [
+        c for c in reader.connections if (c.topic, c.msgtype) == (chosen.name, chosen.type)
+    ]
     expected = message_types().hash_rihs01(chosen.type)
     if any(c.digest and c.digest != expected for c in connections):
         raise BagError(f"'{path}' was recorded with another definition of {chosen.type}")

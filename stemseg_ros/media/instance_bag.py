@@ -53,8 +53,13 @@ class InstanceBagReader:
 class InstanceBagWriter:
     """Writes FrameResults; the stamp is also the log time. See BagWriter for paths and errors."""
 
-    def __init__(self, path: str | Path, topic: str = "/stemseg/instances", frame_id: str = "camera",
-                 storage: Storage | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        topic: str = "/stemseg/instances",
+        frame_id: str = "camera",
+        storage: Storage | None = None,
+    ) -> None:
         self._bag = BagWriter(path, topic, INSTANCE_ARRAY, storage)
         self._frame_id = frame_id
 
@@ -65,8 +70,12 @@ class InstanceBagWriter:
     def __enter__(self) -> InstanceBagWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._bag.__exit__(kind, error, trace)
 
 
@@ -80,7 +89,12 @@ def result_from_message(message: Any, index: int) -> FrameResult:
             class_name=item.class_name,
             score=float(item.score),
             rle=Rle(size=size, counts=bytes(item.mask_rle)),
-            box=(int(item.roi.x_offset), int(item.roi.y_offset), int(item.roi.width), int(item.roi.height)),
+            box=(
+                int(item.roi.x_offset),
+                int(item.roi.y_offset),
+                int(item.roi.width),
+                int(item.roi.height),
+            ),
         )
         for item in message.instances
     )
@@ -94,10 +108,22 @@ def message_from_result(result: FrameResult, frame_id: str) -> Any:
     for item in result.instances:
         x, y, width, height = item.box
         roi = types["sensor_msgs/msg/RegionOfInterest"](
-            x_offset=x, y_offset=y, width=width, height=height, do_rectify=False)
-        instances.append(types["stemseg/msg/Instance"](
-            track_id=item.track_id, class_id=item.class_id, class_name=item.class_name, score=item.score,
-            roi=roi, mask_rle=np.frombuffer(item.rle["counts"], np.uint8)))
+            x_offset=x, y_offset=y, width=width, height=height, do_rectify=False
+        )
+        instances.append(
+            types["stemseg/msg/Instance"](
+                track_id=item.track_id,
+                class_id=item.class_id,
+                class_name=item.class_name,
+                score=item.score,
+                roi=roi,
+                mask_rle=np.frombuffer(item.rle["counts"], np.uint8),
+            )
+        )
     return types[INSTANCE_ARRAY](
-        header=make_header(result.stamp_ns, frame_id), height=result.height, width=result.width,
-        epoch=result.epoch, instances=instances)
+        header=make_header(result.stamp_ns, frame_id),
+        height=result.height,
+        width=result.width,
+        epoch=result.epoch,
+        instances=instances,
+    )

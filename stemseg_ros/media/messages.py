@@ -1,6 +1,7 @@
 """Pixels of image messages: sensor_msgs/Image and CompressedImage as BGR arrays.
 
-Works on anything with the fields of these messages, be it from rclpy or from a bag, and needs no ROS.
+Works on anything with the fields of these messages, be it from rclpy or from a bag, and needs no
+ROS.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 class ImageMessageError(MediaError):
-    """An image message cannot be read: unknown encoding, no pixels, or fewer than its header says."""
+    """An image message cannot be read: unknown encoding, no pixels, or fewer than its header
+    says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,12 @@ class _Encoding:
 
 
 # ROS names a Bayer pattern after its first row, as OpenCV's *RGGB2BGR names do.
-_BAYER = {"rggb": cv2.COLOR_BayerRGGB2BGR, "bggr": cv2.COLOR_BayerBGGR2BGR,
-          "gbrg": cv2.COLOR_BayerGBRG2BGR, "grbg": cv2.COLOR_BayerGRBG2BGR}
+_BAYER = {
+    "rggb": cv2.COLOR_BayerRGGB2BGR,
+    "bggr": cv2.COLOR_BayerBGGR2BGR,
+    "gbrg": cv2.COLOR_BayerGBRG2BGR,
+    "grbg": cv2.COLOR_BayerGRBG2BGR,
+}
 _ENCODINGS = {
     "bgr8": _Encoding(3, None),
     "rgb8": _Encoding(3, cv2.COLOR_RGB2BGR),
@@ -61,8 +67,8 @@ _ENCODINGS = {
 def bgr_from_message(message: Any) -> npt.NDArray[np.uint8]:
     """Pixels of a sensor_msgs/Image or sensor_msgs/CompressedImage.
 
-    Returns uint8 (H, W, 3), BGR, contiguous, a copy of its own. 16-bit images are scaled to 0..255.
-    Raises ImageMessageError that says what is wrong with the message.
+    Returns uint8 (H, W, 3), BGR, contiguous, a copy of its own. 16-bit images are scaled to
+    0..255. Raises ImageMessageError that says what is wrong with the message.
     """
     if hasattr(message, "format"):
         return _decompress(message.format, message.data)
@@ -78,7 +84,9 @@ def _decompress(image_format: str, data: Any) -> npt.NDArray[np.uint8]:
         raise ImageMessageError(f"truncated JPEG image ({encoded.size} bytes without end marker)")
     image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     if image is None:
-        raise ImageMessageError(f"compressed image ('{image_format}', {encoded.size} bytes) is not decodable")
+        raise ImageMessageError(
+            f"compressed image ('{image_format}', {encoded.size} bytes) is not decodable"
+        )
     return np.asarray(image, np.uint8)
 
 
@@ -86,7 +94,9 @@ def _convert(message: Any) -> npt.NDArray[np.uint8]:
     encoding = _ENCODINGS.get(message.encoding)
     if encoding is None:
         known = ", ".join(sorted(_ENCODINGS))
-        raise ImageMessageError(f"image encoding '{message.encoding}' is not supported; supported: {known}")
+        raise ImageMessageError(
+            f"image encoding '{message.encoding}' is not supported; supported: {known}"
+        )
     pixels = _pixels(message, encoding)
     if encoding.to_bgr is None:
         image = pixels.copy()
@@ -95,7 +105,9 @@ def _convert(message: Any) -> npt.NDArray[np.uint8]:
             image = cv2.cvtColor(pixels, encoding.to_bgr)
         except cv2.error as error:  # e.g. an odd width where two pixels share their colour
             size = f"{message.width}x{message.height}"
-            raise ImageMessageError(f"{size} image of encoding '{message.encoding}': {error.err}") from None
+            raise ImageMessageError(
+                f"{size} image of encoding '{message.encoding}': {error.err}"
+            ) from None
     if encoding.dtype is np.uint16:
         image = cv2.convertScaleAbs(image, alpha=255 / 65535)
     return np.asarray(image, np.uint8)
@@ -112,11 +124,14 @@ def _pixels(message: Any, encoding: _Encoding) -> npt.NDArray[Any]:
         raise ImageMessageError(f"image without pixels ({width}x{height})")
     if step < row_bytes:
         raise ImageMessageError(
-            f"step of {step} bytes is less than a row of {width} pixels '{message.encoding}' ({row_bytes} bytes)")
+            f"step of {step} bytes is less than a row of {width} pixels '{message.encoding}' "
+            f"({row_bytes} bytes)"
+        )
     if data.size < height * step:
         raise ImageMessageError(
-            f"truncated image: {data.size} bytes, but {width}x{height} '{message.encoding}' with a step of "
-            f"{step} needs {height * step}")
+            f"truncated image: {data.size} bytes, but {width}x{height} '{message.encoding}' "
+            f"with a step of {step} needs {height * step}"
+        )
     rows = np.ascontiguousarray(data[: height * step].reshape(height, step)[:, :row_bytes])
     if dtype.itemsize > 1 and message.is_bigendian:
         rows = rows.view(dtype.newbyteorder(">")).astype(dtype)

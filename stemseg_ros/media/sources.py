@@ -1,8 +1,8 @@
 """Where frames come from: a video, a folder of images, or a ROS 2 bag, all read the same way.
 
-    with open_source("drive.mp4") as source:
-        for stamp_ns, image in source:
-            ...
+with open_source("drive.mp4") as source:
+    for stamp_ns, image in source:
+        ...
 """
 
 from __future__ import annotations
@@ -27,16 +27,37 @@ from stemseg_ros.errors import MediaError
 Image = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), BGR."""
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mts",
-                            ".m2ts", ".wmv", ".flv", ".ogv", ".gif", ".y4m"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+)
+VIDEO_SUFFIXES = frozenset(
+    {
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".avi",
+        ".webm",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".wmv",
+        ".flv",
+        ".ogv",
+        ".gif",
+        ".y4m",
+    }
+)
 BAG_SUFFIXES = frozenset({".mcap", ".db3"})
 DEFAULT_FPS = 10.0
 """Frame rate where none is recorded, as in image folders."""
 
 
 class FrameSource(Protocol):
-    """Frames in order of time; a context manager that closes its file. Reads one frame at a time."""
+    """Frames in order of time; a context manager that closes its file. Reads one frame at a
+    time."""
 
     @property
     def name(self) -> str:
@@ -56,25 +77,35 @@ class FrameSource(Protocol):
 
     def __enter__(self) -> FrameSource: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
         """Pairs of stamp in nanoseconds and image uint8 (H, W, 3), BGR. Raises MediaError."""
 
 
-def open_source(path: str | Path, topic: str | None = None, fps: float | None = None) -> FrameSource:
-    """Open a video, a folder of images (or a pattern, ``folder/*.jpg``) or a ROS 2 bag by what the path is.
+def open_source(
+    path: str | Path, topic: str | None = None, fps: float | None = None
+) -> FrameSource:
+    """Open a video, a folder of images (or a pattern, ``folder/*.jpg``) or a ROS 2 bag by what the
+    path is.
 
-    topic: image topic of a bag; none takes the only one. fps: frame rate of an image folder (default 10) or,
-    for a video, one that replaces the recorded stamps. Raises MediaError for whatever cannot be read.
+    topic: image topic of a bag; none takes the only one. fps: frame rate of an image folder
+    (default 10) or, for a video, one that replaces the recorded stamps. Raises MediaError for
+    whatever cannot be read.
     """
     path = Path(path)
     if not path.exists() and "*" not in path.name:
         raise MediaError(f"no such file or folder: {path}")
     if is_bag(path):
         if fps is not None:
-            raise MediaError(f"{path} is a bag, whose frames have stamps already; leave the frame rate out")
+            raise MediaError(
+                f"{path} is a bag, whose frames have stamps already; leave the frame rate out"
+            )
         from stemseg_ros.media.bag import ImageBagReader  # rosbags is loaded for bags alone
 
         return ImageBagReader(path, topic)
@@ -88,7 +119,9 @@ def open_source(path: str | Path, topic: str | None = None, fps: float | None = 
 def is_bag(path: Path) -> bool:
     """Whether a path is a ROS 2 bag: its folder, a .mcap or a .db3 file."""
     if path.is_dir():
-        return (path / "metadata.yaml").is_file() or any(p.suffix in BAG_SUFFIXES for p in path.glob("*"))
+        return (path / "metadata.yaml").is_file() or any(
+            p.suffix in BAG_SUFFIXES for p in path.glob("*")
+        )
     return path.suffix in BAG_SUFFIXES
 
 
@@ -100,7 +133,8 @@ def _check_rate(fps: float) -> None:
 class Video:
     """A video file, decoded by FFmpeg; rotation that the file asks for is applied.
 
-    The first frame is decoded at once, so that an unreadable file is reported before any other work.
+    The first frame is decoded at once, so that an unreadable file is reported before any other
+    work.
     """
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
@@ -130,8 +164,12 @@ class Video:
     def __enter__(self) -> Video:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         pass  # the file is open only while an iteration lasts
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
@@ -147,7 +185,9 @@ class Video:
         try:
             yield
         except (av.FFmpegError, OSError) as error:
-            raise MediaError(f"{self.path}: not readable as a video: {error.strerror or error}") from error
+            raise MediaError(
+                f"{self.path}: not readable as a video: {error.strerror or error}"
+            ) from error
 
     def _stamp_ns(self, frame: av.VideoFrame, index: int) -> int:
         if self._retimed or frame.pts is None or frame.time_base is None:
@@ -159,8 +199,10 @@ def _unknown_type(path: Path) -> str:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return f"{path} is a single image; give the folder that holds the sequence"
     kinds = ", ".join(sorted(VIDEO_SUFFIXES))
-    return (f"{path}: unknown type '{path.suffix}'; expected a video ({kinds}), a folder of images, "
-            f"or a ROS 2 bag (its folder, .mcap, .db3)")
+    return (
+        f"{path}: unknown type '{path.suffix}'; expected a video ({kinds}), a folder of images, "
+        f"or a ROS 2 bag (its folder, .mcap, .db3)"
+    )
 
 
 def _upright(frame: av.VideoFrame) -> Image:
@@ -183,8 +225,10 @@ class ImageFolder:
             raise MediaError(f"no such folder: {folder}")
         self.paths = sorted((p for p in folder.glob(pattern) if _is_image(p)), key=natural_key)
         if not self.paths:
-            raise MediaError(f"{folder}: no images in this folder match '{pattern}' "
-                             f"({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise MediaError(
+                f"{folder}: no images in this folder match '{pattern}' "
+                f"({', '.join(sorted(IMAGE_SUFFIXES))})"
+            )
         _refuse_twins(self.paths)
         self.name = folder.resolve().name
         self.fps = fps
@@ -195,8 +239,12 @@ class ImageFolder:
     def __enter__(self) -> ImageFolder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         pass
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
@@ -210,12 +258,16 @@ def _refuse_twins(paths: list[Path]) -> None:
     """Labels often lie beside their images under the same number; they are no frames."""
     for first, second in pairwise(paths):
         if first.stem == second.stem:
-            raise MediaError(f"{first.parent}: both {first.name} and {second.name}, which are the frames? "
-                             f"Choose by a pattern such as '{first.parent / '*'}{first.suffix}'")
+            raise MediaError(
+                f"{first.parent}: both {first.name} and {second.name}, which are the frames? "
+                f"Choose by a pattern such as '{first.parent / '*'}{first.suffix}'"
+            )
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def natural_key(path: Path) -> tuple[list[str | int], str]:
@@ -225,10 +277,11 @@ def natural_key(path: Path) -> tuple[list[str | int], str]:
 
 
 def read_image(path: str | Path) -> Image:
-    """An image file as uint8 (H, W, 3), BGR; 16-bit gray is scaled to 8 bits, transparency dropped.
+    """An image file as uint8 (H, W, 3), BGR; 16-bit gray is scaled to 8 bits, transparency
+    dropped.
 
-    Raises MediaError, naming the file. Pillow and not OpenCV, which fills the rest of a truncated JPEG with
-    gray and says nothing.
+    Raises MediaError, naming the file. Pillow and not OpenCV, which fills the rest of a truncated
+    JPEG with gray and says nothing.
     """
     try:
         with PillowImage.open(path) as opened:

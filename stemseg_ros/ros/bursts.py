@@ -25,8 +25,12 @@ class BurstLog:
     their numbers. Events may come from any thread; ``poll`` has to be called now and then.
     """
 
-    def __init__(self, log: Callable[[str], object], quiet: float = 2.0,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        log: Callable[[str], object],
+        quiet: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._log = log
         self._quiet = quiet
         self._clock = clock
@@ -49,8 +53,11 @@ class BurstLog:
         """Log the totals of the bursts that are over, or, to finish, of all."""
         now = self._clock()
         with self._lock:
-            over = {kind: burst for kind, burst in self._bursts.items()
-                    if finish or now - burst.last >= self._quiet}
+            over = {
+                kind: burst
+                for kind, burst in self._bursts.items()
+                if finish or now - burst.last >= self._quiet
+            }
             for kind in over:
                 del self._bursts[kind]
         for burst in over.values():

@@ -19,8 +19,14 @@ from stemseg_ros.media.instance_bag import result_from_message
 from stemseg_ros.media.messages import ImageMessageError, bgr_from_message
 from stemseg_ros.records import FrameResult, Instance
 
-__all__ = ["ImageMessageError", "bgr_image", "image_message", "instances_message",
-           "result_from_message", "stamp_ns"]
+__all__ = [
+    "ImageMessageError",
+    "bgr_image",
+    "image_message",
+    "instances_message",
+    "result_from_message",
+    "stamp_ns",
+]
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused: more likely a broken header than a camera."""
@@ -35,7 +41,8 @@ def bgr_image(message: Any) -> npt.NDArray[np.uint8]:
     width, height = _size(message)
     if width * height > MAX_PIXELS:
         raise ImageMessageError(
-            f"image of {width}x{height} pixels; at most {MAX_PIXELS:,} are accepted")
+            f"image of {width}x{height} pixels; at most {MAX_PIXELS:,} are accepted"
+        )
     try:
         return bgr_from_message(message)
     except (cv2.error, ValueError, MemoryError) as error:

@@ -40,7 +40,8 @@ class Diagnostics:
         self._rates = {"rate_in_hz": 0.0, "rate_out_hz": 0.0}
         self._lossy = False
         self._stage_ms: dict[str, deque[float]] = defaultdict(
-            lambda: deque(maxlen=WINDOWS_REMEMBERED))
+            lambda: deque(maxlen=WINDOWS_REMEMBERED)
+        )
         self._lock = threading.Lock()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -87,8 +88,10 @@ class Diagnostics:
         new = self._counts - counts
         self._begin = now, self._counts.copy()
         self._lossy = any(new[name] for name in LOSSES)
-        self._rates = {"rate_in_hz": new["frames_in"] / seconds,
-                       "rate_out_hz": new["messages_out"] / seconds}
+        self._rates = {
+            "rate_in_hz": new["frames_in"] / seconds,
+            "rate_out_hz": new["messages_out"] / seconds,
+        }
 
     def close(self) -> None:
         """Stop publishing."""

@@ -83,8 +83,12 @@ class StemsegNode(LifecycleNode):
         self._diagnostics: Diagnostics | None = None
         self._images_seen = 0
         self._stream = Stream(self._publish, self._on_window)
-        self._worker = Worker(self._config.node.queue_size, self._config.window.flush_after,
-                              on_idle=self._flush_after_pause, on_error=self._on_worker_error)
+        self._worker = Worker(
+            self._config.node.queue_size,
+            self._config.window.flush_after,
+            on_idle=self._flush_after_pause,
+            on_error=self._on_worker_error,
+        )
         self._bursts = BurstLog(self.get_logger().warning)
         self.create_timer(1.0, self._bursts.poll, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.add_on_set_parameters_callback(self._check_parameters)
@@ -114,8 +118,10 @@ class StemsegNode(LifecycleNode):
             return FAILURE
         self._results = ResultPublishers(self, self._config.window)
         self._diagnostics = Diagnostics(self, device)
-        self.get_logger().info(f"model '{self._config.name}' is ready on {device} "
-                               f"after {time.monotonic() - started:.1f} s")
+        self.get_logger().info(
+            f"model '{self._config.name}' is ready on {device} "
+            f"after {time.monotonic() - started:.1f} s"
+        )
         return super().on_configure(state)
 
     @_logged
@@ -123,7 +129,8 @@ class StemsegNode(LifecycleNode):
         """Publish and subscribe."""
         result = super().on_activate(state)
         self._subscription = ImageSubscription(
-            self, self._config.node, self._on_image, partial(self._count, "frames_lost"))
+            self, self._config.node, self._on_image, partial(self._count, "frames_lost")
+        )
         return result
 
     @_logged
@@ -199,17 +206,21 @@ class StemsegNode(LifecycleNode):
             image = bgr_image(message)
         except ImageMessageError as error:
             self._count("frames_refused")
-            self._bursts.add(f"refused: {error}", f"image refused: {error}",
-                             f"images refused ({error})")
+            self._bursts.add(
+                f"refused: {error}", f"image refused: {error}", f"images refused ({error})"
+            )
             return
         keep = self._results is not None and self._results.overlay_wanted
         source = Source(message.header, image if keep else None)
         if not self._worker.offer(partial(self._stream.push, image, source)):
             self._count("frames_dropped")
             size = self._config.node.queue_size
-            self._bursts.add("queue", "the device is slower than the images come: the oldest of "
-                             f"{size} waiting frames is dropped (node.queue_size)",
-                             "frames dropped from the full queue")
+            self._bursts.add(
+                "queue",
+                "the device is slower than the images come: the oldest of "
+                f"{size} waiting frames is dropped (node.queue_size)",
+                "frames dropped from the full queue",
+            )
 
     def _publish(self, source: Source, result: FrameResult) -> None:
         if self._results is not None:
@@ -233,14 +244,17 @@ class StemsegNode(LifecycleNode):
         lost = self._stream.reset()
         what = f"{type(error).__name__}: {error}"
         self._count("frames_failed", lost)
-        self._bursts.add(f"failed: {what}",
-                         f"{lost} frames lost and tracking reset, a window failed: {what}",
-                         f"windows failed ({what})")
+        self._bursts.add(
+            f"failed: {what}",
+            f"{lost} frames lost and tracking reset, a window failed: {what}",
+            f"windows failed ({what})",
+        )
 
     # Services
 
-    async def _serve(self, work: Callable[[], str], _: Trigger.Request,
-                     answer: Trigger.Response) -> Trigger.Response:
+    async def _serve(
+        self, work: Callable[[], str], _: Trigger.Request, answer: Trigger.Response
+    ) -> Trigger.Response:
         """Do the work after the frames that arrived before, and answer when it is done."""
         if self._subscription is None:
             answer.success, answer.message = False, "the node is not active"

@@ -33,10 +33,17 @@ from rclpy.parameter import Parameter
 from stemseg_ros.config import Config, ConfigError, load_config, update_config, walk_settings
 from stemseg_ros.errors import StemsegError
 
-_SCALARS = {bool: Parameter.Type.BOOL, int: Parameter.Type.INTEGER, float: Parameter.Type.DOUBLE,
-            str: Parameter.Type.STRING}
-_ARRAYS = {int: Parameter.Type.INTEGER_ARRAY, float: Parameter.Type.DOUBLE_ARRAY,
-           str: Parameter.Type.STRING_ARRAY}
+_SCALARS = {
+    bool: Parameter.Type.BOOL,
+    int: Parameter.Type.INTEGER,
+    float: Parameter.Type.DOUBLE,
+    str: Parameter.Type.STRING,
+}
+_ARRAYS = {
+    int: Parameter.Type.INTEGER_ARRAY,
+    float: Parameter.Type.DOUBLE_ARRAY,
+    str: Parameter.Type.STRING_ARRAY,
+}
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _INT_LIMIT = 2**63 - 1
 
@@ -64,8 +71,12 @@ def declare_parameters(node: Node) -> NodeParameters:
     """
     try:
         base = load_config(_declare(node, "config", "lite", "Preset name or path of a YAML file."))
-        checkpoint = _declare(node, "checkpoint", "", "File of the weights; empty: those of the "
-                                                      "preset; random: untrained, for trials.")
+        checkpoint = _declare(
+            node,
+            "checkpoint",
+            "",
+            "File of the weights; empty: those of the preset; random: untrained, for trials.",
+        )
         device = _declare(node, "device", "auto", "auto, cpu, cuda, or cuda:n.")
         autostart = _declare(node, "autostart", True, "Configure and activate at start.")
         changed = _declare_settings(node, base)
@@ -91,8 +102,11 @@ def changed_config(config: Config, parameters: Iterable[Parameter]) -> Config:
 
 def node_settings() -> list[tuple[str, FieldInfo]]:
     """The settings that are parameters of the node."""
-    return [(name, field) for name, field in walk_settings()
-            if name != "name" and not name.startswith("training.")]
+    return [
+        (name, field)
+        for name, field in walk_settings()
+        if name != "name" and not name.startswith("training.")
+    ]
 
 
 def parameter_type(annotation: Any) -> Parameter.Type:
@@ -121,8 +135,12 @@ def descriptor(field: FieldInfo) -> ParameterDescriptor:
     if low is None and high is None:
         return result
     if field.annotation is int:
-        result.integer_range = [IntegerRange(from_value=-_INT_LIMIT if low is None else int(low),
-                                             to_value=_INT_LIMIT if high is None else int(high))]
+        result.integer_range = [
+            IntegerRange(
+                from_value=-_INT_LIMIT if low is None else int(low),
+                to_value=_INT_LIMIT if high is None else int(high),
+            )
+        ]
     elif field.annotation is float:
         limit = sys.float_info.max
         result.floating_point_range = [

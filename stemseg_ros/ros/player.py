@@ -158,9 +158,11 @@ class Player:
         ):
             raise ProgramError(
                 f"nobody subscribed to {self._topic} within {wait:g} s; is the node active, in "
-                "the same ROS_DOMAIN_ID, with its image topic remapped to this name?")
+                "the same ROS_DOMAIN_ID, with its image topic remapped to this name?"
+            )
         if self._limit and not self._program.spin_until(
-                lambda: self._answers.get_publisher_count() > 0, wait):
+            lambda: self._answers.get_publisher_count() > 0, wait
+        ):
             raise ProgramError(
                 f"nobody publishes {self._options.answers} within {wait:g} s; "
                 "name the topic with --answers, or play without flow control: --in-flight 0"
@@ -172,17 +174,23 @@ class Player:
         client = self._program.node.create_client(GetParameters, service)
         request = GetParameters.Request(names=["window.length", "window.overlap", "window.mode"])
         if not self._program.spin_until(client.service_is_ready, self._options.wait):
-            raise ProgramError(f"no service {service} within {self._options.wait:g} s; "
-                               "name the number with --in-flight")
+            raise ProgramError(
+                f"no service {service} within {self._options.wait:g} s; "
+                "name the number with --in-flight"
+            )
         future = client.call_async(request)
         self._program.spin_until(future.done, self._options.timeout)
         values = future.result().values if future.done() else []
         if not all(value.type for value in values) or len(values) < len(request.names):
             return DEFAULT_IN_FLIGHT
         length, overlap, mode = values
-        return WindowConfig.model_validate({
-            "length": length.integer_value, "overlap": overlap.integer_value,
-            "mode": mode.string_value}).in_flight
+        return WindowConfig.model_validate(
+            {
+                "length": length.integer_value,
+                "overlap": overlap.integer_value,
+                "mode": mode.string_value,
+            }
+        ).in_flight
 
     def _wait_for_room(self) -> None:
         limit = self._limit
@@ -213,8 +221,10 @@ class Player:
                 self._options.timeout,
             )
             if self._unanswered and self._silence() > self._options.timeout:
-                raise ProgramError(f"{len(self._unanswered)} frames were not answered within "
-                                   f"{self._options.timeout:g} s after the end of the bag")
+                raise ProgramError(
+                    f"{len(self._unanswered)} frames were not answered within "
+                    f"{self._options.timeout:g} s after the end of the bag"
+                )
         if self._unanswered.skipped:
             raise ProgramError(f"the node dropped {self._unanswered.skipped} frames")
 
@@ -255,15 +265,29 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument(
         "--loop", action="store_true", help="start again at the end, until stopped"
     )
-    parser.add_argument("--in-flight", type=_not_negative,
-                        help="most frames without an answer; 0: no flow control "
-                             "(default: as the node's window needs)")
-    parser.add_argument("--wait", type=_positive, default=60.0,
-                        help="patience with the start of the node, seconds (%(default)s)")
-    parser.add_argument("--timeout", type=_positive, default=60.0,
-                        help="patience with an answer, seconds (%(default)s)")
-    parser.add_argument("--log", type=Path,
-                        help="write stamps and times of publishing (monotonic, ns) as JSON lines")
+    parser.add_argument(
+        "--in-flight",
+        type=_not_negative,
+        help="most frames without an answer; 0: no flow control "
+        "(default: as the node's window needs)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=_positive,
+        default=60.0,
+        help="patience with the start of the node, seconds (%(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_positive,
+        default=60.0,
+        help="patience with an answer, seconds (%(default)s)",
+    )
+    parser.add_argument(
+        "--log",
+        type=Path,
+        help="write stamps and times of publishing (monotonic, ns) as JSON lines",
+    )
     values = vars(parser.parse_args(arguments))
     values["flush"] = values["flush"] or values["answers"].rpartition("/")[0] + "/flush"
     return Options(**values)

@@ -45,7 +45,8 @@ class Recorder:
         node = program.node
         reliable = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
         self._instances = node.create_subscription(
-            InstanceArray, options.topic, self._on_instances, reliable, raw=True)
+            InstanceArray, options.topic, self._on_instances, reliable, raw=True
+        )
         if options.diagnostics is not None:
             node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
@@ -96,10 +97,15 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument(
         "--topic", default="/stemseg/instances", help="topic to record (%(default)s)"
     )
-    parser.add_argument("--count", type=int, default=0,
-                        help="end after so many messages; 0: on Ctrl-C (%(default)s)")
-    parser.add_argument("--log", type=Path,
-                        help="write stamps and times of arrival (monotonic, ns) as JSON lines")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=0,
+        help="end after so many messages; 0: on Ctrl-C (%(default)s)",
+    )
+    parser.add_argument(
+        "--log", type=Path, help="write stamps and times of arrival (monotonic, ns) as JSON lines"
+    )
     parser.add_argument(
         "--diagnostics", type=Path, help="keep the node's latest diagnostics in this file"
     )

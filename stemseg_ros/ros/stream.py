@@ -45,8 +45,11 @@ class Stream:
     subscriber never sees a number twice while the node lives.
     """
 
-    def __init__(self, publish: Callable[[Source, FrameResult], None],
-                 on_window: Callable[[Mapping[str, float]], None]) -> None:
+    def __init__(
+        self,
+        publish: Callable[[Source, FrameResult], None],
+        on_window: Callable[[Mapping[str, float]], None],
+    ) -> None:
         self._publish = publish
         self._on_window = on_window
         self._pipeline: StreamingPipeline | None = None

@@ -43,8 +43,13 @@ class ImageSubscription:
     publishers and their QoS.
     """
 
-    def __init__(self, node: Node, settings: NodeConfig, on_image: Callable[[Any], None],
-                 on_lost: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        settings: NodeConfig,
+        on_image: Callable[[Any], None],
+        on_lost: Callable[[int], None],
+    ) -> None:
         self._node = node
         self._settings = settings
         self._on_image = on_image
@@ -92,9 +97,11 @@ class ImageSubscription:
             events.incompatible_qos = self._on_incompatible
         profile = QoSProfile(depth=self._settings.queue_size, reliability=reliability)
         self._subscription = self._node.create_subscription(
-            self._type, self.topic, self._on_message, profile, event_callbacks=events)
+            self._type, self.topic, self._on_message, profile, event_callbacks=events
+        )
         self._node.get_logger().info(
-            f"subscribed to {self.topic} ({self._settings.image_transport}, {_name(reliability)})")
+            f"subscribed to {self.topic} ({self._settings.image_transport}, {_name(reliability)})"
+        )
 
     def _unsubscribe(self) -> None:
         if self._subscription is not None:
@@ -123,18 +130,26 @@ class ImageSubscription:
     def _on_lost(self, event: Any) -> None:
         self._count_lost(event.total_count_change)
         hint = "" if any(name in os.environ for name in _PROFILE_VARIABLES) else _PROFILE_HINT
-        self._lost.add("lost", f"images get lost on the way to the node{hint}",
-                       "images lost on the way to the node", event.total_count_change)
+        self._lost.add(
+            "lost",
+            f"images get lost on the way to the node{hint}",
+            "images lost on the way to the node",
+            event.total_count_change,
+        )
 
     def _report_silence(self) -> None:
-        publishers = [f"{info.node_namespace.rstrip('/')}/{info.node_name} ({info.topic_type}, "
-                      f"{_name(info.qos_profile.reliability)})" for info in self._publishers()]
+        publishers = [
+            f"{info.node_namespace.rstrip('/')}/{info.node_name} ({info.topic_type}, "
+            f"{_name(info.qos_profile.reliability)})"
+            for info in self._publishers()
+        ]
         found = "nobody publishes; remap 'image'"
         if publishers:
             found = f"publishers: {', '.join(publishers)}"
         self._node.get_logger().warning(
             f"no images on {self.topic} (sensor_msgs/msg/{self._type.__name__}) for "
-            f"{SILENCE_SECONDS:.0f} s; {found}")
+            f"{SILENCE_SECONDS:.0f} s; {found}"
+        )
 
 
 def _name(policy: ReliabilityPolicy) -> str:

@@ -26,8 +26,13 @@ class Worker:
     receives what an offered job or ``on_idle`` raises.
     """
 
-    def __init__(self, queue_size: int, idle_after: float, on_idle: Callable[[], object],
-                 on_error: Callable[[Exception], object]) -> None:
+    def __init__(
+        self,
+        queue_size: int,
+        idle_after: float,
+        on_idle: Callable[[], object],
+        on_error: Callable[[Exception], object],
+    ) -> None:
         self._queue_size = queue_size
         self._idle_after = idle_after
         self._on_idle = on_idle

@@ -42,8 +42,10 @@ def frame(index: int) -> tuple[Image, list[ResultRow]]:
     """A car that moves to the right and a pedestrian that stands, with their true masks."""
     places = [(1, CAR, 16, 8 + 4 * index, 32), (2, PEDESTRIAN, 56, 112, 24)]
     image = scene(SIZE, *places)
-    rows = [ResultRow(index, kind * 1000 + number, kind, encode(image[..., 0] == number))
-            for number, kind, *_ in places]
+    rows = [
+        ResultRow(index, kind * 1000 + number, kind, encode(image[..., 0] == number))
+        for number, kind, *_ in places
+    ]
     return image, rows
 
 
@@ -102,8 +104,13 @@ def test_run_in_all_modes(dataset: Path, networks: list[ColourNetwork], tmp_path
     modes = ["--mode", "offline", "--mode", "near_online", "--mode", "online"]
     report = run(dataset, tmp_path / "out", *modes)
     assert [variant["name"] for variant in report["runs"]] == [
-        "offline", "offline + post-filter", "near_online", "near_online + post-filter",
-        "online", "online + post-filter"]
+        "offline",
+        "offline + post-filter",
+        "near_online",
+        "near_online + post-filter",
+        "online",
+        "online + post-filter",
+    ]
     for variant in report["runs"]:
         car, pedestrian = (variant["measures"][name] for name in ("car", "pedestrian"))
         assert car["MOTSA"] == 100
@@ -116,12 +123,19 @@ def test_run_in_all_modes(dataset: Path, networks: list[ColourNetwork], tmp_path
         assert timing["frames"] == 21
         assert timing["fps_end_to_end"] < timing["fps_network_and_clustering"]
     assert [network.config.window.mode for network in networks] == [
-        "offline", "offline", "near_online", "near_online", "online", "online"]
+        "offline",
+        "offline",
+        "near_online",
+        "near_online",
+        "online",
+        "online",
+    ]
     assert "input" in report["config"] and report["checkpoint"] == "random"
 
 
 def test_stored_sequences_are_not_run_again(
-        dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+) -> None:
     first = run(dataset, tmp_path / "out")
     assert len(networks) == 2
     (tmp_path / "out" / "results" / "near_online" / "0001.json").unlink()
@@ -149,10 +163,17 @@ def test_a_cut_record_is_run_again(
 
 
 def test_results_of_a_run_score_the_same_when_stored(
-        dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+) -> None:
     made = run(dataset, tmp_path / "out")
-    evaluate("--ground-truth", dataset, "--out", tmp_path / "again", "--results",
-             tmp_path / "out" / "results" / "near_online")
+    evaluate(
+        "--ground-truth",
+        dataset,
+        "--out",
+        tmp_path / "again",
+        "--results",
+        tmp_path / "out" / "results" / "near_online",
+    )
     again = json.loads((tmp_path / "again" / "report.json").read_text())
     assert [v["name"] for v in again["runs"]] == ["stored results", "stored results + post-filter"]
     assert [v["measures"] for v in again["runs"]] == [v["measures"] for v in made["runs"]]
@@ -192,10 +213,27 @@ def test_through_ros_equals_in_process(dataset: Path, tmp_path: Path) -> None:
     The weights are random; without thresholds they find something in every frame.
     """
     bag = tmp_path / "0001.mcap"
-    CliRunner().invoke(app, ["bag", "from-frames", str(dataset / "image_02" / "0001"), str(bag),
-                             "--ground-truth", str(dataset), "--sequence", "0001"])
-    loose = ["--set", "clustering.min_heat=0", "--set", "clustering.foreground_probability=0",
-             "--set", "clustering.max_instances=5"]
+    CliRunner().invoke(
+        app,
+        [
+            "bag",
+            "from-frames",
+            str(dataset / "image_02" / "0001"),
+            str(bag),
+            "--ground-truth",
+            str(dataset),
+            "--sequence",
+            "0001",
+        ],
+    )
+    loose = [
+        "--set",
+        "clustering.min_heat=0",
+        "--set",
+        "clustering.foreground_probability=0",
+        "--set",
+        "clustering.max_instances=5",
+    ]
     report = run(bag, tmp_path / "ros", "--through-ros", *loose)
     run(bag, tmp_path / "plain", *loose)
     through = tmp_path / "ros" / "results" / "near_online-through-ROS" / "0001.txt"
@@ -204,7 +242,9 @@ def test_through_ros_equals_in_process(dataset: Path, tmp_path: Path) -> None:
     frames = {int(line.split()[0]) for line in through.read_text().splitlines()}
     assert frames == set(range(9))
     assert [v["name"] for v in report["runs"]] == [
-        "near_online through ROS", "near_online through ROS + post-filter"]
+        "near_online through ROS",
+        "near_online through ROS + post-filter",
+    ]
     assert report["runs"][0]["timing"]["fps_network_and_clustering"] is None
 
 
@@ -214,8 +254,17 @@ def test_ignored_pixels_survive_the_bag(dataset: Path, tmp_path: Path) -> None:
     corner = np.zeros(SIZE, bool)
     corner[:8] = True
     kitti_mots.write(labels, [replace(truth, ignored={2: encode(corner)})], truth=True)
-    done = CliRunner().invoke(app, ["bag", "from-frames", str(dataset / "image_02" / "0000"),
-                                    str(tmp_path / "b.db3"), "--ground-truth", str(labels)])
+    done = CliRunner().invoke(
+        app,
+        [
+            "bag",
+            "from-frames",
+            str(dataset / "image_02" / "0000"),
+            str(tmp_path / "b.db3"),
+            "--ground-truth",
+            str(labels),
+        ],
+    )
     assert done.exit_code == 0, done.output
     given = read_input(tmp_path / "b.db3", "kitti_mots", None).truths["b"]
     assert list(given.ignored) == [2]
@@ -268,16 +317,20 @@ def test_recorded_answers_are_scored_against_a_bag(
     assert "same stamps; they differ from frame 0 on (8 and 9 messages)" in evaluate(*late, code=2)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["--sequence", "0009"], "no sequence 0009; there are 0000, 0001"),
-    (["--images", "{tmp}"], "no images of 0000, 0001"),
-    (["--results", "{tmp}"], "no results for sequences 0000, 0001"),
-    (["--format", "davis"], "no label images"),
-    (["--ground-truth", "{tmp}/none"], "no ground truth at"),
-    (["--set", "window.overlap=9"], "overlap 9 is not below length"),
-])
-def test_mistakes_take_one_line(arguments: list[str], words: str, dataset: Path,
-                                networks: list[ColourNetwork], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--sequence", "0009"], "no sequence 0009; there are 0000, 0001"),
+        (["--images", "{tmp}"], "no images of 0000, 0001"),
+        (["--results", "{tmp}"], "no results for sequences 0000, 0001"),
+        (["--format", "davis"], "no label images"),
+        (["--ground-truth", "{tmp}/none"], "no ground truth at"),
+        (["--set", "window.overlap=9"], "overlap 9 is not below length"),
+    ],
+)
+def test_mistakes_take_one_line(
+    arguments: list[str], words: str, dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     filled = [argument.replace("{tmp}", str(tmp_path / "empty")) for argument in arguments]
     base = ["--ground-truth", dataset, "--out", tmp_path / "out", "--checkpoint", "random"]
@@ -311,8 +364,8 @@ def test_sequences_in_parallel_processes(tmp_path: Path) -> None:
     def progress(title: str, total: int) -> Any:
         yield told.append
 
-    one, = work.evaluate_stored(given, results, [Variant(work.STORED)], 1, progress)
-    two, = work.evaluate_stored(given, results, [Variant(work.STORED)], 2, progress)
+    (one,) = work.evaluate_stored(given, results, [Variant(work.STORED)], 1, progress)
+    (two,) = work.evaluate_stored(given, results, [Variant(work.STORED)], 2, progress)
     assert (one.measures, one.sequences) == (two.measures, two.sequences)
     assert told == [1, 2] * 2
 
@@ -324,10 +377,17 @@ def test_what_a_process_is_handed_can_travel(dataset: Path) -> None:
 
 
 def test_videos_without_annotations_get_a_results_file(
-        dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+) -> None:
     """As the validation and test videos of YouTube-VIS come, for the benchmark's server."""
-    videos = [{"id": 7, "width": SIZE[1], "height": SIZE[0],
-               "file_names": [f"0001/{index:06d}.png" for index in range(9)]}]
+    videos = [
+        {
+            "id": 7,
+            "width": SIZE[1],
+            "height": SIZE[0],
+            "file_names": [f"0001/{index:06d}.png" for index in range(9)],
+        }
+    ]
     categories = [{"id": 4, "name": "pedestrian"}, {"id": 9, "name": "car"}]
     (tmp_path / "valid.json").write_text(json.dumps({"videos": videos, "categories": categories}))
     evaluate(
@@ -359,15 +419,22 @@ def test_videos_without_annotations_get_a_results_file(
 
 
 def test_only_the_frames_that_the_ground_truth_names(
-        dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+) -> None:
     """The images lie at full rate, every third frame is annotated: BDD100K and YouTube-VIS can be
     so."""
     labels = tmp_path / "labels"
     every_third = [
         replace(r, frame=r.frame // 3) for index in range(0, 9, 3) for r in frame(index)[1]
     ]
-    truth = SequenceMasks("0001", SIZE, 3, {1: "car", 2: "pedestrian"}, tuple(every_third),
-                          files=("000000", "000003", "000006"))
+    truth = SequenceMasks(
+        "0001",
+        SIZE,
+        3,
+        {1: "car", 2: "pedestrian"},
+        tuple(every_third),
+        files=("000000", "000003", "000006"),
+    )
     FORMATS["bdd100k"].write(labels, [truth], truth=True)
     arguments = [
         "--format",
@@ -381,7 +448,10 @@ def test_only_the_frames_that_the_ground_truth_names(
     assert report["runs"][0]["timing"]["frames"] == 3
     assert report["runs"][0]["measures"]["car"]["MOTSA"] == 100
     assert sorted(file.name for file in (tmp_path / "out" / "benchmark").rglob("*.png")) == [
-        "000000.png", "000003.png", "000006.png"]
+        "000000.png",
+        "000003.png",
+        "000006.png",
+    ]
     (dataset / "image_02" / "0001" / "000003.png").unlink()
     assert "no image 000003" in evaluate(
         "--ground-truth",

@@ -103,8 +103,11 @@ def test_duration_counts_gaps() -> None:
 
 
 def test_class_of_a_track_is_that_of_most_of_its_pixels() -> None:
-    frames = [[instance(1, PEDESTRIAN, strip(0, 30))], [instance(1, CAR, strip(0, 10))],
-              [instance(1, CAR, strip(0, 10))]]
+    frames = [
+        [instance(1, PEDESTRIAN, strip(0, 30))],
+        [instance(1, CAR, strip(0, 10))],
+        [instance(1, CAR, strip(0, 10))],
+    ]
     assert {row.class_id for row in collect(frames).rows()} == {PEDESTRIAN}
 
 
@@ -162,23 +165,26 @@ def track(class_id: int, frames: Iterable[int], mask: npt.NDArray[np.bool_]) -> 
     return [ResultRow(frame, class_id * 1000 + 1, class_id, encode(mask)) for frame in frames]
 
 
-@pytest.mark.parametrize("rows, kept", [
-    (track(CAR, range(3), square(150)), 3),
-    (track(CAR, range(3), square(149)), 0),
-    (track(PEDESTRIAN, range(10), square(250)), 10),
-    (track(PEDESTRIAN, range(10), square(249)), 0),
-    (track(CAR, range(3), diagonal(40, 9)), 3),             # fills 0.38 of its box
-    (track(CAR, range(3), diagonal(40, 8)), 0),             # 0.34
-    (track(PEDESTRIAN, range(10), diagonal(80, 9)), 10),    # 0.202
-    (track(PEDESTRIAN, range(10), diagonal(80, 8)), 0),     # 0.180
-    (track(CAR, range(2), square(300)), 0),
-    (track(PEDESTRIAN, range(9), square(300)), 0),
-    (track(CAR, [0, 2, 3, 9], square(300)), 0),             # 2 gaps in 4 frames
-    (track(CAR, [0, 2, 3, 4], square(300)), 4),             # 1 in 4
-    (track(PEDESTRIAN, range(0, 30, 3), square(300)), 0),   # 9 in 10
-    (track(PEDESTRIAN, [0, 2, 4, 6, 8, 10, 11, 12, 13, 14], square(300)), 10),  # 5 in 10
-    (track(3, [5], square(1)), 1),                          # other classes pass
-])
+@pytest.mark.parametrize(
+    "rows, kept",
+    [
+        (track(CAR, range(3), square(150)), 3),
+        (track(CAR, range(3), square(149)), 0),
+        (track(PEDESTRIAN, range(10), square(250)), 10),
+        (track(PEDESTRIAN, range(10), square(249)), 0),
+        (track(CAR, range(3), diagonal(40, 9)), 3),  # fills 0.38 of its box
+        (track(CAR, range(3), diagonal(40, 8)), 0),  # 0.34
+        (track(PEDESTRIAN, range(10), diagonal(80, 9)), 10),  # 0.202
+        (track(PEDESTRIAN, range(10), diagonal(80, 8)), 0),  # 0.180
+        (track(CAR, range(2), square(300)), 0),
+        (track(PEDESTRIAN, range(9), square(300)), 0),
+        (track(CAR, [0, 2, 3, 9], square(300)), 0),  # 2 gaps in 4 frames
+        (track(CAR, [0, 2, 3, 4], square(300)), 4),  # 1 in 4
+        (track(PEDESTRIAN, range(0, 30, 3), square(300)), 0),  # 9 in 10
+        (track(PEDESTRIAN, [0, 2, 4, 6, 8, 10, 11, 12, 13, 14], square(300)), 10),  # 5 in 10
+        (track(3, [5], square(1)), 1),  # other classes pass
+    ],
+)
 def test_filter(rows: list[ResultRow], kept: int) -> None:
     assert len(filter_rows(rows)) == kept
 
@@ -230,7 +236,8 @@ def test_reader_names_the_line(text: str, words: str, tmp_path: Path) -> None:
 
 def test_reader_accepts_masks_side_by_side_and_ignore_regions(tmp_path: Path) -> None:
     (tmp_path / "r.txt").write_text(
-        f"0 1001 1 4 100 {RLE}\n0 10000 10 4 100 {OTHER}\n1 1001 1 4 100 {OTHER}\n")
+        f"0 1001 1 4 100 {RLE}\n0 10000 10 4 100 {OTHER}\n1 1001 1 4 100 {OTHER}\n"
+    )
     rows = read_results(tmp_path / "r.txt")
     assert [(row.frame, row.id) for row in rows] == [(0, 1001), (0, 10000), (1, 1001)]
 

@@ -63,9 +63,19 @@ def test_two_dropped_masks() -> None:
     truth = two_cars()
     result = replace(truth, rows=tuple(r for r in truth.rows if r.id != 1001 or r.frame < 8))
     association = (8 * 0.8 + 10 * 1) / 18
-    assert_measures(car(truth, result), sMOTSA=90, MOTSA=90, MOTSP=100, IDS=0, FN=2, FP=0,
-                    IDF1=100 * 2 * 18 / (18 + 20), DetA=90, AssA=100 * association,
-                    HOTA=100 * sqrt(0.9 * association))
+    assert_measures(
+        car(truth, result),
+        sMOTSA=90,
+        MOTSA=90,
+        MOTSP=100,
+        IDS=0,
+        FN=2,
+        FP=0,
+        IDF1=100 * 2 * 18 / (18 + 20),
+        DetA=90,
+        AssA=100 * association,
+        HOTA=100 * sqrt(0.9 * association),
+    )
 
 
 def test_ids_swapped_halfway() -> None:
@@ -74,17 +84,36 @@ def test_ids_swapped_halfway() -> None:
     swap = {1001: 1002, 1002: 1001}
     rows = tuple(replace(r, id=swap[r.id] if r.frame >= 5 else r.id) for r in truth.rows)
     result = replace(truth, rows=rows)
-    assert_measures(car(truth, result), sMOTSA=90, MOTSA=90, MOTSP=100, IDS=2, IDF1=50, DetA=100,
-                    AssA=100 / 3, HOTA=100 * sqrt(1 / 3))
+    assert_measures(
+        car(truth, result),
+        sMOTSA=90,
+        MOTSA=90,
+        MOTSP=100,
+        IDS=2,
+        IDF1=50,
+        DetA=100,
+        AssA=100 / 3,
+        HOTA=100 * sqrt(1 / 3),
+    )
 
 
 def test_two_objects_merged_to_one() -> None:
     """The mask has IoU 12 / 20 with car 1 and 8 / 20 with car 2: it matches car 1, at 12 of 19
     alphas."""
     result = sequence(row(t, 1, 0, 20) for t in FRAMES)
-    assert_measures(car(two_cars(), result), sMOTSA=30, MOTSA=50, MOTSP=60, FN=10, FP=0, IDS=0,
-                    IDF1=100 * 2 * 10 / (10 + 20), DetA=100 * 0.5 * 12 / 19, AssA=100 * 12 / 19,
-                    HOTA=100 * sqrt(0.5) * 12 / 19)
+    assert_measures(
+        car(two_cars(), result),
+        sMOTSA=30,
+        MOTSA=50,
+        MOTSP=60,
+        FN=10,
+        FP=0,
+        IDS=0,
+        IDF1=100 * 2 * 10 / (10 + 20),
+        DetA=100 * 0.5 * 12 / 19,
+        AssA=100 * 12 / 19,
+        HOTA=100 * sqrt(0.5) * 12 / 19,
+    )
 
 
 def test_results_one_frame_late() -> None:
@@ -95,11 +124,14 @@ def test_results_one_frame_late() -> None:
     assert_measures(car(truth, late), sMOTSA=60, MOTSA=90, MOTSP=100 * 8 / 12, FN=1, FP=0, IDS=0)
 
 
-@pytest.mark.parametrize(("ignored_columns", "false_positives"), [
-    ((30, 36), 0),   # 6 of the 10 columns of the false mask are ignored
-    ((30, 34), 10),  # 4 of 10: it counts
-    (None, 10),
-])
+@pytest.mark.parametrize(
+    ("ignored_columns", "false_positives"),
+    [
+        ((30, 36), 0),  # 6 of the 10 columns of the false mask are ignored
+        ((30, 34), 10),  # 4 of 10: it counts
+        (None, 10),
+    ],
+)
 def test_ignore_regions(ignored_columns: tuple[int, int] | None, false_positives: int) -> None:
     truth = two_cars()
     if ignored_columns:
@@ -175,15 +207,23 @@ def test_sizes_must_agree() -> None:
         score_sequence(MOTS, truth, replace(truth, size=(20, 30)))
 
 
-
 def davis(truth: SequenceMasks, result: SequenceMasks) -> Measures:
     return sequence_measures(DAVIS, score_sequence(DAVIS, truth, result))["general"]
 
 
 def test_davis_perfect() -> None:
-    assert_measures(davis(two_cars(), two_cars()), **{
-        "J&F": 100, "J-Mean": 100, "J-Recall": 100, "J-Decay": 0,
-        "F-Mean": 100, "F-Recall": 100, "F-Decay": 0})
+    assert_measures(
+        davis(two_cars(), two_cars()),
+        **{
+            "J&F": 100,
+            "J-Mean": 100,
+            "J-Recall": 100,
+            "J-Decay": 0,
+            "F-Mean": 100,
+            "F-Recall": 100,
+            "F-Decay": 0,
+        },
+    )
 
 
 def test_davis_shift_by_one_pixel() -> None:
@@ -200,9 +240,16 @@ def test_davis_object_lost_at_the_end() -> None:
     """Quarters of 8 frames: 0-2, 2-4, 4-5, 5-7; found in 0-4, so the decay is that from 1 to 0."""
     truth = sequence([row(t, 1, 10, 20) for t in range(8)], 8)
     result = sequence([row(t, 1, 10, 20) for t in range(5)], 8)
-    assert_measures(davis(truth, result), **{
-        "J-Mean": 100 * 5 / 8, "J-Recall": 100 * 5 / 8, "J-Decay": 100,
-        "F-Mean": 100 * 5 / 8, "F-Decay": 100})
+    assert_measures(
+        davis(truth, result),
+        **{
+            "J-Mean": 100 * 5 / 8,
+            "J-Recall": 100 * 5 / 8,
+            "J-Decay": 100,
+            "F-Mean": 100 * 5 / 8,
+            "F-Decay": 100,
+        },
+    )
 
 
 def test_davis_void_is_not_scored() -> None:
@@ -249,8 +296,10 @@ def test_youtube_vis() -> None:
     Where it is wrong, half of the truth is found: precision 1 at 51 of 101 recall values.
     """
     truth = sequence([r for t in FRAMES for r in (row(t, 1, 0, 10), row(t, 2, 20, 28))])
-    result = sequence([r for t in FRAMES for r in (row(t, 1, 0, 10), row(t, 2, 20, 25))],
-                      scores={1001: 0.9, 1002: 0.8})
+    result = sequence(
+        [r for t in FRAMES for r in (row(t, 1, 0, 10), row(t, 2, 20, 25))],
+        scores={1001: 0.9, 1002: 0.8},
+    )
     half = 100 * 51 / 101
     assert_measures(
         vis(truth, result), AP=0.3 * 100 + 0.7 * half, AP50=100, AP75=half, AR1=50, AR10=65
@@ -259,15 +308,19 @@ def test_youtube_vis() -> None:
 
 def test_youtube_vis_a_second_track_on_the_same_object_is_wrong() -> None:
     truth = sequence(row(t, 1, 0, 10) for t in FRAMES)
-    result = sequence([r for t in FRAMES for r in (row(t, 1, 0, 10), row(t, 2, 0, 10))],
-                      scores={1001: 0.8, 1002: 0.9})
+    result = sequence(
+        [r for t in FRAMES for r in (row(t, 1, 0, 10), row(t, 2, 0, 10))],
+        scores={1001: 0.8, 1002: 0.9},
+    )
     assert_measures(vis(truth, result), AP=100, AR1=100, AR10=100)
 
 
 def test_youtube_vis_confident_mistake_costs_precision() -> None:
     truth = sequence(row(t, 1, 0, 10) for t in FRAMES)
-    result = sequence([r for t in FRAMES for r in (row(t, 1, 0, 10), row(t, 2, 30, 40))],
-                      scores={1001: 0.5, 1002: 0.9})
+    result = sequence(
+        [r for t in FRAMES for r in (row(t, 1, 0, 10), row(t, 2, 30, 40))],
+        scores={1001: 0.5, 1002: 0.9},
+    )
     assert_measures(vis(truth, result), AP=50, AR1=0, AR10=100)
 
 

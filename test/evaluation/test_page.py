@@ -25,7 +25,9 @@ def test_diagnostics_agree_with_the_measures() -> None:
     found = diagnose(truth, result)
     measures = sequence_measures(MOTS, score_sequence(MOTS, truth, result))["car"]
     assert [(s.frame, s.previous_frame, s.previous_id, s.id) for s in found.switches] == [
-        (4, 3, 1001, 1005), (8, 6, 1005, 1006)]
+        (4, 3, 1001, 1005),
+        (8, 6, 1005, 1006),
+    ]
     assert len(found.switches) == measures["IDS"] == 2
     assert sum(errors.missed for errors in found.frames.values()) == measures["FN"] == 1
     assert found.overlaps["small"] == [1, *[0] * 8, 19]
@@ -36,8 +38,12 @@ def report_page(folder: Path) -> Path:
     """The report of results with two id switches."""
     kitti_mots.write(folder / "gt", [two_cars()], truth=True)
     kitti_mots.write(folder / "results", [switching()])
-    options = {"--ground-truth": folder / "gt", "--results": folder / "results",
-               "--out": folder / "out", "--post-filter": "without"}
+    options = {
+        "--ground-truth": folder / "gt",
+        "--results": folder / "results",
+        "--out": folder / "out",
+        "--post-filter": "without",
+    }
     arguments = [str(part) for option in options.items() for part in option]
     done = CliRunner().invoke(app, ["evaluate", *arguments])
     assert done.exit_code == 0, done.output

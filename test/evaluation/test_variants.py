@@ -15,13 +15,17 @@ from stemseg_ros.evaluation.variants import (
 )
 
 
-@pytest.mark.parametrize(("classes", "open_classes", "expected"), [
-    ({1: "pedestrian", 2: "car"}, False, {1: "car", 2: "pedestrian"}),
-    ({1: "car", 3: "truck"}, False, {1: "car", 2: "pedestrian"}),
-    ({1: "car", 3: "truck"}, True, {1: "car", 2: "pedestrian", 3: "truck"}),
-])
-def test_classes_are_matched_by_name(classes: dict[int, str], open_classes: bool,
-                                     expected: dict[int, str]) -> None:
+@pytest.mark.parametrize(
+    ("classes", "open_classes", "expected"),
+    [
+        ({1: "pedestrian", 2: "car"}, False, {1: "car", 2: "pedestrian"}),
+        ({1: "car", 3: "truck"}, False, {1: "car", 2: "pedestrian"}),
+        ({1: "car", 3: "truck"}, True, {1: "car", 2: "pedestrian", 3: "truck"}),
+    ],
+)
+def test_classes_are_matched_by_name(
+    classes: dict[int, str], open_classes: bool, expected: dict[int, str]
+) -> None:
     result = sequence([row(0, 1, 0, 5, class_id) for class_id in classes], 1, classes=classes)
     truth, matched = match_classes(two_cars(1), result, open_classes=open_classes)
     assert truth.classes == matched.classes == expected

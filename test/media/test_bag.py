@@ -33,22 +33,32 @@ PATHS = ["clip.mcap", "clip.db3", "clip", "clip.v2"]
 
 
 def frames(count: int, height: int = 4, width: int = 6) -> list[tuple[int, np.ndarray]]:
-    return [(10**9 + i * 40_000_000, np.full((height, width, 3), i, np.uint8)) for i in range(count)]
+    return [
+        (10**9 + i * 40_000_000, np.full((height, width, 3), i, np.uint8)) for i in range(count)
+    ]
 
 
 def result(stamp_ns: int, epoch: int = 0, tracks: int = 1) -> FrameResult:
     instances = tuple(
         Instance(i + 1, 1, "car", 0.5, Rle(size=[4, 6], counts=bytes([49 + i, 50])), (1, 2, 3, 2))
-        for i in range(tracks))
+        for i in range(tracks)
+    )
     return FrameResult(0, stamp_ns, 4, 6, epoch, instances)
 
 
 @pytest.mark.parametrize("name", PATHS)
-@given(images=st.lists(IMAGES, min_size=1, max_size=4),
-       first=st.integers(0, 2**31 * 10**9 - 10**9), step=st.integers(1, 10**8))
+@given(
+    images=st.lists(IMAGES, min_size=1, max_size=4),
+    first=st.integers(0, 2**31 * 10**9 - 10**9),
+    step=st.integers(1, 10**8),
+)
 @settings(max_examples=15, deadline=None)
 def test_raw_images_come_back_bit_for_bit(
-        tmp_path_factory: pytest.TempPathFactory, name: str, images: list[np.ndarray], first: int, step: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    images: list[np.ndarray],
+    first: int,
+    step: int,
 ) -> None:
     path = tmp_path_factory.mktemp("bag") / name
     sent = [(first + i * step, image) for i, image in enumerate(images)]
@@ -81,22 +91,26 @@ def test_one_frame_has_no_rate(tmp_path: Path) -> None:
 def test_jpeg_bag_holds_compressed_images(tmp_path: Path) -> None:
     ramp = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], 48, 0).repeat(3, 2)
     write_bag([(5, ramp)], tmp_path / "jpeg.mcap", encoding="jpeg")
-    assert [t.type for t in bag_info(tmp_path / "jpeg.mcap").topics] == ["sensor_msgs/msg/CompressedImage"]
+    assert [t.type for t in bag_info(tmp_path / "jpeg.mcap").topics] == [
+        "sensor_msgs/msg/CompressedImage"
+    ]
     with ImageBagReader(tmp_path / "jpeg.mcap") as reader:
-        (stamp, image), = reader
+        ((stamp, image),) = reader
     assert stamp == 5
     assert cv2.absdiff(image, ramp).max() <= 4
 
 
 def test_another_mcap_reader_agrees(tmp_path: Path) -> None:
-    """The file follows the mcap profile of ROS 2: a reader of other authors decodes it by its schemas."""
+    """The file follows the mcap profile of ROS 2: a reader of other authors decodes it by its
+    schemas."""
     write_bag(frames(3), tmp_path / "images.mcap", frame_id="lens")
     with InstanceBagWriter(tmp_path / "results.mcap", frame_id="lens") as writer:
         writer.write(result(7, tracks=2))
     images = list(read_ros2_messages(tmp_path / "images.mcap"))
     assert [(m.log_time_ns, m.ros_msg.encoding, m.ros_msg.step) for m in images] == [
-        (stamp, "bgr8", 18) for stamp, _ in frames(3)]
-    message, = read_ros2_messages(tmp_path / "results.mcap")
+        (stamp, "bgr8", 18) for stamp, _ in frames(3)
+    ]
+    (message,) = read_ros2_messages(tmp_path / "results.mcap")
     assert message.schema.name == "stemseg/msg/InstanceArray"
     assert [i.track_id for i in message.ros_msg.instances] == [1, 2]
     assert bytes(message.ros_msg.instances[1].mask_rle) == bytes([50, 50])
@@ -112,7 +126,10 @@ def test_results_come_back(tmp_path: Path, name: str) -> None:
         received = sorted(reader, key=lambda item: (item.epoch, item.stamp_ns))
     assert [item.instances for item in received] == [item.instances for item in sent]
     assert [(item.stamp_ns, item.height, item.width, item.epoch) for item in received] == [
-        (1, 4, 6, 0), (2, 4, 6, 0), (1, 4, 6, 1)]
+        (1, 4, 6, 0),
+        (2, 4, 6, 0),
+        (1, 4, 6, 1),
+    ]
 
 
 def two_topics(path: Path) -> Path:
@@ -133,7 +150,9 @@ def another_definition(path: Path) -> Path:
     from rosbags.rosbag2 import StoragePlugin, Writer
 
     with Writer(path, version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
-        connection = writer.add_connection("/image", IMAGE, msgdef="uint8 gray\n", rihs01="RIHS01_0")
+        connection = writer.add_connection(
+            "/image", IMAGE, msgdef="uint8 gray\n", rihs01="RIHS01_0"
+        )
         writer.write(connection, 1, bytes(8))
     return path
 
@@ -157,8 +176,15 @@ def with_results(path: Path) -> Path:
 
 def with_image(path: Path, **fields: object) -> Path:
     store = message_types()
-    values = {"header": make_header(1, ""), "height": 2, "width": 2, "encoding": "bgr8", "is_bigendian": 0,
-              "step": 6, "data": np.zeros(12, np.uint8)} | fields
+    values = {
+        "header": make_header(1, ""),
+        "height": 2,
+        "width": 2,
+        "encoding": "bgr8",
+        "is_bigendian": 0,
+        "step": 6,
+        "data": np.zeros(12, np.uint8),
+    } | fields
     with BagWriter(path, "/image", IMAGE) as writer:
         writer.write(1, store.types[IMAGE](**values))
     return path
@@ -183,22 +209,55 @@ FAULTS: list[tuple[str, Callable[[Path], Path], str | None, str]] = [
     ("empty file", lambda d: cut(written(d / "x.mcap"), 0), None, "not readable"),
     ("truncated mcap", lambda d: cut(written(d / "x.mcap"), 0.6), None, "not readable"),
     ("truncated db3", lambda d: cut(written(d / "x.db3"), 0.6), None, "not readable"),
-    ("truncated in folder", lambda d: cut(written(d / "x") / "x.mcap", 0.6).parent, None, "not readable"),
+    (
+        "truncated in folder",
+        lambda d: cut(written(d / "x") / "x.mcap", 0.6).parent,
+        None,
+        "not readable",
+    ),
     ("no messages", lambda d: no_messages(d / "x.mcap"), None, "no message on /image"),
-    ("wrong topic", lambda d: written(d / "x.mcap"), "/lidar", r"named '/lidar'.*/camera/image_raw \(sensor"),
+    (
+        "wrong topic",
+        lambda d: written(d / "x.mcap"),
+        "/lidar",
+        r"named '/lidar'.*/camera/image_raw \(sensor",
+    ),
     ("two topics", lambda d: two_topics(d / "x"), None, r"choose one; .*/left .*/right"),
-    ("results only", lambda d: with_results(d / "x.mcap"), None, r"no topic of type .*/stemseg/instances"),
-    ("old definition", lambda d: another_definition(d / "x"), None, "another definition of sensor_msgs"),
-    ("encoding", lambda d: with_image(d / "x.mcap", encoding="jp2"), None, "message 0 .*'jp2' is not"),
-    ("too few pixels", lambda d: with_image(d / "x.mcap", height=9), None, "truncated image: 12 bytes"),
+    (
+        "results only",
+        lambda d: with_results(d / "x.mcap"),
+        None,
+        r"no topic of type .*/stemseg/instances",
+    ),
+    (
+        "old definition",
+        lambda d: another_definition(d / "x"),
+        None,
+        "another definition of sensor_msgs",
+    ),
+    (
+        "encoding",
+        lambda d: with_image(d / "x.mcap", encoding="jp2"),
+        None,
+        "message 0 .*'jp2' is not",
+    ),
+    (
+        "too few pixels",
+        lambda d: with_image(d / "x.mcap", height=9),
+        None,
+        "truncated image: 12 bytes",
+    ),
     ("no pixels", lambda d: with_image(d / "x.mcap", height=0), None, "without pixels"),
     ("short step", lambda d: with_image(d / "x.mcap", step=5), None, "step of 5 bytes"),
 ]
 
 
-@pytest.mark.parametrize("make, topic, message", [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
+@pytest.mark.parametrize(
+    "make, topic, message", [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS]
+)
 def test_faults_are_named(
-        tmp_path: Path, make: Callable[[Path], Path], topic: str | None, message: str) -> None:
+    tmp_path: Path, make: Callable[[Path], Path], topic: str | None, message: str
+) -> None:
     path = make(tmp_path)
     with pytest.raises(BagError, match=message), ImageBagReader(path, topic) as reader:
         list(reader)
@@ -206,11 +265,12 @@ def test_faults_are_named(
 
 @pytest.mark.parametrize("position", [0.3, 0.5, 0.9])
 def test_flipped_bytes_never_pass_as_a_crash(tmp_path: Path, position: float) -> None:
-    """Damage inside is either reported as BagError or leaves all messages readable: nothing else escapes."""
+    """Damage inside is either reported as BagError or leaves all messages readable: nothing else
+    escapes."""
     path = written(tmp_path / "x.mcap")
     data = bytearray(path.read_bytes())
     start = int(len(data) * position)
-    data[start:start + 64] = bytes(255 - b for b in data[start:start + 64])
+    data[start : start + 64] = bytes(255 - b for b in data[start : start + 64])
     path.write_bytes(data)
     try:
         with ImageBagReader(path) as reader:

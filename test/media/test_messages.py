@@ -25,14 +25,22 @@ def bayer(first_rows: str) -> np.ndarray:
     return np.tile(tile, (2, 3))[..., None]
 
 
-def message(encoding: str, pixels: np.ndarray, padding: int = 0, big: bool = False) -> SimpleNamespace:
+def message(
+    encoding: str, pixels: np.ndarray, padding: int = 0, big: bool = False
+) -> SimpleNamespace:
     height, width = pixels.shape[:2]
     if pixels.dtype == np.uint16:
         pixels = pixels.astype(">u2" if big else "<u2")
     rows = np.frombuffer(pixels.tobytes(), np.uint8).reshape(height, -1)
     rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=99)
-    return SimpleNamespace(encoding=encoding, height=height, width=width, step=rows.shape[1],
-                           is_bigendian=int(big), data=array("B", rows.tobytes()))
+    return SimpleNamespace(
+        encoding=encoding,
+        height=height,
+        width=width,
+        step=rows.shape[1],
+        is_bigendian=int(big),
+        data=array("B", rows.tobytes()),
+    )
 
 
 def wide(pixels: np.ndarray) -> np.ndarray:
@@ -71,8 +79,10 @@ def test_gray(encoding: str) -> None:
     assert np.array_equal(bgr_from_message(message(encoding, pixels)), GRAY.repeat(3, 2))
 
 
-@pytest.mark.parametrize("encoding, order", [("yuv422", "uyvy"), ("uyvy", "uyvy"),
-                                             ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")])
+@pytest.mark.parametrize(
+    "encoding, order",
+    [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")],
+)
 def test_yuv_pairs_share_their_colour(encoding: str, order: str) -> None:
     """Studio-range BT.601: Y 81, U 90, V 240 is pure red."""
     parts = {"u": 90, "v": 240, "y": 81}
@@ -81,7 +91,12 @@ def test_yuv_pairs_share_their_colour(encoding: str, order: str) -> None:
     assert cv2.absdiff(image, np.tile(np.array([0, 0, 255], np.uint8), (4, 6, 1))).max() <= 2
 
 
-@given(height=st.integers(1, 5), width=st.integers(1, 5), padding=st.integers(0, 7), seed=st.integers(0, 99))
+@given(
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    padding=st.integers(0, 7),
+    seed=st.integers(0, 99),
+)
 def test_padding_never_shows(height: int, width: int, padding: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     assert np.array_equal(bgr_from_message(message("bgr8", pixels, padding)), pixels)
@@ -106,7 +121,10 @@ FAULTS = {
     "no columns": (bgr8(width=0), "without pixels"),
     "cut short": (bgr8(data=bytes(71)), "71 bytes, but 6x4 'bgr8' with a step of 18 needs 72"),
     "short step": (bgr8(step=17), "step of 17 bytes is less than a row"),
-    "odd yuv": (message("yuv422", np.zeros((2, 3, 2), np.uint8)), "3x2 image of encoding 'yuv422'"),
+    "odd yuv": (
+        message("yuv422", np.zeros((2, 3, 2), np.uint8)),
+        "3x2 image of encoding 'yuv422'",
+    ),
     "no data": (SimpleNamespace(format="jpeg", data=b""), "without data"),
     "truncated jpeg": (SimpleNamespace(format="jpeg", data=JPEG[:-200]), "truncated JPEG"),
     "not an image": (SimpleNamespace(format="png", data=b"text"), "not decodable"),

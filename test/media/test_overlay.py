@@ -44,8 +44,10 @@ MASKS = {
     "whole image": box_mask(60, 90, slice(0, 60), slice(0, 90)),
     "one pixel": box_mask(60, 90, slice(5, 6), slice(7, 8)),
     "empty": np.zeros((60, 90), bool),
-    "with a hole": (box_mask(60, 90, slice(10, 50), slice(10, 50))
-                    & ~box_mask(60, 90, slice(20, 30), slice(20, 30))),
+    "with a hole": (
+        box_mask(60, 90, slice(10, 50), slice(10, 50))
+        & ~box_mask(60, 90, slice(20, 30), slice(20, 30))
+    ),
 }
 
 
@@ -67,8 +69,12 @@ def test_outline_has_the_colour_of_the_track_and_the_inside_is_blended() -> None
 @pytest.mark.parametrize("size", [(24, 32), (96, 128), (720, 1280), (1080, 1920)])
 def test_label_lies_in_the_image_and_is_legible(size: tuple[int, int]) -> None:
     image = gray(*size)
-    mask = box_mask(*size, slice(0, 3), slice(size[1] - 3, size[1]))  # where text would leave the image
-    changed = (draw_instances(image, result(*size, instance(mask, 7))) != image).any(axis=2) & ~mask
+    mask = box_mask(
+        *size, slice(0, 3), slice(size[1] - 3, size[1])
+    )  # where text would leave the image
+    changed = (draw_instances(image, result(*size, instance(mask, 7))) != image).any(
+        axis=2
+    ) & ~mask
     rows = np.flatnonzero(changed.any(axis=1))
     assert rows.max() - rows.min() + 1 >= 10
     assert changed.sum() > 100
@@ -107,13 +113,17 @@ def test_contact_sheet_captions() -> None:
     assert np.array_equal(plain[50:], captioned[50:])
 
 
-@pytest.mark.parametrize("images, columns, captions, words", [
-    ([], 2, None, "at least one image"),
-    ([gray(3, 4)], 0, None, "one column"),
-    ([gray(3, 4)], 1, ["a", "b"], "2 captions for 1 images"),
-])
-def test_contact_sheet_refuses(images: list[Image], columns: int, captions: list[str] | None,
-                               words: str) -> None:
+@pytest.mark.parametrize(
+    "images, columns, captions, words",
+    [
+        ([], 2, None, "at least one image"),
+        ([gray(3, 4)], 0, None, "one column"),
+        ([gray(3, 4)], 1, ["a", "b"], "2 captions for 1 images"),
+    ],
+)
+def test_contact_sheet_refuses(
+    images: list[Image], columns: int, captions: list[str] | None, words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         contact_sheet(images, columns, captions)
 
@@ -125,14 +135,17 @@ def read_video(path: Path) -> tuple[list[Image], av.video.VideoStream]:
 
 
 @pytest.mark.parametrize("size, written", [((64, 96), (64, 96)), ((75, 131), (76, 132))])
-def test_video_has_the_frames_written(tmp_path: Path, size: tuple[int, int],
-                                      written: tuple[int, int]) -> None:
+def test_video_has_the_frames_written(
+    tmp_path: Path, size: tuple[int, int], written: tuple[int, int]
+) -> None:
     with VideoWriter(tmp_path / "v.mp4", 29.97) as writer:
         for value in (40, 120, 200):
             writer.write(gray(*size, value))
     frames, stream = read_video(tmp_path / "v.mp4")
     assert [frame.shape[:2] for frame in frames] == [written] * 3
-    assert all(abs(frame.mean() - value) < 4 for frame, value in zip(frames, (40, 120, 200), strict=True))
+    assert all(
+        abs(frame.mean() - value) < 4 for frame, value in zip(frames, (40, 120, 200), strict=True)
+    )
     assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p"
     assert stream.average_rate == Fraction("29.97")
 
@@ -159,10 +172,13 @@ def test_no_frames_leave_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / "v.mp4").exists()
 
 
-@pytest.mark.parametrize("name, fps, words", [
-    ("missing/v.mp4", 10, "cannot write the video .*missing"),
-    ("v.mp4", 0, "frame rate above 0"),
-])
+@pytest.mark.parametrize(
+    "name, fps, words",
+    [
+        ("missing/v.mp4", 10, "cannot write the video .*missing"),
+        ("v.mp4", 0, "frame rate above 0"),
+    ],
+)
 def test_video_refuses(tmp_path: Path, name: str, fps: float, words: str) -> None:
     with pytest.raises(MediaError, match=words), VideoWriter(tmp_path / name, fps) as writer:
         writer.write(gray(64, 64))

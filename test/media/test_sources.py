@@ -43,7 +43,12 @@ def test_video_frames_and_stamps(tmp_path: Path) -> None:
     path = write_video(tmp_path / "drive.mp4", [gray(v) for v in (20, 90, 160, 230)])
     with open_source(path) as source:
         assert isinstance(source, Video)
-        assert (source.name, source.fps, source.frames, source.size) == ("drive", 25.0, 4, (32, 48))
+        assert (source.name, source.fps, source.frames, source.size) == (
+            "drive",
+            25.0,
+            4,
+            (32, 48),
+        )
         frames = list(source)
     assert [stamp for stamp, _ in frames] == [0, 40_000_000, 80_000_000, 120_000_000]
     assert [round(image.mean() / 10) for _, image in frames] == [2, 9, 16, 23]
@@ -60,7 +65,7 @@ def test_given_frame_rate_replaces_the_stamps_of_a_video(tmp_path: Path) -> None
 def test_colours_of_a_video_are_bgr(tmp_path: Path) -> None:
     blue = np.zeros((32, 48, 3), np.uint8)
     blue[..., 0] = 200
-    (_, image), = open_source(write_video(tmp_path / "blue.mp4", [blue]))
+    ((_, image),) = open_source(write_video(tmp_path / "blue.mp4", [blue]))
     assert image[..., 0].mean() > 180 and image[..., 2].mean() < 20
 
 
@@ -108,21 +113,27 @@ def test_natural_order_is_numeric(numbers: list[int]) -> None:
 
 @given(st.lists(st.text("ab1_.-", min_size=1, max_size=6), min_size=1))
 def test_any_names_can_be_ordered(names: list[str]) -> None:
-    assert sorted(sorted(map(Path, names), key=natural_key, reverse=True), key=natural_key) == sorted(
-        map(Path, names), key=natural_key)
+    assert sorted(
+        sorted(map(Path, names), key=natural_key, reverse=True), key=natural_key
+    ) == sorted(map(Path, names), key=natural_key)
 
 
 COLOR = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("stored, expected", [
-    (COLOR, COLOR),
-    (np.dstack([COLOR, COLOR[..., :1]]), COLOR),
-    (COLOR[..., 0], np.repeat(COLOR[..., :1], 3, axis=2)),
-    (COLOR[..., 0].astype(np.uint16) * 256 + 255, np.repeat(COLOR[..., :1], 3, axis=2)),
-], ids=["colour", "with alpha", "gray", "16-bit gray"])
-def test_png_of_any_kind_becomes_bgr(tmp_path: Path, stored: npt.NDArray[np.generic],
-                                     expected: Image) -> None:
+@pytest.mark.parametrize(
+    "stored, expected",
+    [
+        (COLOR, COLOR),
+        (np.dstack([COLOR, COLOR[..., :1]]), COLOR),
+        (COLOR[..., 0], np.repeat(COLOR[..., :1], 3, axis=2)),
+        (COLOR[..., 0].astype(np.uint16) * 256 + 255, np.repeat(COLOR[..., :1], 3, axis=2)),
+    ],
+    ids=["colour", "with alpha", "gray", "16-bit gray"],
+)
+def test_png_of_any_kind_becomes_bgr(
+    tmp_path: Path, stored: npt.NDArray[np.generic], expected: Image
+) -> None:
     cv2.imwrite(str(tmp_path / "i.png"), stored)
     image = read_image(tmp_path / "i.png")
     assert image.dtype == np.uint8 and np.array_equal(image, expected)
@@ -151,14 +162,16 @@ def video_without_index(tmp_path: Path) -> Path:
 def video_without_frames(tmp_path: Path) -> Path:
     path = write_video(tmp_path / "bad.mp4", [gray(20)] * 3)
     data = path.read_bytes()
-    path.write_bytes(data[:data.index(b"mdat") + 4])
+    path.write_bytes(data[: data.index(b"mdat") + 4])
     return path
 
 
 def sound_only(tmp_path: Path) -> Path:
     with av.open(str(tmp_path / "bad.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -174,8 +187,9 @@ def truncated_image(suffix: str) -> Callable[[Path], Path]:
     def write(tmp_path: Path) -> Path:
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         data = cv2.imencode(suffix, noise)[1].tobytes()
-        (tmp_path / f"0{suffix}").write_bytes(data[:len(data) // 2])
+        (tmp_path / f"0{suffix}").write_bytes(data[: len(data) // 2])
         return tmp_path
+
     return write
 
 
@@ -192,21 +206,27 @@ def unknown_type(tmp_path: Path) -> Path:
     return tmp_path / "data.xyz"
 
 
-@pytest.mark.parametrize("make, words", [
-    (missing, "no such file or folder: .*nowhere.mp4"),
-    (text_named_video, "bad.mp4: not readable as a video"),
-    (empty_video, "bad.mp4: not readable as a video"),
-    (video_without_index, r"bad.mp4: the file has no video stream, or is cut off"),
-    (video_without_frames, "bad.mp4: (the video holds no frames|not readable as a video)"),
-    (sound_only, "bad.mp4: the file has no video stream"),
-    (folder_without_images, "no images in this folder match '\\*'"),
-    (truncated_image(".jpg"), "0.jpg: not readable as an image"),
-    (truncated_image(".png"), "0.png: not readable as an image"),
-    (labels_beside_images, r"both 0.jpg and 0.png.*pattern such as '.*\*.jpg'"),
-    (single_image, "0.png is a single image; give the folder"),
-    (unknown_type, "data.xyz: unknown type '.xyz'; expected a video"),
-], ids=lambda value: getattr(value, "__name__", None))
-def test_unreadable_input_is_named(tmp_path: Path, make: Callable[[Path], Path], words: str) -> None:
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (missing, "no such file or folder: .*nowhere.mp4"),
+        (text_named_video, "bad.mp4: not readable as a video"),
+        (empty_video, "bad.mp4: not readable as a video"),
+        (video_without_index, r"bad.mp4: the file has no video stream, or is cut off"),
+        (video_without_frames, "bad.mp4: (the video holds no frames|not readable as a video)"),
+        (sound_only, "bad.mp4: the file has no video stream"),
+        (folder_without_images, "no images in this folder match '\\*'"),
+        (truncated_image(".jpg"), "0.jpg: not readable as an image"),
+        (truncated_image(".png"), "0.png: not readable as an image"),
+        (labels_beside_images, r"both 0.jpg and 0.png.*pattern such as '.*\*.jpg'"),
+        (single_image, "0.png is a single image; give the folder"),
+        (unknown_type, "data.xyz: unknown type '.xyz'; expected a video"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_unreadable_input_is_named(
+    tmp_path: Path, make: Callable[[Path], Path], words: str
+) -> None:
     with pytest.raises(MediaError, match=words), open_source(make(tmp_path)) as source:
         list(source)
 

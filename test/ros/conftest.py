@@ -11,6 +11,7 @@ import pytest
 if TYPE_CHECKING:  # needs ROS, which is not everywhere where these tests are collected
     from ros.harness import LocalNode, Peer
 
+
 @pytest.fixture
 def peer() -> Iterator[Peer]:
     """A node on the other side of the topics, in the test's own process."""
@@ -28,4 +29,5 @@ def local_node(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Loca
 
     with ExitStack() as stack:
         yield lambda *parameters, **options: stack.enter_context(
-            closing(LocalNode(capfd, *parameters, **options)))
+            closing(LocalNode(capfd, *parameters, **options))
+        )

@@ -49,8 +49,10 @@ class FakeNode(Node):
                 result = InstanceArray(header=image.header, height=image.height, width=image.width)
                 self.results.publish(result)
         self.pending.clear()
-        values = [KeyValue(key="images", value=str(self.images)),
-                  KeyValue(key="most_pending", value=str(self.most_pending))]
+        values = [
+            KeyValue(key="images", value=str(self.images)),
+            KeyValue(key="most_pending", value=str(self.most_pending)),
+        ]
         status = DiagnosticStatus(name="/stemseg: frames", values=values)
         self.diagnostics.publish(DiagnosticArray(status=[status]))
 

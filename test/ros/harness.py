@@ -111,8 +111,12 @@ class LocalNode:
     """The node in the test's own process, which saves the start of one; its executor runs in a
     thread."""
 
-    def __init__(self, output: pytest.CaptureFixture[str], *parameters: str,
-                 make_pipeline: MakePipeline = ToyPipeline) -> None:
+    def __init__(
+        self,
+        output: pytest.CaptureFixture[str],
+        *parameters: str,
+        make_pipeline: MakePipeline = ToyPipeline,
+    ) -> None:
         self._output = output
         self._log = ""
         self._context = Context()
@@ -241,7 +245,7 @@ def scene(shift: int = 0, size: tuple[int, int] = (24, 40)) -> np.ndarray:
     """BGR, two objects in the blue channel, ids 5 and 9, the second one moving."""
     image = np.zeros((*size, 3), np.uint8)
     image[4:10, 3:12, 0] = 5
-    image[12:20, 6 + shift:14 + shift, 0] = 9
+    image[12:20, 6 + shift : 14 + shift, 0] = 9
     return image
 
 

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription, LaunchService
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-
-from launch import LaunchDescription, LaunchService
 
 if __name__ == "__main__":
     file = Path(get_package_share_directory("stemseg")) / "launch" / sys.argv[1]

@@ -7,14 +7,17 @@ import pytest
 from stemseg_ros.ros.bursts import BurstLog
 
 
-@pytest.mark.parametrize(("events", "expected"), [
-    # times of the events of one kind in seconds; then the lines until second 20
-    ([], []),
-    ([0], ["bad"]),
-    ([0, 1, 2.5], ["bad", "all: 3 in 2.5 s"]),
-    ([0, 5], ["bad", "bad"]),  # two bursts
-    ([0, 1, 9, 10], ["bad", "all: 2 in 1.0 s", "bad", "all: 2 in 1.0 s"]),
-])
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        # times of the events of one kind in seconds; then the lines until second 20
+        ([], []),
+        ([0], ["bad"]),
+        ([0, 1, 2.5], ["bad", "all: 3 in 2.5 s"]),
+        ([0, 5], ["bad", "bad"]),  # two bursts
+        ([0, 1, 9, 10], ["bad", "all: 2 in 1.0 s", "bad", "all: 2 in 1.0 s"]),
+    ],
+)
 def test_lines_of_a_burst(events: list[float], expected: list[str]) -> None:
     now = 0.0
     lines: list[str] = []

@@ -34,8 +34,21 @@ from stemseg_ros.ros.conversions import (
 
 pytestmark = pytest.mark.ros
 
-ENCODINGS = ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "mono16", "yuv422", "yuv422_yuy2", "8UC3",
-             "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"]
+ENCODINGS = [
+    "rgb8",
+    "bgr8",
+    "rgba8",
+    "bgra8",
+    "mono8",
+    "mono16",
+    "yuv422",
+    "yuv422_yuy2",
+    "8UC3",
+    "bayer_rggb8",
+    "bayer_bggr8",
+    "bayer_gbrg8",
+    "bayer_grbg8",
+]
 
 
 def sent(value: Any) -> Any:
@@ -67,8 +80,10 @@ def test_result_survives_the_wire_under_the_header_of_its_image() -> None:
     assert result_from_message(received, 3) == result
 
 
-@pytest.mark.parametrize(("sec", "nanosec", "expected"), [
-    (0, 0, 0), (5, 7, 5_000_000_007), (2**31 - 1, 999_999_999, 2_147_483_647_999_999_999)])
+@pytest.mark.parametrize(
+    ("sec", "nanosec", "expected"),
+    [(0, 0, 0), (5, 7, 5_000_000_007), (2**31 - 1, 999_999_999, 2_147_483_647_999_999_999)],
+)
 def test_stamps(sec: int, nanosec: int, expected: int) -> None:
     header = Header()
     header.stamp.sec, header.stamp.nanosec = sec, nanosec
@@ -102,14 +117,15 @@ def test_absurd_sizes_are_refused(height: int, width: int) -> None:
 
 
 def test_size_of_a_compressed_image_is_known_before_it_is_decoded(
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A file of some 100 bytes can say that it is huge."""
     monkeypatch.setattr(
         "stemseg_ros.ros.conversions.bgr_from_message", lambda _: pytest.fail("decoded")
     )
     data = bytearray(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
     start = data.index(b"\xff\xc0") + 5  # height and width in the frame header
-    data[start:start + 4] = (9_000).to_bytes(2, "big") * 2
+    data[start : start + 4] = (9_000).to_bytes(2, "big") * 2
     with pytest.raises(ImageMessageError, match="9000x9000 pixels; at most 64,000,000"):
         bgr_image(CompressedImage(format="jpeg", data=array("B", bytes(data))))
 
@@ -141,8 +157,10 @@ def test_any_raw_message_is_a_picture_or_refused(
         assert (image.shape, image.dtype) == ((height, width, 3), np.uint8)
 
 
-@given(start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM"]),
-       data=st.binary(max_size=100))
+@given(
+    start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM"]),
+    data=st.binary(max_size=100),
+)
 def test_any_compressed_message_is_a_picture_or_refused(start: bytes, data: bytes) -> None:
     try:
         image = bgr_image(CompressedImage(format="jpeg", data=array("B", start + data)))

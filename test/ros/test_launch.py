@@ -31,8 +31,20 @@ except PackageNotFoundError:
         "stemseg is not installed in a ROS workspace (colcon build)", allow_module_level=True
     )
 
-COMMON = {"namespace", "use_sim_time", "params_file", "autostart", "log_level", "image_topic",
-          "image_transport", "checkpoint", "device", "config", "flush_after", "rviz"}
+COMMON = {
+    "namespace",
+    "use_sim_time",
+    "params_file",
+    "autostart",
+    "log_level",
+    "image_topic",
+    "image_transport",
+    "checkpoint",
+    "device",
+    "config",
+    "flush_after",
+    "rviz",
+}
 SQUARE = encode(np.pad(np.ones((16, 16), bool), ((40, 40), (56, 56))))["counts"].decode()
 SMALL = ["checkpoint:=random", "device:=cpu"]
 
@@ -41,15 +53,20 @@ SMALL = ["checkpoint:=random", "device:=cpu"]
 def small(tmp_path: Path) -> str:
     """Launch argument of a parameter file for a small input."""
     file = tmp_path / "small.yaml"
-    file.write_text("/**:\n  ros__parameters:\n    input: {min_dim: 96, max_dim: 192}\n"
-                    "    window: {length: 4, overlap: 2, flush_after: 0.0}\n")
+    file.write_text(
+        "/**:\n  ros__parameters:\n    input: {min_dim: 96, max_dim: 192}\n"
+        "    window: {length: 4, overlap: 2, flush_after: 0.0}\n"
+    )
     return f"params_file:={file}"
 
 
-@pytest.mark.parametrize(("name", "arguments"), [
-    ("camera", COMMON),
-    ("replay", COMMON | {"bag", "bag_topic", "rate", "in_flight", "evaluate", "out"}),
-])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("camera", COMMON),
+        ("replay", COMMON | {"bag", "bag_topic", "rate", "in_flight", "evaluate", "out"}),
+    ],
+)
 def test_arguments(name: str, arguments: set[str]) -> None:
     spec = importlib.util.spec_from_file_location(name, SHARE / "launch" / f"{name}.launch.py")
     assert spec is not None
@@ -97,8 +114,9 @@ def test_replay_plays_a_bag_and_ends(
     bag = tmp_path / "clip.mcap"
     frames = [(10**9 * (1 + i), np.roll(scene(size=(96, 128)), i, 1)) for i in range(7)]
     write_bag(iter(frames), bag, encoding=encoding)
-    with process("run_launch.py", "replay.launch.py", f"bag:={bag}", "rate:=20.0", small,
-                 *SMALL) as child:
+    with process(
+        "run_launch.py", "replay.launch.py", f"bag:={bag}", "rate:=20.0", small, *SMALL
+    ) as child:
         assert peer.spin_until(lambda: child.popen.poll() is not None), child.log
         assert child.wait() == 0, child.log
         # The player has checked every answer; this peer may have joined after the first.
@@ -113,11 +131,26 @@ def test_replay_scores_a_labelled_bag(small: str, tmp_path: Path) -> None:
     truth.write_text("".join(f"{frame} 1001 1 96 128 {SQUARE}\n" for frame in range(7)))
     source = [(10**9 * (1 + i), np.roll(scene(size=(96, 128)), i, 1)) for i in range(7)]
     bag, out = tmp_path / "labelled.mcap", tmp_path / "out"
-    write_labelled_bag(source, read_sequence(tmp_path, "kitti_mots", None), bag,
-                       topic="/camera/image_raw", frame_id="camera", encoding="bgr8", storage=None,
-                       progress=lambda done: None)
-    with process("run_launch.py", "replay.launch.py", f"bag:={bag}", "rate:=20", "evaluate:=true",
-                 f"out:={out}", small, *SMALL) as child:
+    write_labelled_bag(
+        source,
+        read_sequence(tmp_path, "kitti_mots", None),
+        bag,
+        topic="/camera/image_raw",
+        frame_id="camera",
+        encoding="bgr8",
+        storage=None,
+        progress=lambda done: None,
+    )
+    with process(
+        "run_launch.py",
+        "replay.launch.py",
+        f"bag:={bag}",
+        "rate:=20",
+        "evaluate:=true",
+        f"out:={out}",
+        small,
+        *SMALL,
+    ) as child:
         assert child.wait() == 0, child.log
     report = json.loads((out / "report.json").read_text())
     measures = report["runs"][0]["measures"]["car"]

@@ -101,8 +101,9 @@ def test_pause_finishes_the_window(local_node: Start, peer: Peer) -> None:
     assert peer.stamps() == [1, 2, 3]
 
 
-def test_overload_drops_the_oldest_and_says_so(local_node: Start, peer: Peer,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overload_drops_the_oldest_and_says_so(
+    local_node: Start, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TOY_DELAY", "0.5")
     node = local_node(*WINDOW, "node.queue_size:=3")
     peer.connect()
@@ -149,28 +150,40 @@ def test_compressed_images(local_node: Start, peer: Peer) -> None:
     assert [i.track_id for i in peer.expect(2)[0].instances] == [5, 9]
 
 
-def test_a_compressed_bag_is_played_as_the_window_needs_it(local_node: Start, peer: Peer,
-                                                           tmp_path: Path) -> None:
+def test_a_compressed_bag_is_played_as_the_window_needs_it(
+    local_node: Start, peer: Peer, tmp_path: Path
+) -> None:
     local_node(*WINDOW, "node.image_transport:=compressed")
     write_bag(
         ((10**9 * (1 + i), scene()) for i in range(9)), tmp_path / "clip.mcap", encoding="jpeg"
     )
     peer.connect_answers()
-    player = (sys.executable, "-m", "stemseg_ros.ros.player", "--bag", str(tmp_path / "clip.mcap"),
-              "--topic", "/image", "--rate", "20")
+    player = (
+        sys.executable,
+        "-m",
+        "stemseg_ros.ros.player",
+        "--bag",
+        str(tmp_path / "clip.mcap"),
+        "--topic",
+        "/image",
+        "--rate",
+        "20",
+    )
     subprocess.run(player, check=True, timeout=90, cwd=ROOT)
     assert peer.spin_until(lambda: len(peer.received) >= 9)
     assert peer.stamps() == list(range(1, 10))
 
 
-def test_silent_topic_is_explained_with_its_publishers(local_node: Start, peer: Peer,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_topic_is_explained_with_its_publishers(
+    local_node: Start, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("stemseg_ros.ros.subscription.SILENCE_SECONDS", 1.0)
     node = local_node(*WINDOW)
     node.wait_for_log("no images on /image")
     assert node.lines("no images on")[0].endswith(
         "no images on /image (sensor_msgs/msg/Image) for 1 s; "
-        "publishers: /peer (sensor_msgs/msg/Image, reliable)")
+        "publishers: /peer (sensor_msgs/msg/Image, reliable)"
+    )
 
 
 def test_the_network_answers_every_frame(local_node: Start, peer: Peer) -> None:
@@ -199,9 +212,16 @@ def test_diagnostics_count_frames(local_node: Start, peer: Peer) -> None:
         return {v.key: v.value for message in received[-1:] for v in message.status[0].values}
 
     assert peer.spin_until(lambda: values().get("messages_out") == "2")
-    expected = {"device": "cpu", "frames_in": "5", "messages_out": "2", "frames_dropped": "0",
-                "frames_refused": "1", "frames_failed": "0", "frames_lost": "0",
-                "stage_ms.network": "1.000"}
+    expected = {
+        "device": "cpu",
+        "frames_in": "5",
+        "messages_out": "2",
+        "frames_dropped": "0",
+        "frames_refused": "1",
+        "frames_failed": "0",
+        "frames_lost": "0",
+        "stage_ms.network": "1.000",
+    }
     assert {name: value for name, value in values().items() if "rate" not in name} == expected
     assert float(values()["rate_in_hz"]) > float(values()["rate_out_hz"]) > 0
     status = received[-1].status[0]
@@ -211,8 +231,9 @@ def test_diagnostics_count_frames(local_node: Start, peer: Peer) -> None:
     assert peer.spin_until(lambda: values()["frames_dropped"] == "2")  # those in the window
 
 
-def test_labels_beyond_16_bits_are_left_out(local_node: Start, peer: Peer,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_beyond_16_bits_are_left_out(
+    local_node: Start, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("stemseg_ros.ros.publishers.MAX_LABEL", 7)
     node = local_node(*WINDOW)
     labels: list[Image] = []

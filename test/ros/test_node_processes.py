@@ -64,7 +64,8 @@ def test_three_processes_keep_headers_order_and_ids(peer: Peer) -> None:
         with process("image_publisher.py", str(frames), "20"):
             received = peer.expect(frames)
     assert [(m.header.stamp.sec, m.header.stamp.nanosec, m.header.frame_id) for m in received] == [
-        (100 + i, 7 * i, f"camera_{i % 3}") for i in range(frames)]
+        (100 + i, 7 * i, f"camera_{i % 3}") for i in range(frames)
+    ]
     assert {tuple(i.track_id for i in m.instances) for m in received} == {(5, 9)}
     assert {m.epoch for m in received} == {0}
     for shift, answer in enumerate(received):
@@ -74,13 +75,17 @@ def test_three_processes_keep_headers_order_and_ids(peer: Peer) -> None:
         assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == (6 + shift, 12, 8, 8)
 
 
-@pytest.mark.parametrize(("number", "busy", "environment"), [
-    (signal.SIGINT, "idle", {}),
-    (signal.SIGTERM, "in a window", {"TOY_DELAY": "60"}),
-    (signal.SIGINT, "loading", {"TOY_LOAD_DELAY": "60"}),
-])
-def test_signals_end_it_within_two_seconds(peer: Peer, number: int, busy: str,
-                                           environment: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("number", "busy", "environment"),
+    [
+        (signal.SIGINT, "idle", {}),
+        (signal.SIGTERM, "in a window", {"TOY_DELAY": "60"}),
+        (signal.SIGINT, "loading", {"TOY_LOAD_DELAY": "60"}),
+    ],
+)
+def test_signals_end_it_within_two_seconds(
+    peer: Peer, number: int, busy: str, environment: dict[str, str]
+) -> None:
     with toy_node(*WINDOW, **environment) as child:
         if busy == "loading":
             assert peer.spin_until(lambda: "stemseg" in peer.node.get_node_names())
@@ -96,13 +101,16 @@ def test_signals_end_it_within_two_seconds(peer: Peer, number: int, busy: str,
         assert "Traceback" not in child.log
 
 
-@pytest.mark.parametrize(("fields", "reason"), [
-    ({"encoding": "rgb565"}, "'rgb565'"),
-    ({"width": 0}, "without pixels"),
-    ({"data": [1, 2, 3]}, "truncated"),
-    ({"step": 11}, "step of 11"),
-    ({"height": 100_000, "width": 100_000}, "at most"),
-])
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"encoding": "rgb565"}, "'rgb565'"),
+        ({"width": 0}, "without pixels"),
+        ({"data": [1, 2, 3]}, "truncated"),
+        ({"step": 11}, "step of 11"),
+        ({"height": 100_000, "width": 100_000}, "at most"),
+    ],
+)
 def test_bad_image_is_refused_in_one_line_and_the_stream_goes_on(
     node: Process, fresh: Peer, fields: dict[str, Any], reason: str
 ) -> None:
@@ -189,8 +197,10 @@ def test_an_empty_scene_is_answered(fresh: Peer) -> None:
 def test_label_image_and_overlay_come_while_somebody_subscribes(fresh: Peer) -> None:
     labels: list[Image] = []
     overlays: list[Image] = []
-    subscriptions = [fresh.subscribe(Image, "stemseg/label_image", labels),
-                     fresh.subscribe(Image, "stemseg/overlay", overlays)]
+    subscriptions = [
+        fresh.subscribe(Image, "stemseg/label_image", labels),
+        fresh.subscribe(Image, "stemseg/overlay", overlays),
+    ]
     assert fresh.spin_until(lambda: all(s.get_publisher_count() for s in subscriptions))
     fresh.spin_for(0.3)  # until the node knows of them as well
     send(fresh, *range(LENGTH))
@@ -230,12 +240,14 @@ def test_parameters_are_validated_on_set(fresh: Peer) -> None:
 def test_live_parameter_takes_effect(fresh: Peer) -> None:
     send(fresh, *range(LENGTH))
     fresh.expect(2)
-    assert set_parameter(fresh, "output.min_area", type=ParameterType.PARAMETER_INTEGER,
-                         integer_value=60).successful
+    assert set_parameter(
+        fresh, "output.min_area", type=ParameterType.PARAMETER_INTEGER, integer_value=60
+    ).successful
     send(fresh, *range(10, 10 + LENGTH))
     fresh.expect(5)
-    assert set_parameter(fresh, "output.min_area", type=ParameterType.PARAMETER_INTEGER,
-                         integer_value=0).successful
+    assert set_parameter(
+        fresh, "output.min_area", type=ParameterType.PARAMETER_INTEGER, integer_value=0
+    ).successful
     assert [i.track_id for i in fresh.received[0].instances] == [5, 9]
     assert [i.track_id for i in fresh.received[4].instances] == [9]  # 54 and 64 pixels
 

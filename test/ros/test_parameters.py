@@ -66,16 +66,22 @@ def test_defaults(declare: Declare) -> None:
     )
 
 
-@pytest.mark.parametrize(("value", "setting"), [
-    ("input.min_dim:=96", {"input.min_dim": 96}),
-    ("clustering.min_heat:=0.5", {"clustering.min_heat": 0.5}),
-    ("runtime.channels_last:=true", {"runtime.channels_last": True}),
-    ("window.length:=8", {"window.length": 8}),
-    ("stitching.variant:=reference", {"stitching.variant": "reference"}),
-    ("input.mean_bgr:=[1.0,2.0,3.0]", {"input.mean_bgr": (1.0, 2.0, 3.0)}),
-    ("network.classes:=[van]", {"network.classes": ("van",)}),
-    ("network.semantic_channels:=[64,64,32,32]", {"network.semantic_channels": (64, 64, 32, 32)}),
-])
+@pytest.mark.parametrize(
+    ("value", "setting"),
+    [
+        ("input.min_dim:=96", {"input.min_dim": 96}),
+        ("clustering.min_heat:=0.5", {"clustering.min_heat": 0.5}),
+        ("runtime.channels_last:=true", {"runtime.channels_last": True}),
+        ("window.length:=8", {"window.length": 8}),
+        ("stitching.variant:=reference", {"stitching.variant": "reference"}),
+        ("input.mean_bgr:=[1.0,2.0,3.0]", {"input.mean_bgr": (1.0, 2.0, 3.0)}),
+        ("network.classes:=[van]", {"network.classes": ("van",)}),
+        (
+            "network.semantic_channels:=[64,64,32,32]",
+            {"network.semantic_channels": (64, 64, 32, 32)},
+        ),
+    ],
+)
 def test_values_of_every_type_arrive(
     declare: Declare, value: str, setting: dict[str, object]
 ) -> None:

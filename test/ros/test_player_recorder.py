@@ -147,7 +147,8 @@ FAULTS = [
     "node, options, code, message", FAULTS, ids=[fault[3][:24] for fault in FAULTS]
 )
 def test_player_says_what_is_wrong(
-        bag: Path, node: list[str] | None, options: list[str], code: int, message: str) -> None:
+    bag: Path, node: list[str] | None, options: list[str], code: int, message: str
+) -> None:
     with fake_node(*node) if node is not None else nullcontext(), player(bag, *options) as playing:
         output, _ = playing.communicate(timeout=30)
     assert playing.returncode == code, output

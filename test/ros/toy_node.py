@@ -65,8 +65,11 @@ class ToyPipeline:
         masks = {
             int(value): frame[..., 0] == value for value in np.unique(frame[..., 0]) if value > 0
         }
-        instances = tuple(self._instance(mask, value) for value, mask in masks.items()
-                          if mask.sum() >= self.config.output.min_area)
+        instances = tuple(
+            self._instance(mask, value)
+            for value, mask in masks.items()
+            if mask.sum() >= self.config.output.min_area
+        )
         return FrameResult(0, stamp_ns, frame.shape[0], frame.shape[1], self.epoch, instances)
 
     @staticmethod

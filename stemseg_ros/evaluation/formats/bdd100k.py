@@ -96,19 +96,28 @@ def _read(name: str, files: list[Path], truth: bool) -> SequenceMasks:
             ignored[frame] = encode(skip)
         rows += _rows(frame, file, np.where(skip & truth, 0, category), ids)
     _check_tracks(files[0].parent, rows)
-    return SequenceMasks(name, size, len(files), CLASSES, tuple(rows), ignored,
-                         files=tuple(file.stem for file in files))
+    return SequenceMasks(
+        name,
+        size,
+        len(files),
+        CLASSES,
+        tuple(rows),
+        ignored,
+        files=tuple(file.stem for file in files),
+    )
 
 
-def unpack(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_],
-                                                   npt.NDArray[np.int32]]:
+def unpack(
+    pixels: npt.NDArray[np.uint8],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.int32]]:
     """A bitmask uint8 (H, W, 4) as category, crowd or ignored, and object id, each (H, W)."""
     skip = (pixels[..., 1] & (CROWD | IGNORED)) > 0
     return pixels[..., 0], skip, pixels[..., 2].astype(np.int32) * 256 + pixels[..., 3]
 
 
-def _rows(frame: int, file: Path, category: npt.NDArray[np.integer],
-          ids: npt.NDArray[np.int32]) -> list[ResultRow]:
+def _rows(
+    frame: int, file: Path, category: npt.NDArray[np.integer], ids: npt.NDArray[np.int32]
+) -> list[ResultRow]:
     rows = []
     keys = category.astype(np.int32) << 16 | ids
     for key in np.unique(keys[category > 0]):

@@ -50,8 +50,10 @@ class DavisFormat:
         self, path: Path, truths: Mapping[str, SequenceMasks]
     ) -> dict[str, SequenceMasks]:
         """The folders that belong to the ground truth. Raises EvaluationError."""
-        results = {name: self._read(name, files, truth=False)
-                   for name, files in matching_folders(path, truths).items()}
+        results = {
+            name: self._read(name, files, truth=False)
+            for name, files in matching_folders(path, truths).items()
+        }
         for name, truth in truths.items():
             check_pair(truth, results[name])
         return results
@@ -76,10 +78,20 @@ class DavisFormat:
                 values = (values > 0).astype(np.uint8)
             elif truth and (values == VOID).any():
                 ignored[frame] = encode(values == VOID)
-            rows += [ResultRow(frame, int(i), 1, encode(values == i)) for i in np.unique(values)
-                     if i and not (truth and i == VOID)]
-        return SequenceMasks(name, size, len(files), CLASSES, tuple(rows), ignored,
-                             files=tuple(file.stem for file in files))
+            rows += [
+                ResultRow(frame, int(i), 1, encode(values == i))
+                for i in np.unique(values)
+                if i and not (truth and i == VOID)
+            ]
+        return SequenceMasks(
+            name,
+            size,
+            len(files),
+            CLASSES,
+            tuple(rows),
+            ignored,
+            files=tuple(file.stem for file in files),
+        )
 
     def _images(self, sequence: SequenceMasks) -> Iterable[npt.NDArray[np.uint8]]:
         ids = sorted({row.id for row in sequence.rows})
@@ -99,8 +111,11 @@ class DavisFormat:
 
 def united(sequence: SequenceMasks) -> SequenceMasks:
     """All objects of a frame as one foreground object."""
-    rows = tuple(ResultRow(frame, 1, 1, coco_mask.merge([row.rle for row in rows]))
-                 for frame, rows in enumerate(sequence.by_frame()) if rows)
+    rows = tuple(
+        ResultRow(frame, 1, 1, coco_mask.merge([row.rle for row in rows]))
+        for frame, rows in enumerate(sequence.by_frame())
+        if rows
+    )
     return replace(sequence, rows=rows, classes=CLASSES)
 
 

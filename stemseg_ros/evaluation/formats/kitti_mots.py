@@ -39,8 +39,10 @@ def read_truth(path: Path) -> dict[str, SequenceMasks]:
 def read_results(path: Path, truths: Mapping[str, SequenceMasks]) -> dict[str, SequenceMasks]:
     """The files that belong to the ground truth. Raises EvaluationError."""
     refuse_missing(truths, (file.stem for file in path.glob("*.txt")), str(path))
-    return {name: read_file(path / f"{name}.txt", name, CLASSES, size=known_size(truth))
-            for name, truth in truths.items()}
+    return {
+        name: read_file(path / f"{name}.txt", name, CLASSES, size=known_size(truth))
+        for name, truth in truths.items()
+    }
 
 
 def write(path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -> None:
@@ -74,9 +76,13 @@ def read_file(
     found = rows[0].rle["size"] if rows else (size or (0, 0))
     last = max((row.frame for row in rows), default=-1)
     return SequenceMasks(
-        name=name, size=(found[0], found[1]), frames=max(last + 1, frames or 0), classes=classes,
+        name=name,
+        size=(found[0], found[1]),
+        frames=max(last + 1, frames or 0),
+        classes=classes,
         rows=tuple(row for row in rows if row.class_id != IGNORE_CLASS),
-        ignored=_merged([row for row in rows if row.class_id == IGNORE_CLASS]))
+        ignored=_merged([row for row in rows if row.class_id == IGNORE_CLASS]),
+    )
 
 
 def write_file(file: Path, sequence: SequenceMasks, truth: bool, first_frame: int = 0) -> None:
@@ -84,8 +90,10 @@ def write_file(file: Path, sequence: SequenceMasks, truth: bool, first_frame: in
     EvaluationError."""
     rows = list(sequence.rows)
     if truth:
-        rows += [ResultRow(frame, IGNORE_CLASS * IDS_PER_CLASS, IGNORE_CLASS, rle)
-                 for frame, rle in sequence.ignored.items()]
+        rows += [
+            ResultRow(frame, IGNORE_CLASS * IDS_PER_CLASS, IGNORE_CLASS, rle)
+            for frame, rle in sequence.ignored.items()
+        ]
         rows.sort(key=lambda row: (row.frame, row.id))
     else:
         rows.sort(key=lambda row: (row.id % IDS_PER_CLASS, row.id, row.frame))
@@ -102,8 +110,10 @@ def _check_classes(
     known = {*classes, IGNORE_CLASS} if truth else set(classes)
     for number, row in enumerate(rows, start=1):
         if row.class_id not in known:
-            raise EvaluationError(f"{file}, line {number}: class {row.class_id} is none of "
-                                  f"{', '.join(f'{i} {name}' for i, name in classes.items())}")
+            raise EvaluationError(
+                f"{file}, line {number}: class {row.class_id} is none of "
+                f"{', '.join(f'{i} {name}' for i, name in classes.items())}"
+            )
 
 
 def _merged(rows: list[ResultRow]) -> dict[int, Rle]:

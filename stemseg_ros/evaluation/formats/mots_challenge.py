@@ -25,9 +25,12 @@ def read_truth(path: Path) -> dict[str, SequenceMasks]:
             f"{path}: no MOTSChallenge ground truth (MOTS20-02/gt/gt.txt, ...) there"
         )
     folders = [file.parent.parent for file in files]
-    return {folder.name: read_file(file, folder.name, CLASSES, truth=True, first_frame=1,
-                                   frames=_length(folder))
-            for file, folder in zip(files, folders, strict=True)}
+    return {
+        folder.name: read_file(
+            file, folder.name, CLASSES, truth=True, first_frame=1, frames=_length(folder)
+        )
+        for file, folder in zip(files, folders, strict=True)
+    }
 
 
 def read_results(path: Path, truths: Mapping[str, SequenceMasks]) -> dict[str, SequenceMasks]:

@@ -18,8 +18,11 @@ from stemseg_ros.media.sources import natural_key
 def sequence_folders(path: Path) -> dict[str, list[Path]]:
     """The PNGs of every folder below ``path`` that holds some, in natural order. Raises
     EvaluationError."""
-    folders = {folder.name: sorted(folder.glob("*.png"), key=natural_key)
-               for folder in sorted(path.glob("*")) if folder.is_dir()}
+    folders = {
+        folder.name: sorted(folder.glob("*.png"), key=natural_key)
+        for folder in sorted(path.glob("*"))
+        if folder.is_dir()
+    }
     found = {name: files for name, files in folders.items() if files}
     if not found:
         raise EvaluationError(f"{path}: no label images (sequence/00000.png, ...) in this folder")

@@ -70,9 +70,19 @@ def read_results(path: Path, truths: Mapping[str, SequenceMasks]) -> dict[str, S
                 raise ValueError(f"video_id {entry['video_id']} is not in the ground truth")
             rows[truth.name] += _track(entry, where + 1, truth)
             scores[truth.name][where + 1] = float(entry["score"])
-    return {name: SequenceMasks(name, truth.size, truth.frames, truth.classes, tuple(rows[name]),
-                                scores=scores[name], files=truth.files, number=truth.number)
-            for name, truth in truths.items()}
+    return {
+        name: SequenceMasks(
+            name,
+            truth.size,
+            truth.frames,
+            truth.classes,
+            tuple(rows[name]),
+            scores=scores[name],
+            files=truth.files,
+            number=truth.number,
+        )
+        for name, truth in truths.items()
+    }
 
 
 def write(path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -> None:
@@ -116,8 +126,16 @@ def _video(
     )
     rows = [row for id_, entry in tracks for row in _track(entry, id_, empty)]
     crowd = frozenset(id_ for id_, entry in tracks if entry.get("iscrowd"))
-    return SequenceMasks(empty.name, empty.size, empty.frames, classes, tuple(rows), files=files,
-                         number=empty.number, crowd=crowd)
+    return SequenceMasks(
+        empty.name,
+        empty.size,
+        empty.frames,
+        classes,
+        tuple(rows),
+        files=files,
+        number=empty.number,
+        crowd=crowd,
+    )
 
 
 def _track(entry: Entry, id_: int, video: SequenceMasks) -> list[ResultRow]:
@@ -129,8 +147,11 @@ def _track(entry: Entry, id_: int, video: SequenceMasks) -> list[ResultRow]:
         )
     if entry["category_id"] not in video.classes:
         raise ValueError(f"category_id {entry['category_id']} is not in the ground truth")
-    return [ResultRow(frame, id_, entry["category_id"], _checked_rle(mask, video.size, frame))
-            for frame, mask in enumerate(masks) if mask]
+    return [
+        ResultRow(frame, id_, entry["category_id"], _checked_rle(mask, video.size, frame))
+        for frame, mask in enumerate(masks)
+        if mask
+    ]
 
 
 def _checked_rle(mask: Entry, size: tuple[int, int], frame: int) -> Rle:
@@ -166,12 +187,20 @@ def _entries(sequence: SequenceMasks, truth: bool) -> Iterator[Entry]:
             masks[row.frame] = {"size": row.rle["size"], "counts": counts}
             areas[row.frame] = int(coco_mask.area(row.rle))
         if truth:
-            yield {"category_id": rows[0].class_id, "segmentations": masks, "areas": areas,
-                   "height": sequence.size[0], "width": sequence.size[1],
-                   "iscrowd": int(id_ in sequence.crowd)}
+            yield {
+                "category_id": rows[0].class_id,
+                "segmentations": masks,
+                "areas": areas,
+                "height": sequence.size[0],
+                "width": sequence.size[1],
+                "iscrowd": int(id_ in sequence.crowd),
+            }
         else:
-            yield {"category_id": rows[0].class_id, "score": sequence.scores.get(id_, 1.0),
-                   "segmentations": masks}
+            yield {
+                "category_id": rows[0].class_id,
+                "score": sequence.scores.get(id_, 1.0),
+                "segmentations": masks,
+            }
 
 
 def _runs(rle: Rle) -> list[int]:

@@ -97,7 +97,7 @@ def test_mots_challenge_leaves_cars_out(tmp_path: Path) -> None:
 
 def test_youtube_vis_truth_has_plain_run_lengths(tmp_path: Path) -> None:
     FORMATS["youtube_vis"].write(tmp_path / "t.json", [sequence([row(0, 1, 1, 3)], 2)], truth=True)
-    annotation, = json.loads((tmp_path / "t.json").read_text())["annotations"]
+    (annotation,) = json.loads((tmp_path / "t.json").read_text())["annotations"]
     assert annotation["segmentations"] == [{"size": [20, 60], "counts": [20, 40, 57 * 20]}, None]
     assert annotation["areas"] == [40, None]
 
@@ -246,8 +246,9 @@ def test_image_of_another_size(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_bad_youtube_vis_results(change: Callable[[dict[str, object]], object], words: str,
-                                 tmp_path: Path) -> None:
+def test_bad_youtube_vis_results(
+    change: Callable[[dict[str, object]], object], words: str, tmp_path: Path
+) -> None:
     files, path = FORMATS["youtube_vis"], tmp_path / "r.json"
     files.write(tmp_path / "truth.json", [people("a")], truth=True)
     files.write(path, [people("a")])
@@ -262,5 +263,3 @@ def test_bad_json_is_refused_by_line(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text("[\n{,}]")
     with pytest.raises(EvaluationError, match="line 2: not readable as JSON"):
         FORMATS["youtube_vis"].read_results(tmp_path / "r.json", {})
-
-
