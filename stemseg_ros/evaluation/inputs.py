@@ -50,6 +50,17 @@ class Images:
             source.frames = len(source.paths)
         return source
 
+    def state(self) -> list[tuple[str, int, int]]:
+        """(name, bytes, time of change in ns) of every file; differs once images are changed."""
+        if self.path.is_dir():
+            files = [f for f in self.path.iterdir() if not self.names or f.stem in self.names]
+        elif self.path.is_file():
+            files = [self.path]
+        else:
+            files = list(self.path.parent.glob(self.path.name))
+        stats = ((file.name, file.stat()) for file in sorted(files))
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationInput:

@@ -3,7 +3,7 @@ can resume.
 
 A stored sequence is NAME.txt (KITTI-MOTS text with frames from 0, for any class list) and
 NAME.json, which is written last and names the settings it was made with: it counts only for the
-same settings, weights and input.
+same settings, weights, device, package version and unchanged image files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from stemseg_ros import __version__
 from stemseg_ros.config import Config, dump_config, update_config
 from stemseg_ros.errors import MediaError
 from stemseg_ros.evaluation.inputs import Images
@@ -61,8 +62,9 @@ class Setup:
         weights = self.checkpoint or str(bundled_checkpoint(self.config))
         file = Path(weights)
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else weights
-        place = [str(images.path.resolve()), images.topic, images.names]
-        inputs = json.dumps([dump_config(self.config), digest, name, place])
+        place = [str(images.path.resolve()), images.topic, images.names, images.state()]
+        made_with = [__version__, self.device, dump_config(self.config), digest]
+        inputs = json.dumps([made_with, name, place])
         return hashlib.sha256(inputs.encode()).hexdigest()
 
 
@@ -104,8 +106,7 @@ def run_sequence(
 
 
 def finished_run(setup: Setup, name: str, images: Images, out: Path) -> StoredRun | None:
-    """The record of a sequence that was run with the same settings, weights and images; else
-    none."""
+    """The record of a sequence whose fingerprint is still the same; else none."""
     stored = load_run(out, name)
     if stored is None or not (out / f"{name}.txt").is_file():
         return None

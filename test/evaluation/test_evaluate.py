@@ -145,6 +145,31 @@ def test_stored_sequences_are_not_run_again(
     assert len(networks) == 5
 
 
+def test_changed_images_are_run_again(
+    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+) -> None:
+    first = run(dataset, tmp_path / "out", "--sequence", "0001")
+    image = dataset / "image_02" / "0001" / "000004.png"
+    cv2.imwrite(str(image), np.zeros((*SIZE, 3), np.uint8))
+    second = run(dataset, tmp_path / "out", "--sequence", "0001")
+    found = [report["runs"][0]["measures"]["car"]["TP"] for report in (first, second)]
+    assert len(networks) == 2 and found[1] < found[0]
+    run(dataset, tmp_path / "out", "--sequence", "0001")
+    assert len(networks) == 2
+
+
+def test_a_fingerprint_holds_for_one_device_and_version(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = runs.Setup(load_config("lite"), "random", "cpu")
+    images = read_input(dataset, "kitti_mots", None).images["0000"]
+    first = setup.fingerprint("0000", images)
+    assert setup.fingerprint("0000", images) == first
+    assert replace(setup, device="cuda").fingerprint("0000", images) != first
+    monkeypatch.setattr(runs, "__version__", "another")
+    assert setup.fingerprint("0000", images) != first
+
+
 def test_the_network_itself(dataset: Path, tmp_path: Path) -> None:
     """Random weights find nothing useful, but everything runs."""
     report = run(dataset, tmp_path / "out", "--config", "lite")
