@@ -34,7 +34,7 @@ from rich.progress import track
 from rich.table import Table
 from scipy.ndimage import distance_transform_edt, find_objects
 
-from stemseg_ros.config import load_config
+from stemseg_ros.config import Config, load_config
 from stemseg_ros.evaluation.kitti_text import ResultRow, read_results
 from stemseg_ros.evaluation.measures import (
     ALL_CLASSES,
@@ -45,7 +45,7 @@ from stemseg_ros.evaluation.measures import (
 )
 from stemseg_ros.evaluation.sequence_masks import SequenceMasks
 from stemseg_ros.masks import decode, encode_box
-from stemseg_ros.stitching import link_windows
+from stemseg_ros.stitching import Stitcher, link_windows, unscored
 
 SCALE = 4
 """Pixels of the image per cell."""
@@ -209,15 +209,37 @@ def true_identities(problem: Problem) -> Volume:
     return labels
 
 
-def linker(variant: str) -> Callable[[Problem], Volume]:
-    """The project's linking, as the pipeline uses it."""
-    config = load_config("kitti_mots", {"stitching.variant": variant})
-    return lambda problem: link_windows(problem.windows, config)
+def linker(**settings: str | float) -> Callable[[Problem], Volume]:
+    """The project's linking with some settings of ``stitching``; a frame is read after its last
+    window."""
+    return lambda problem: link_windows(problem.windows, stitching(**settings))
+
+
+def near_online(problem: Problem) -> Volume:
+    """``corrected`` as the near-online pipeline emits it: a frame is read after its first window,
+    before later ones fill its holes."""
+    stitcher = Stitcher(stitching(variant="corrected").stitching)
+    labels = np.full(problem.classes.shape, -1, np.int32)
+    emitted = 0
+    for frames, window in problem.windows:
+        stitcher.link(frames, unscored(window))
+        for index in range(emitted, int(frames[-1]) + 1):
+            labels[index] = stitcher.grid(index)
+        emitted = int(frames[-1]) + 1
+        stitcher.forget(int(frames[0]))
+    return labels
+
+
+def stitching(**settings: str | float) -> Config:
+    """A config with some settings of ``stitching``."""
+    return load_config("kitti_mots", {f"stitching.{key}": v for key, v in settings.items()})
 
 
 LINKERS: dict[str, Callable[[Problem], Volume]] = {
-    "reference": linker("reference"),
-    "corrected": linker("corrected"),
+    "reference": linker(variant="reference"),
+    "minimum IoU alone": linker(variant="reference", matching="corrected", min_iou=0.1),
+    "corrected": linker(variant="corrected"),
+    "corrected, emitted near-online": near_online,
     "true identities": true_identities,
 }
 

@@ -73,7 +73,9 @@ class Stitcher:
             )
         slots = real_slots(tuple(int(index) for index in indices))
         frames = [int(indices[slot]) for slot in slots]
-        masks = ClusterMasks.of(clusters.labels[slots], len(clusters.centers))
+        padded = len(slots) < len(clusters.labels)  # else spare the copy
+        labels = clusters.labels[slots] if padded else clusters.labels
+        masks = ClusterMasks.of(labels, len(clusters.centers))
         ids = self._match(masks, frames, clusters)
         self._write(masks, frames, ids)
         last = int(ids.max())
@@ -110,11 +112,8 @@ class Stitcher:
         there."""
         if not shared:
             return np.empty(0, np.int32), np.zeros((0, masks.clusters))
-        written = np.stack([self._grids[frames[slot]] for slot in shared])
-        labels = masks.labels[shared]
-        alive = np.flatnonzero(np.maximum(written, labels))
-        old = np.maximum(written.ravel()[alive], 0)
-        new = np.maximum(labels.ravel()[alive], 0).astype(np.int64)
+        pairs = [_labelled(self._grids[frames[slot]], masks.labels[slot]) for slot in shared]
+        old, new = np.concatenate(pairs, axis=1)
         known, row = np.unique(old, return_inverse=True)
         columns = masks.clusters + 1
         table = np.bincount(row * columns + new, minlength=len(known) * columns).reshape(
@@ -196,6 +195,12 @@ class Stitcher:
                 track.see_class(clusters.class_logits[k - 1], int(masks.counts[fresh, k].sum()))
 
 
+def _labelled(written: Grid, labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """(2, P): id and cluster, 0 for none, of the cells of one frame that have either."""
+    alive = np.flatnonzero(np.maximum(written, labels) > 0)
+    return np.maximum((written.ravel()[alive], labels.ravel()[alive]), 0).astype(np.int64)
+
+
 def _assign(
     ids: Grid, rows: Grid, score: Scores, columns: npt.NDArray[np.intp], least: float
 ) -> Grid:
@@ -215,7 +220,7 @@ def link_windows(windows: Sequence[tuple[Indices, npt.ArrayLike]], config: Confi
     background, -1 outlier. Raises ValueError if frames are missing or labels do not fit them.
     """
     return _link_all(
-        ((indices, _unscored(np.asarray(labels))) for indices, labels in windows),
+        ((indices, unscored(np.asarray(labels))) for indices, labels in windows),
         Stitcher(config.stitching),
     )
 
@@ -254,7 +259,7 @@ def _link_all(windows: Iterable[tuple[Indices, WindowClusters]], stitcher: Stitc
     return np.stack(done + [stitcher.grid(index) for index in range(len(done), end)])
 
 
-def _unscored(labels: npt.NDArray[np.integer]) -> WindowClusters:
+def unscored(labels: npt.NDArray[np.integer]) -> WindowClusters:
     """Clusters of which nothing but the labels is known."""
     if labels.ndim != 3 or labels.dtype.kind not in "iu":
         raise ValueError(f"expected int labels (T, h, w), got {labels.dtype} {labels.shape}")
@@ -264,7 +269,7 @@ def _unscored(labels: npt.NDArray[np.integer]) -> WindowClusters:
         labels = numbers[dense].reshape(labels.shape)
     count = int(labels.max(initial=0))
     return WindowClusters(
-        labels.astype(np.int16),
+        labels.astype(np.int16, copy=False),
         np.zeros((count, 0), np.float32),
         np.ones(count, np.float32),
     )
