@@ -139,10 +139,10 @@ def evaluate(
         from stemseg_ros.evaluation.page import write_page
         from stemseg_ros.evaluation.report import summarise, to_json
         from stemseg_ros.evaluation.runs import stored_masks
-        from stemseg_ros.evaluation.variants import Variant
+        from stemseg_ros.evaluation.variants import STORED, Variant
     prepare_output(out)
     given = read_input(ground_truth, format.value, images, sequence or (), topic)
-    sources = [work.STORED] if results else [m.value for m in mode or ()] or [tree.window.mode]
+    sources = [STORED] if results else [m.value for m in mode or ()] or [tree.window.mode]
     wanted = [
         Variant(source, filtered, pixel_scores, through_ros and results is None)
         for source in sources

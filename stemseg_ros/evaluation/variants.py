@@ -15,7 +15,9 @@ from stemseg_ros.evaluation.kitti_text import filter_rows
 from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
 
 DAVIS_OBJECTS = 20
-"""Most objects of a sequence that DAVIS unsupervised takes; the largest are kept."""
+"""Most objects of a sequence that DAVIS unsupervised takes; of a run the largest are kept."""
+STORED = "stored results"
+"""Source of a Variant without a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Variant:
     """One row of the report: where the results are from, and what was done to them."""
 
     source: str
-    """A window mode, or "stored results"."""
+    """A window mode, or STORED."""
     post_filter: bool = False
     """Whether the released post-filter was applied; it looks at whole tracks and is not causal."""
     pixel_scores: bool = False
@@ -56,7 +58,7 @@ def prepare(
         result = post_filtered(result)
     if variant.pixel_scores:
         result = scored_by_pixels(result)
-    if format_name == "davis":
+    if format_name == "davis" and variant.source != STORED:
         result = largest_tracks(result, DAVIS_OBJECTS)
     return truth, result
 

@@ -26,9 +26,7 @@ from stemseg_ros.evaluation.formats import FORMATS, kitti_mots
 from stemseg_ros.evaluation.inputs import read_bag, read_input
 from stemseg_ros.evaluation.kitti_text import ResultRow
 from stemseg_ros.evaluation.sequence_masks import SequenceMasks
-from stemseg_ros.evaluation.variants import (
-    Variant,
-)
+from stemseg_ros.evaluation.variants import STORED, Variant
 from stemseg_ros.masks import encode
 from stemseg_ros.media.instance_bag import InstanceBagWriter
 from stemseg_ros.pipeline import Pipeline
@@ -389,8 +387,8 @@ def test_sequences_in_parallel_processes(tmp_path: Path) -> None:
     def progress(title: str, total: int) -> Any:
         yield told.append
 
-    (one,) = work.evaluate_stored(given, results, [Variant(work.STORED)], 1, progress)
-    (two,) = work.evaluate_stored(given, results, [Variant(work.STORED)], 2, progress)
+    (one,) = work.evaluate_stored(given, results, [Variant(STORED)], 1, progress)
+    (two,) = work.evaluate_stored(given, results, [Variant(STORED)], 2, progress)
     assert (one.measures, one.sequences) == (two.measures, two.sequences)
     assert told == [1, 2] * 2
 

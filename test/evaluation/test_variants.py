@@ -7,6 +7,7 @@ from mask_strips import row, sequence, two_cars
 
 from stemseg_ros.evaluation.sequence_masks import EvaluationError
 from stemseg_ros.evaluation.variants import (
+    STORED,
     Variant,
     largest_tracks,
     match_classes,
@@ -48,6 +49,8 @@ def test_davis_keeps_the_largest_objects() -> None:
     assert len(kept.by_track()) == 20 and 1003 in kept.by_track()
     _, result = prepare(Variant("offline"), "davis", sequence([], 3, classes={1: "object"}), many)
     assert len(result.by_track()) == 20 and set(result.classes.values()) == {"object"}
+    _, stored = prepare(Variant(STORED), "davis", sequence([], 3, classes={1: "object"}), many)
+    assert stored.by_track().keys() == many.by_track().keys()
 
 
 def test_scores_by_pixels() -> None:
