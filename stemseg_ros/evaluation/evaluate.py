@@ -28,7 +28,7 @@ from stemseg_ros.evaluation.measures import (
 )
 from stemseg_ros.evaluation.runs import Setup, StoredRun, finished_run, run_sequence, stored_masks
 from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
-from stemseg_ros.evaluation.variants import STORED, Variant, has_post_filter, prepare
+from stemseg_ros.evaluation.variants import Variant, has_post_filter, prepare
 from stemseg_ros.run import percentiles
 
 Task = TypeVar("Task")
