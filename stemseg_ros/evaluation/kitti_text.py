@@ -38,7 +38,7 @@ class ResultRow:
     frame: int
     """From 0."""
     id: int
-    """class_id * 1000 + n."""
+    """class_id * 1000 + n; any number in results that others wrote."""
     class_id: int
     """1 car, 2 pedestrian."""
     rle: Rle
@@ -191,16 +191,18 @@ def write_results(path: str | Path, rows: Iterable[ResultRow]) -> None:
 def read_results(
     path: str | Path,
     *,
+    truth: bool = False,
     first_frame: int = 0,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> list[ResultRow]:
     """Read and check a result (or ground truth) text.
 
+    truth: ids must be class * 1000 + n; those of results are free, but keep one class.
     first_frame: number of the first frame in the file (MOTSChallenge: 1); in the rows it is 0.
     frames, size: length and (H, W) of the sequence, where they are known. Raises MediaError,
-    naming file and line, for a line of another form, an id that does not fit its class, an RLE
-    that does not fill height x width, another size, a frame beyond the sequence, an id twice in a
+    naming file and line, for a line of another form, an id that breaks these rules, an RLE that
+    does not fill height x width, another size, a frame beyond the sequence, an id twice in a
     frame, overlapping masks, or lines in no order.
     """
     try:
@@ -210,9 +212,11 @@ def read_results(
     rows: list[ResultRow] = []
     by_frame: defaultdict[int, _Frame] = defaultdict(_Frame)
     order = _Order()
+    classes: dict[int, int] = {}
     for number, line in enumerate(lines, start=1):
         try:
             row = parse_row(line)
+            _check_id(row, truth, classes)
             size = size or (row.rle["size"][0], row.rle["size"][1])
             _check_place(row, size, first_frame, frames)
             by_frame[row.frame].add(row)
@@ -264,11 +268,20 @@ def parse_row(line: str) -> ResultRow:
             f"'{' '.join(fields[:5])}' are not whole numbers frame, id, class, height, width"
         )
     frame, id_, class_id, height, width = map(int, fields[:5])
-    if class_id < 1 or not 0 <= id_ - class_id * IDS_PER_CLASS <= MAX_TRACKS:
-        raise ValueError(f"id {id_} does not belong to class {class_id}")
+    if class_id < 1:
+        raise ValueError(f"class {class_id}: classes count from 1")
     rle = Rle(size=[height, width], counts=fields[5].encode())
     check_counts(rle["counts"], height * width)
     return ResultRow(frame, id_, class_id, rle)
+
+
+def _check_id(row: ResultRow, truth: bool, classes: dict[int, int]) -> None:
+    """Raises ValueError for an id of another class; ``classes`` of the ids so far is updated."""
+    if truth and not 0 <= row.id - row.class_id * IDS_PER_CLASS <= MAX_TRACKS:
+        raise ValueError(f"id {row.id} does not belong to class {row.class_id}")
+    known = classes.setdefault(row.id, row.class_id)
+    if known != row.class_id:
+        raise ValueError(f"id {row.id} has class {row.class_id}, but class {known} before")
 
 
 @dataclass(slots=True)

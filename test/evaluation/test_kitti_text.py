@@ -209,7 +209,7 @@ OVERLAPPING = encode(strip(9, 20))["counts"].decode()
         (f"a 1001 1 4 100 {RLE}", "line 1: 'a 1001 1 4 100' are not whole numbers"),
         (f"-1 1001 1 4 100 {RLE}", "not whole numbers"),
         (f"0 2001 1 4 100 {RLE}", "line 1: id 2001 does not belong to class 1"),
-        (f"0 7 0 4 100 {RLE}", "id 7 does not belong to class 0"),
+        (f"0 7 0 4 100 {RLE}", "line 1: class 0: classes count from 1"),
         (f"0 1001 1 4 99 {RLE}", "run lengths cover 400 pixels of an image with 396"),
         (f"0 1001 1 4 100 {RLE[:-1]}", "run lengths cover"),
         ("0 1001 1 4 100 ~~~~", "does not occur in compressed run lengths"),
@@ -230,8 +230,20 @@ OVERLAPPING = encode(strip(9, 20))["counts"].decode()
 def test_reader_names_the_line(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "r.txt").write_text(text)
     with pytest.raises(MediaError, match=r"r\.txt, " if "line" in words else words) as caught:
-        read_results(tmp_path / "r.txt")
+        read_results(tmp_path / "r.txt", truth=True)
     assert caught.match(words)
+
+
+def test_ids_of_results_are_free_but_keep_one_class(tmp_path: Path) -> None:
+    file = tmp_path / "r.txt"
+    file.write_text(f"0 7 1 4 100 {RLE}\n0 3 2 4 100 {OTHER}\n1 7 1 4 100 {RLE}\n")
+    rows = read_results(file)
+    assert [(row.id, row.class_id) for row in rows] == [(7, 1), (3, 2), (7, 1)]
+    with pytest.raises(MediaError, match="line 1: id 7 does not belong to class 1"):
+        read_results(file, truth=True)
+    file.write_text(f"0 7 1 4 100 {RLE}\n1 7 2 4 100 {RLE}\n")
+    with pytest.raises(MediaError, match="line 2: id 7 has class 2, but class 1 before"):
+        read_results(file)
 
 
 def test_reader_accepts_masks_side_by_side_and_ignore_regions(tmp_path: Path) -> None:

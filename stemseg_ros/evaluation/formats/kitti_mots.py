@@ -69,7 +69,7 @@ def read_file(
     """One text file. frames, size: of the sequence, where they are known. Raises
     EvaluationError."""
     try:
-        rows = read_rows(file, first_frame=first_frame, frames=frames, size=size)
+        rows = read_rows(file, truth=truth, first_frame=first_frame, frames=frames, size=size)
     except MediaError as error:
         raise EvaluationError(str(error)) from error
     _check_classes(file, rows, classes, truth)

@@ -160,6 +160,20 @@ def test_bad_text_is_refused_by_line(case: str, tmp_path: Path) -> None:
         FORMATS["kitti_mots"].read_results(tmp_path, {"0000": two_cars(3)})
 
 
+@pytest.mark.parametrize("name", ["kitti_mots", "mots_challenge"])
+def test_ids_of_stored_results_are_free(name: str, tmp_path: Path) -> None:
+    truth = people("0000")
+    FORMATS[name].write(tmp_path / "results", [truth])
+    file = tmp_path / "results" / "0000.txt"
+    lines = [line.split(" ") for line in file.read_text().splitlines()]
+    for line in lines:
+        line[1] = str(int(line[1]) % 1000 + 6)
+    file.write_text("".join(" ".join(line) + "\n" for line in lines))
+    again = FORMATS[name].read_results(tmp_path / "results", {"0000": truth})["0000"]
+    assert {row.id for row in again.rows} == {row.id % 1000 + 6 for row in truth.rows}
+    assert sorted(tracks(again), key=len) == sorted(tracks(truth), key=len)
+
+
 def test_size_of_results_against_truth(tmp_path: Path) -> None:
     write_results(tmp_path / "0000.txt", ROWS)
     with pytest.raises(
