@@ -173,14 +173,26 @@ def convert(
         FormatName, typer.Option(help="Format of the results.")
     ] = FormatName.kitti_mots,
     name: Annotated[
-        str | None, typer.Option(help="Name of the sequence.", show_default="that of the bag")
+        str | None,
+        typer.Option(
+            help="Name of the sequence.",
+            show_default="that of the bag, or the only one of the ground truth",
+        ),
+    ] = None,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="The benchmark's ground truth, of the same format: video and category ids and "
+            "names of frames are taken from it. Without it videos count from 1, categories are "
+            "those of the node, and files of frames are named 00000, 00001, ..."
+        ),
     ] = None,
     topic: Annotated[str, typer.Option(help="Topic of the answers.")] = "/stemseg/instances",
 ) -> None:
     """Write the recorded answers of a bag as a benchmark's results."""
     from stemseg_ros.evaluation.truth_bag import convert_bag
 
-    result = convert_bag(bag, topic, format.value, out, name)
+    result = convert_bag(bag, topic, format.value, out, name, ground_truth)
     typer.echo(f"{out}: {result.frames} frames, {len(result.by_track())} tracks")
 
 

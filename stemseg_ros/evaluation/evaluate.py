@@ -7,7 +7,7 @@ import multiprocessing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from stemseg_ros.evaluation.measures import (
 )
 from stemseg_ros.evaluation.runs import Setup, StoredRun, finished_run, run_sequence, stored_masks
 from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
-from stemseg_ros.evaluation.variants import Variant, has_post_filter, prepare
+from stemseg_ros.evaluation.variants import Variant, has_post_filter, named_like, prepare
 from stemseg_ros.run import percentiles
 
 Task = TypeVar("Task")
@@ -139,17 +139,11 @@ def write_benchmark_files(
         return
     folder = out / "benchmark" / variant.name.replace(" + ", "_").replace(" ", "-")
     prepared = (
-        _named_like(truth, prepare(variant, given.format, truth, results[name]())[1])
+        named_like(truth, prepare(variant, given.format, truth, results[name]())[1])
         for name, truth in given.truths.items()
     )
     place = folder / "results.json" if given.format == "youtube_vis" else folder
     format_named(given.format).write(place, prepared)
-
-
-def _named_like(truth: SequenceMasks, result: SequenceMasks) -> SequenceMasks:
-    """With the numbers and file names of the ground truth, where it has such."""
-    files = truth.files if len(truth.files) == result.frames else ()
-    return replace(result, name=truth.name, number=truth.number, files=files)
 
 
 def results_folder(out: Path, variant: Variant) -> Path:

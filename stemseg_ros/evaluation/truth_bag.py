@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 from stemseg_ros.evaluation.formats import format_named
 from stemseg_ros.evaluation.inputs import IGNORE, IGNORE_ID, TRUTH_TOPIC, chosen, read_bag
 from stemseg_ros.evaluation.kitti_text import ResultRow
-from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
-from stemseg_ros.evaluation.variants import match_classes
+from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks, check_pair
+from stemseg_ros.evaluation.variants import match_classes, named_like
 from stemseg_ros.media.bag import INSTANCE_ARRAY, ImageBagWriter, Storage
 from stemseg_ros.media.instance_bag import message_from_result
 from stemseg_ros.media.sources import Image
@@ -89,17 +89,48 @@ def _instance(id_: int, class_id: int, name: str, rle: Rle) -> Instance:
 
 
 def convert_bag(
-    bag: Path, topic: str | None, format_name: str, out: Path, name: str | None
+    bag: Path,
+    topic: str | None,
+    format_name: str,
+    out: Path,
+    name: str | None,
+    ground_truth: Path | None = None,
 ) -> SequenceMasks:
-    """Recorded answers in a benchmark's format, classes matched by name. Raises EvaluationError,
-    BagError."""
+    """Recorded answers in a benchmark's format, classes matched by name; numbers, file names and
+    classes are those of the ground truth where it is given.
+
+    name: of the sequence; none: that of the bag, or the only one of the ground truth. Raises
+    EvaluationError, BagError.
+    """
     files = format_named(format_name)
     result = read_bag(bag, topic)
-    if name is not None:
-        result = replace(result, name=name)
     classes: Mapping[int, str] | None = getattr(files, "CLASSES", None)
-    if classes is not None:
-        empty = replace(result, rows=(), classes=classes)
-        result = match_classes(empty, result, open_classes=False)[1]
+    if ground_truth is not None:
+        truth = _truth_for(files.read_truth(ground_truth), name, result, ground_truth)
+        result = named_like(truth, match_classes(truth, result, open_classes=False)[1])
+    else:
+        result = replace(result, name=name or result.name)
+        if classes is not None:
+            empty = replace(result, rows=(), classes=classes)
+            result = match_classes(empty, result, open_classes=False)[1]
     files.write(out, [result])
     return result
+
+
+def _truth_for(
+    truths: Mapping[str, SequenceMasks], name: str | None, result: SequenceMasks, where: Path
+) -> SequenceMasks:
+    """Ground truth of the sequence that the answers are for. Raises EvaluationError."""
+    wanted = name or (next(iter(truths)) if len(truths) == 1 else result.name)
+    if wanted not in truths:
+        raise EvaluationError(
+            f"{where}: no sequence {wanted}; there are {', '.join(truths)}: choose one (--name)"
+        )
+    truth = truths[wanted]
+    check_pair(truth, result)
+    # Ground truth text ends with its last mask, so the stream may be longer.
+    if result.frames < truth.frames or (truth.files and result.frames > truth.frames):
+        raise EvaluationError(
+            f"{result.frames} answers, but the ground truth of {wanted} has {truth.frames} frames"
+        )
+    return truth

@@ -89,6 +89,12 @@ def match_classes(
     return replace(truth, classes=classes), _renumbered(result, mapping, classes)
 
 
+def named_like(truth: SequenceMasks, result: SequenceMasks) -> SequenceMasks:
+    """With the numbers and file names of the ground truth, where it has such."""
+    files = truth.files if len(truth.files) == result.frames else ()
+    return replace(result, name=truth.name, number=truth.number, files=files)
+
+
 def _list(sequence: SequenceMasks) -> str:
     return "/".join(sequence.classes.values())
 
