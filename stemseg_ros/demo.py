@@ -27,7 +27,8 @@ from rich.table import Table
 
 from stemseg_ros import replay
 from stemseg_ros.config import load_config
-from stemseg_ros.media.bag import ImageBagReader, write_bag
+from stemseg_ros.media.bag import write_bag
+from stemseg_ros.media.image_bag import ImageBagReader
 from stemseg_ros.media.instance_bag import InstanceBagReader
 from stemseg_ros.media.overlay import VideoWriter, contact_sheet, draw_instances
 from stemseg_ros.media.sources import DEFAULT_FPS, open_source

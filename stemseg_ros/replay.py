@@ -221,20 +221,18 @@ def diagnostics(out: Path) -> dict[str, str]:
 def times(out: Path) -> Times:
     """Clock readings of a finished replay. Raises ReplayError unless every frame has its
     answer."""
-    published = {
-        entry["stamp_ns"]: entry["published_ns"] for entry in GrowingLines(out / PUBLISHED).read()
-    }
-    received = {
-        entry["stamp_ns"]: entry["received_ns"]
-        for entry in GrowingLines(out / RECEIVED).read()[1:]
-    }
-    if received.keys() != published.keys():
+    # Pairs in order, not by stamp: a looped stream has each stamp more than once.
+    published, received = GrowingLines(out / PUBLISHED).read(), GrowingLines(out / RECEIVED).read()
+    answers = received[1:]
+    if [entry["stamp_ns"] for entry in answers] != [entry["stamp_ns"] for entry in published]:
         dropped = diagnostics(out).get("frames_dropped", "0")
         raise ReplayError(
-            f"{len(published)} frames went in, {len(received)} results came out; the node "
+            f"{len(published)} frames went in, {len(answers)} results came out; the node "
             f"dropped {dropped}; see {out / 'node.log'}"
         )
+    sent = [entry["published_ns"] for entry in published]
+    back = [entry["received_ns"] for entry in answers]
     return Times(
-        (max(received.values()) - min(published.values())) / 1e9,
-        [(received[stamp] - published[stamp]) / 1e6 for stamp in published],
+        (max(back) - min(sent)) / 1e9,
+        [(end - start) / 1e6 for start, end in zip(sent, back, strict=True)],
     )

@@ -13,9 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice, pairwise
 from pathlib import Path
-from statistics import median
 from types import TracebackType
 from typing import Any, Literal
 
@@ -28,7 +26,6 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from stemseg_ros.errors import MediaError
-from stemseg_ros.media.messages import bgr_from_message
 from stemseg_ros.resources import resource_path
 
 Storage = Literal["mcap", "sqlite3"]
@@ -39,7 +36,6 @@ INSTANCE_ARRAY = "stemseg/msg/InstanceArray"
 
 _STORAGE_OF_SUFFIX: dict[str, Storage] = {".mcap": "mcap", ".db3": "sqlite3"}
 _JPEG_QUALITY = 95
-_PROBED_MESSAGES = 16
 
 
 class BagError(MediaError):
@@ -162,56 +158,12 @@ class BagReader:
         self.close()
 
 
-class ImageBagReader:
-    """Images of one topic, raw or compressed: iterates (stamp in ns, uint8 (H, W, 3) BGR).
-
-    Without ``topic`` the bag has to hold exactly one image topic. Raises BagError, which lists the
-    topics.
-    """
-
-    def __init__(self, path: str | Path, topic: str | None = None) -> None:
-        self._bag = BagReader(path, IMAGE_TYPES, topic)
-        self.name = self._bag.path.stem
-        self.topic = self._bag.topic
-        self.frames = self._bag.count
-        try:
-            _, first = next(iter(self._bag))
-            self.frame_id: str = first.header.frame_id
-            height, width = self._image(0, first).shape[:2]
-            stamps = [stamp_ns(message) for _, message in islice(self._bag, _PROBED_MESSAGES)]
-        except BaseException:
-            self.close()
-            raise
-        self.size: tuple[int, int] = (height, width)
-        """(H, W) of the first image, pixels."""
-        self.fps = _rate(stamps)
-        """Frames per second by the first stamps; none where they do not advance."""
-
-    def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        for index, (_, message) in enumerate(self._bag):
-            yield stamp_ns(message), self._image(index, message)
-
-    def _image(self, index: int, message: Any) -> npt.NDArray[np.uint8]:
-        try:
-            return bgr_from_message(message)
-        except MediaError as error:
-            raise BagError(
-                f"{self._bag.path}: message {index} of {self.topic}: {error}"
-            ) from error
-
-    def close(self) -> None:
-        """Release the file."""
-        self._bag.close()
-
-    def __enter__(self) -> ImageBagReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 class BagWriter:
     """Writes the messages of one topic, or of more (second_topic), to a new bag.
+
+    Bags are read by log time. Where it does not advance within a topic, as with the stamps of a
+    looped stream, the message gets the one after that of the message before, so that the order of
+    writing is kept; headers stay as they are.
 
     A path that ends in .mcap or .db3 becomes a bare file, any other a folder with metadata.yaml.
     The bag appears under its name when the ``with`` block ends without an error; else nothing is
@@ -244,6 +196,7 @@ class BagWriter:
         self._connection = self._writer.add_connection(
             topic, message_type, typestore=message_types()
         )
+        self._log_ns: dict[int, int] = {}
 
     def write(self, log_ns: int, message: Any) -> None:
         """Append a message of rosbags' type (``message_types().types``)."""
@@ -263,6 +216,8 @@ class BagWriter:
         self.count += 1
 
     def _append(self, connection: Connection, log_ns: int, data: bytes) -> None:
+        log_ns = max(log_ns, self._log_ns.get(connection.id, -1) + 1)
+        self._log_ns[connection.id] = log_ns
         try:
             self._writer.write(connection, log_ns, data)
         except OSError as error:
@@ -315,19 +270,15 @@ class ImageBagWriter:
         self.second_topic = self._bag.second_topic
 
     def write(self, stamp: int, image: npt.NDArray[np.uint8]) -> None:
-        """Append one image, uint8 (H, W, 3) BGR, with its stamp in ns (also its log time)."""
+        """Append one image, uint8 (H, W, 3) BGR, with its stamp in ns, from which BagWriter takes
+        the log time."""
         self._bag.write(stamp, self._make(make_header(stamp, self._frame_id), image))
 
     def __enter__(self) -> ImageBagWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bag.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._bag.__exit__(*error)
 
 
 def write_bag(
@@ -359,15 +310,8 @@ def write_bag(
 def _raw_image(header: Any, image: npt.NDArray[np.uint8]) -> Any:
     height, width = image.shape[:2]
     data = np.ascontiguousarray(image).reshape(-1)
-    return message_types().types[IMAGE](
-        header=header,
-        height=height,
-        width=width,
-        encoding="bgr8",
-        is_bigendian=0,
-        step=width * 3,
-        data=data,
-    )
+    # header, height, width, encoding, is_bigendian, step, data
+    return message_types().types[IMAGE](header, height, width, "bgr8", 0, width * 3, data)
 
 
 def _jpeg_image(header: Any, image: npt.NDArray[np.uint8]) -> Any:
@@ -451,9 +395,3 @@ def _select(
     if any(c.digest and c.digest != expected for c in connections):
         raise BagError(f"'{path}' was recorded with another definition of {chosen.type}")
     return connections
-
-
-def _rate(stamps: list[int]) -> float | None:
-    steps = [later - earlier for earlier, later in pairwise(stamps)]
-    typical = median(steps) if steps else 0
-    return 1e9 / typical if typical > 0 else None

@@ -51,7 +51,7 @@ class InstanceBagReader:
 
 
 class InstanceBagWriter:
-    """Writes FrameResults; the stamp is also the log time. See BagWriter for paths and errors."""
+    """Writes FrameResults, logged by their stamps; see BagWriter for paths, times and errors."""
 
     def __init__(
         self,

@@ -106,7 +106,7 @@ def open_source(
             raise MediaError(
                 f"{path} is a bag, whose frames have stamps already; leave the frame rate out"
             )
-        from stemseg_ros.media.bag import ImageBagReader  # rosbags is loaded for bags alone
+        from stemseg_ros.media.image_bag import ImageBagReader  # rosbags is loaded for bags alone
 
         return ImageBagReader(path, topic)
     if topic is not None:

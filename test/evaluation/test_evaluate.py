@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,13 @@ from stemseg_ros.evaluation.formats import FORMATS, kitti_mots
 from stemseg_ros.evaluation.inputs import read_bag, read_input
 from stemseg_ros.evaluation.kitti_text import ResultRow
 from stemseg_ros.evaluation.sequence_masks import SequenceMasks
+from stemseg_ros.evaluation.truth_bag import write_labelled_bag
 from stemseg_ros.evaluation.variants import STORED, Variant
 from stemseg_ros.masks import encode
-from stemseg_ros.media.instance_bag import InstanceBagWriter
+from stemseg_ros.media.image_bag import ImageBagReader
+from stemseg_ros.media.instance_bag import InstanceBagReader, InstanceBagWriter
 from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.records import FrameResult
 
 SIZE = (96, 160)
 SETTINGS = ["--set", "input.min_dim=96", "--set", "input.max_dim=512"]
@@ -228,47 +234,103 @@ def test_bag_with_ground_truth(
     assert from_bag["runs"][0]["measures"] == from_folder["runs"][0]["measures"]
 
 
-@pytest.mark.ros
-def test_through_ros_equals_in_process(dataset: Path, tmp_path: Path) -> None:
-    """A labelled bag through the real node: every frame is answered, with the same bits as without
-    ROS.
+@dataclass(frozen=True)
+class Clip:
+    """A labelled bag to be made, and the options to evaluate it with."""
 
-    The weights are random; without thresholds they find something in every frame.
-    """
-    bag = tmp_path / "0001.mcap"
-    CliRunner().invoke(
-        app,
-        [
-            "bag",
-            "from-frames",
-            str(dataset / "image_02" / "0001"),
-            str(bag),
-            "--ground-truth",
-            str(dataset),
-            "--sequence",
-            "0001",
-        ],
+    images: list[Image]
+    rows: tuple[ResultRow, ...]
+    stamps: list[int]
+    options: list[str]
+
+    def write(self, bag: Path) -> None:
+        truth = SequenceMasks(
+            bag.stem, self.images[0].shape[:2], len(self.images), kitti_mots.CLASSES, self.rows
+        )
+        write_labelled_bag(
+            zip(self.stamps, self.images, strict=True),
+            truth,
+            bag,
+            topic="/camera/image_raw",
+            frame_id="camera",
+            encoding="bgr8",
+            storage=None,
+            progress=lambda count: None,
+        )
+
+
+LOOPED = [10, 11, 12, 13, 14, 10, 11, 12, 13, 14]
+"""Stamps of a stream that starts again, in ns."""
+
+
+def drawn_clip(stamps: list[int]) -> Clip:
+    """Random weights: without thresholds they find something in every frame."""
+    frames = [frame(index) for index in range(len(stamps))]
+    settings = ("min_heat=0", "foreground_probability=0", "max_instances=5")
+    return Clip(
+        [image for image, _ in frames],
+        tuple(row for _, rows in frames for row in rows),
+        stamps,
+        [part for setting in settings for part in ("--set", f"clustering.{setting}")],
     )
-    loose = [
-        "--set",
-        "clustering.min_heat=0",
-        "--set",
-        "clustering.foreground_probability=0",
-        "--set",
-        "clustering.max_instances=5",
-    ]
-    report = run(bag, tmp_path / "ros", "--through-ros", *loose)
-    run(bag, tmp_path / "plain", *loose)
-    through = tmp_path / "ros" / "results" / "near_online-through-ROS" / "0001.txt"
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    "make",
+    [lambda: drawn_clip([i * 10**8 for i in range(9)]), lambda: drawn_clip(LOOPED)],
+    ids=["random weights", "looped stamps"],
+)
+def test_through_ros_equals_in_process(make: Callable[[], Clip], tmp_path: Path) -> None:
+    """A labelled bag through the real node: every frame is answered, with the same bits as without
+    ROS."""
+    clip = make()
+    clip.write(tmp_path / "0001.mcap")
+    report = run(tmp_path / "0001.mcap", tmp_path / "ros", "--through-ros", *clip.options)
+    expected = run(tmp_path / "0001.mcap", tmp_path / "plain", *clip.options)
+    folder = tmp_path / "ros" / "results" / "near_online-through-ROS"
+    through = folder / "0001.txt"
     plain = tmp_path / "plain" / "results" / "near_online" / "0001.txt"
     assert through.read_bytes() == plain.read_bytes()
     frames = {int(line.split()[0]) for line in through.read_text().splitlines()}
-    assert frames == set(range(9))
+    assert frames == set(range(len(clip.images)))
     assert [v["name"] for v in report["runs"]] == [
         "near_online through ROS",
         "near_online through ROS + post-filter",
     ]
+    for ros, process in zip(report["runs"], expected["runs"], strict=True):
+        assert ros["measures"] == process["measures"]
     assert report["runs"][0]["timing"]["fps_network_and_clustering"] is None
+    with InstanceBagReader(folder / "0001.ros" / "instances.mcap") as answers:
+        assert [(r.stamp_ns, r.epoch) for r in answers] == [
+            (stamp, sum(b < a for a, b in pairwise(clip.stamps[: index + 1])))
+            for index, stamp in enumerate(clip.stamps)
+        ]
+
+
+def test_looped_bag_equals_its_frames(tmp_path: Path) -> None:
+    """Masks, ids and epochs of a labelled bag whose stamps start again, and its ground truth."""
+    clip = drawn_clip(LOOPED)
+    clip.write(tmp_path / "looped.mcap")
+    config = load_config("lite", {"input.min_dim": 96, "input.max_dim": 512})
+
+    def results(source: Iterable[tuple[int, Image]]) -> list[FrameResult]:
+        pipeline = Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
+        found = [r for stamp, image in source for r in pipeline.push(image, stamp)]
+        return found + pipeline.flush()
+
+    direct = results(zip(LOOPED, clip.images, strict=True))
+    with ImageBagReader(tmp_path / "looped.mcap") as images:
+        assert results(images) == direct
+    assert [(r.stamp_ns, r.epoch) for r in direct] == [
+        (stamp, index // 5) for index, stamp in enumerate(LOOPED)
+    ]
+    assert all(len(r.instances) == 2 for r in direct)
+    truth = read_input(tmp_path / "looped.mcap", "kitti_mots", None).truths["looped"]
+    key = attrgetter("frame", "class_id")
+    assert [(r.frame, r.class_id, r.rle) for r in sorted(truth.rows, key=key)] == [
+        (r.frame, r.class_id, r.rle) for r in sorted(clip.rows, key=key)
+    ]
 
 
 def test_ignored_pixels_survive_the_bag(dataset: Path, tmp_path: Path) -> None:

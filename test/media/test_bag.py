@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -16,14 +17,15 @@ from mcap_ros2.reader import read_ros2_messages
 from stemseg_ros.media.bag import (
     IMAGE,
     BagError,
+    BagReader,
     BagWriter,
-    ImageBagReader,
     ImageBagWriter,
     bag_info,
     make_header,
     message_types,
     write_bag,
 )
+from stemseg_ros.media.image_bag import ImageBagReader
 from stemseg_ros.media.instance_bag import InstanceBagReader, InstanceBagWriter
 from stemseg_ros.records import FrameResult, Instance, Rle
 
@@ -80,6 +82,40 @@ def test_sqlite_folder_and_rate(tmp_path: Path) -> None:
     info = bag_info(tmp_path / "clip")
     assert (info.storage, info.start_ns) == ("sqlite3", 10**9)
     assert (info.duration_ns, info.messages) == (160_000_000, 5)
+
+
+LOOPED = [10, 11, 12, 10, 11, 12]
+"""Stamps of a stream that starts again, in ns."""
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("stamps", [LOOPED, [7, 7, 7], [5, 4, 3, 9, 0]])
+def test_order_is_kept_where_stamps_do_not_advance(
+    tmp_path: Path, name: str, stamps: list[int]
+) -> None:
+    write_bag(
+        [(stamp, np.full((2, 2, 3), i, np.uint8)) for i, stamp in enumerate(stamps)],
+        tmp_path / name,
+    )
+    with ImageBagReader(tmp_path / name) as reader:
+        assert [(stamp, int(image[0, 0, 0])) for stamp, image in reader] == [
+            (stamp, i) for i, stamp in enumerate(stamps)
+        ]
+    with BagReader(tmp_path / name, (IMAGE,)) as bag:
+        log_times = [log_ns for log_ns, _ in bag.raw()]
+    assert all(log >= stamp for log, stamp in zip(log_times, stamps, strict=True))
+    assert all(later > earlier for earlier, later in pairwise(log_times))
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_results_of_a_looped_stream_keep_their_order(tmp_path: Path, name: str) -> None:
+    sent = [result(stamp, epoch=i // 3, tracks=i) for i, stamp in enumerate(LOOPED)]
+    with InstanceBagWriter(tmp_path / name) as writer:
+        for item in sent:
+            writer.write(item)
+    with InstanceBagReader(tmp_path / name) as reader:
+        found = [(r.stamp_ns, r.epoch, r.index, len(r.instances)) for r in reader]
+    assert found == [(stamp, i // 3, i % 3, i) for i, stamp in enumerate(LOOPED)]
 
 
 def test_one_frame_has_no_rate(tmp_path: Path) -> None:
