@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ pytest.importorskip("trackeval")
 
 from stemseg_ros.cli import app
 from stemseg_ros.config import Config, load_config
+from stemseg_ros.demo import VIDEO
 from stemseg_ros.evaluation import evaluate as work
 from stemseg_ros.evaluation import runs
 from stemseg_ros.evaluation.formats import FORMATS, kitti_mots
@@ -34,8 +35,11 @@ from stemseg_ros.evaluation.variants import STORED, Variant
 from stemseg_ros.masks import encode
 from stemseg_ros.media.image_bag import ImageBagReader
 from stemseg_ros.media.instance_bag import InstanceBagReader, InstanceBagWriter
+from stemseg_ros.media.sources import Video
+from stemseg_ros.network.checkpoint import bundled_checkpoint
 from stemseg_ros.pipeline import Pipeline
 from stemseg_ros.records import FrameResult
+from stemseg_ros.resources import resource_path
 
 SIZE = (96, 160)
 SETTINGS = ["--set", "input.min_dim=96", "--set", "input.max_dim=512"]
@@ -275,11 +279,31 @@ def drawn_clip(stamps: list[int]) -> Clip:
     )
 
 
+def filmed_clip() -> Clip:
+    """The bundled weights with their own thresholds, on two cars of the bundled video.
+
+    The ground truth is boxes around the cars.
+    """
+    top, left, height, width = 300, 760, 256, 480
+    with Video(resource_path(VIDEO)) as video:
+        images = [
+            image[top : top + height, left : left + width].copy() for _, image in islice(video, 6)
+        ]
+    rows = []
+    for number, (x, y, w, h) in enumerate([(811, 405, 134, 90), (1010, 405, 178, 90)], start=1):
+        box = np.zeros((height, width), bool)
+        box[y - top : y - top + h, x - left : x - left + w] = True
+        rows += [ResultRow(i, CAR * 1000 + number, CAR, encode(box)) for i in range(6)]
+    weights = str(bundled_checkpoint(load_config("lite")))
+    options = ["--config", "lite", "--checkpoint", weights, "--set", "input.min_dim=256"]
+    return Clip(images, tuple(rows), [i * 40_000_000 for i in range(6)], options)
+
+
 @pytest.mark.ros
 @pytest.mark.parametrize(
     "make",
-    [lambda: drawn_clip([i * 10**8 for i in range(9)]), lambda: drawn_clip(LOOPED)],
-    ids=["random weights", "looped stamps"],
+    [lambda: drawn_clip([i * 10**8 for i in range(9)]), filmed_clip, lambda: drawn_clip(LOOPED)],
+    ids=["random weights", "bundled weights", "looped stamps"],
 )
 def test_through_ros_equals_in_process(make: Callable[[], Clip], tmp_path: Path) -> None:
     """A labelled bag through the real node: every frame is answered, with the same bits as without
