@@ -6,6 +6,7 @@ ros2 launch stemseg replay.launch.py bag:=labelled.mcap evaluate:=true out:=repo
 The player waits for the answers, so that no frame is lost however slow the device is; at the end
 everything stops. The arguments of camera.launch.py hold here, too; the transport is that of the
 bag. With evaluate:=true the answers are recorded and scored against /ground_truth/instances.
+If the player, the recorder or the evaluation fails, the launch ends at once with exit code 1.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit, OnProcessIO
 from launch.events import Shutdown, matches_action
-from launch.events.process import ProcessIO, SignalProcess
+from launch.events.process import ProcessExited, ProcessIO, SignalProcess
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -47,6 +48,7 @@ ARGUMENTS = {
     "out": ("out/replay", "folder for the answers and the report of an evaluation"),
 }
 ANSWERS = "stemseg/instances"
+RECORDED = "instances.mcap"
 SETTLE_S = 2.0
 """The last messages may be on their way to the recorder when the player has all its answers."""
 EVALUATE = (sys.executable, "-c", "from stemseg_ros.cli import main; main()", "evaluate")
@@ -105,14 +107,24 @@ def play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         output="screen",
     )
     if value["evaluate"].lower() in ("true", "1"):
-        return evaluation(player, value["bag"], Path(value["out"]), value["namespace"])
+        out = Path(value["out"])
+        score = score_command(value["bag"], value["bag_topic"], out)
+        return evaluation(player, score, out, value["namespace"])
     return [player, after(player, shutdown("the player has ended"))]
 
 
-def evaluation(player: Node, bag: str, out: Path, namespace: str) -> list[LaunchDescriptionEntity]:
+def score_command(bag: str, bag_topic: str, out: Path) -> list[str]:
+    """``stemseg evaluate`` for the recorded answers."""
+    command = [*EVALUATE, "--ground-truth", bag, "--results", str(out / RECORDED)]
+    return [*command, "--out", str(out), *(["--topic", bag_topic] if bag_topic else [])]
+
+
+def evaluation(
+    player: Node, command: list[str], out: Path, namespace: str
+) -> list[LaunchDescriptionEntity]:
     """The recorder, the player once the recorder hears the node, then the score of the answers."""
     out.mkdir(parents=True, exist_ok=True)
-    answers = out / "instances.mcap"
+    answers = out / RECORDED
     answers.unlink(missing_ok=True)
     recorder = Node(
         package="stemseg",
@@ -121,10 +133,7 @@ def evaluation(player: Node, bag: str, out: Path, namespace: str) -> list[Launch
         arguments=["--out", str(answers), "--topic", ANSWERS],
         output="screen",
     )
-    score = ExecuteProcess(
-        cmd=[*EVALUATE, "--ground-truth", bag, "--results", str(answers), "--out", str(out)],
-        output="screen",
-    )
+    score = ExecuteProcess(cmd=command, output="screen")
     stop = EmitEvent(
         event=SignalProcess(signal_number=signal.SIGINT, process_matcher=matches_action(recorder))
     )
@@ -150,8 +159,17 @@ def evaluation(player: Node, bag: str, out: Path, namespace: str) -> list[Launch
 
 
 def after(process: ExecuteProcess, action: LaunchDescriptionEntity) -> RegisterEventHandler:
-    """Do something once a process has ended."""
-    return RegisterEventHandler(OnProcessExit(target_action=process, on_exit=[action]))
+    """Do something once a process has succeeded; if it fails, everything ends with an error."""
+
+    def proceed(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+        if context.is_shutdown:
+            return []
+        if event.returncode != 0:
+            # What a handler raises is logged, shuts down and makes the exit code of launch 1.
+            raise RuntimeError(f"{event.process_name} failed with exit code {event.returncode}")
+        return [action]
+
+    return RegisterEventHandler(OnProcessExit(target_action=process, on_exit=proceed))
 
 
 def shutdown(reason: str) -> EmitEvent:

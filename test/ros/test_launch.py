@@ -6,6 +6,7 @@ import importlib.util
 import json
 import signal
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -60,6 +61,16 @@ def small(tmp_path: Path) -> str:
     return f"params_file:={file}"
 
 
+def load(name: str) -> ModuleType:
+    """A launch file as a module."""
+    spec = importlib.util.spec_from_file_location(name, SHARE / "launch" / f"{name}.launch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -68,12 +79,7 @@ def small(tmp_path: Path) -> str:
     ],
 )
 def test_arguments(name: str, arguments: set[str]) -> None:
-    spec = importlib.util.spec_from_file_location(name, SHARE / "launch" / f"{name}.launch.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    description = module.generate_launch_description()
+    description = load(name).generate_launch_description()
     declared = description.get_launch_arguments_with_include_launch_description_actions()
     assert {argument.name for argument, _ in declared} == arguments
 
@@ -124,16 +130,15 @@ def test_replay_plays_a_bag_and_ends(
         assert peer.stamps()[-1] == 7
 
 
-def test_replay_scores_a_labelled_bag(small: str, tmp_path: Path) -> None:
-    """Every frame is answered, recorded and scored; random weights have no good score."""
-    pytest.importorskip("trackeval")
-    truth = tmp_path / "0000.txt"
+def labelled_bag(folder: Path) -> Path:
+    """Seven frames with a square as ground truth."""
+    truth = folder / "0000.txt"
     truth.write_text("".join(f"{frame} 1001 1 96 128 {SQUARE}\n" for frame in range(7)))
     source = [(10**9 * (1 + i), np.roll(scene(size=(96, 128)), i, 1)) for i in range(7)]
-    bag, out = tmp_path / "labelled.mcap", tmp_path / "out"
+    bag = folder / "labelled.mcap"
     write_labelled_bag(
         source,
-        read_sequence(tmp_path, "kitti_mots", None),
+        read_sequence(folder, "kitti_mots", None),
         bag,
         topic="/camera/image_raw",
         frame_id="camera",
@@ -141,6 +146,13 @@ def test_replay_scores_a_labelled_bag(small: str, tmp_path: Path) -> None:
         storage=None,
         progress=lambda done: None,
     )
+    return bag
+
+
+def test_replay_scores_a_labelled_bag(small: str, tmp_path: Path) -> None:
+    """Every frame is answered, recorded and scored; random weights have no good score."""
+    pytest.importorskip("trackeval")
+    bag, out = labelled_bag(tmp_path), tmp_path / "out"
     with process(
         "run_launch.py",
         "replay.launch.py",
@@ -155,3 +167,18 @@ def test_replay_scores_a_labelled_bag(small: str, tmp_path: Path) -> None:
     report = json.loads((out / "report.json").read_text())
     measures = report["runs"][0]["measures"]["car"]
     assert measures["TP"] + measures["FN"] == 7
+
+
+@pytest.mark.parametrize("topic", ["", "/camera/image_raw"])
+def test_the_evaluation_is_told_the_image_topic(topic: str) -> None:
+    command = load("replay").score_command("clip.mcap", topic, Path("out"))
+    assert command[-2:] == (["--topic", topic] if topic else ["--out", "out"])
+
+
+def test_nothing_is_scored_when_the_player_fails(small: str, tmp_path: Path) -> None:
+    bag, out = labelled_bag(tmp_path), tmp_path / "out"
+    arguments = [f"bag:={bag}", "rate:=-1", "evaluate:=true", f"out:={out}", small, *SMALL]
+    with process("run_launch.py", "replay.launch.py", *arguments) as child:
+        assert child.wait() == 1, child.log
+        assert child.lines("failed with exit code"), child.log
+    assert not (out / "report.json").exists()
