@@ -36,6 +36,8 @@ def _claim_ros_domain() -> tuple[int, IO[str]]:
 _domain, _domain_lock = _claim_ros_domain()
 os.environ["ROS_DOMAIN_ID"] = str(_domain)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+# Shared memory of processes that tests kill stays behind, and its ports with it.
+os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 
 

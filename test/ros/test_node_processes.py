@@ -4,7 +4,6 @@ known."""
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from ros.harness import Peer, Process, message, process, ros_arguments, scene, toy_node, wait_for
+from ros.toy_node import LOADING
 from sensor_msgs.msg import Image
 
 from stemseg_ros.masks import decode
@@ -88,8 +88,7 @@ def test_signals_end_it_within_two_seconds(
 ) -> None:
     with toy_node(*WINDOW, **environment) as child:
         if busy == "loading":
-            assert peer.spin_until(lambda: "stemseg" in peer.node.get_node_names())
-            time.sleep(0.5)
+            child.wait_for_log(LOADING)
         else:
             peer.connect()
             send(peer, 1, 2)

@@ -20,11 +20,15 @@ from stemseg_ros.masks import encode
 from stemseg_ros.records import FrameResult, Instance
 
 POISON = 99
+LOADING = "the toy loads"
+"""What the process prints when a delayed loading of the model begins."""
 
 
 class ToyPipeline:
     def __init__(self, config: Config, checkpoint: str | None = None, device: str = "cpu") -> None:
-        time.sleep(float(os.environ.get("TOY_LOAD_DELAY", 0)))
+        if "TOY_LOAD_DELAY" in os.environ:
+            print(LOADING, flush=True)
+            time.sleep(float(os.environ["TOY_LOAD_DELAY"]))
         if checkpoint == "broken":
             raise StemsegError("broken: not a checkpoint")
         self.config = config
