@@ -319,7 +319,7 @@ def run(
     scores: dict[str, dict[str, SequenceScores]] = {name: {} for name in LINKERS}
     spent, windows = dict.fromkeys(LINKERS, 0.0), 0
     for sequence in sequences:
-        truth = read_results(ground_truth / f"{sequence:04d}.txt")
+        truth = read_results(ground_truth / f"{sequence:04d}.txt", truth=True)
         problem = make_problem(truth, length, overlap, kind, (seed, sequence, length, overlap))
         windows += len(problem.windows)
         for name, link in LINKERS.items():
