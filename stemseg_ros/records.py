@@ -90,8 +90,8 @@ class NetworkOutput:
 class WindowClusters:
     """The instances of one window, numbered from 1 by order of discovery.
 
-    This is where data leaves the device, in one copy: everything before is tensors, everything
-    after numpy.
+    This is where data leaves the device: everything before is tensors, everything after numpy.
+    Labels and the other fields are one small copy each.
     """
 
     labels: npt.NDArray[np.int16]
