@@ -53,12 +53,6 @@ def message_types() -> Typestore:
     return store
 
 
-def stamp_ns(message: Any) -> int:
-    """Header stamp of a message in nanoseconds."""
-    stamp = message.header.stamp
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
-
-
 def make_header(stamp: int, frame_id: str) -> Any:
     """A std_msgs/Header for messages that a BagWriter writes. Raises BagError for times out of
     range."""

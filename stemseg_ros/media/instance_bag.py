@@ -16,8 +16,8 @@ from stemseg_ros.media.bag import (
     Storage,
     make_header,
     message_types,
-    stamp_ns,
 )
+from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.records import FrameResult, Instance, Rle
 
 

@@ -64,6 +64,12 @@ _ENCODINGS = {
 }
 
 
+def stamp_ns(message: Any) -> int:
+    """Header stamp of a message in nanoseconds."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
 def bgr_from_message(message: Any) -> npt.NDArray[np.uint8]:
     """Pixels of a sensor_msgs/Image or sensor_msgs/CompressedImage.
 

@@ -57,7 +57,7 @@ def load_network(
         fuse_frozen_norms(network)
     network.to(resolve_device(device))
     if config.runtime.channels_last:
-        _to_channels_last(network)
+        to_channels_last(network)
     if config.runtime.compile:
         network.compile_parts()
     return network
@@ -154,7 +154,8 @@ def fuse_frozen_norms(network: nn.Module) -> None:
                 setattr(parent, norm_name, nn.Identity())
 
 
-def _to_channels_last(network: StemSeg) -> None:
+def to_channels_last(network: nn.Module) -> None:
+    """Put the weights of all convolutions into the channels-last memory format."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)

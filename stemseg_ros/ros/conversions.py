@@ -25,7 +25,6 @@ __all__ = [
     "image_message",
     "instances_message",
     "result_from_message",
-    "stamp_ns",
 ]
 
 MAX_PIXELS = 64_000_000
@@ -61,11 +60,6 @@ def _size(message: Any) -> tuple[int, int]:
             f"compressed image ('{message.format}', {len(message.data)} bytes) "
             f"cannot be read: {error}"
         ) from error
-
-
-def stamp_ns(header: Header) -> int:
-    """Nanoseconds of a header's stamp."""
-    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
 
 
 def instances_message(result: FrameResult, header: Header) -> InstanceArray:

@@ -26,7 +26,8 @@ from std_srvs.srv import Trigger
 from stemseg.msg import InstanceArray
 
 from stemseg_ros.config import WindowConfig
-from stemseg_ros.media.bag import IMAGE, IMAGE_TYPES, BagReader, message_types, stamp_ns
+from stemseg_ros.media.bag import IMAGE, IMAGE_TYPES, BagReader, message_types
+from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.ros.program import JsonLines, Program, ProgramError, exit_code, ros_program
 
 NAME = "stemseg_player"

@@ -16,7 +16,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from stemseg.msg import InstanceArray
 
-from stemseg_ros.media.bag import INSTANCE_ARRAY, BagWriter, message_types, stamp_ns
+from stemseg_ros.media.bag import INSTANCE_ARRAY, BagWriter, message_types
+from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.ros.program import JsonLines, Program, Stopped, exit_code, ros_program
 
 NAME = "stemseg_recorder"

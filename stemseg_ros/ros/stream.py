@@ -13,8 +13,8 @@ import numpy.typing as npt
 from std_msgs.msg import Header
 
 from stemseg_ros.config import Config
+from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.records import FrameResult
-from stemseg_ros.ros.conversions import stamp_ns
 
 
 class StreamingPipeline(Protocol):
@@ -77,7 +77,7 @@ class Stream:
         """One frame; publishes the results that it completes."""
         if self._pipeline is not None:
             self._inside.append(source)
-            self._emit(self._pipeline, self._pipeline.push(image, stamp_ns(source.header)))
+            self._emit(self._pipeline, self._pipeline.push(image, stamp_ns(source)))
 
     def flush(self) -> int:
         """Finish the frames inside the window and publish them; how many they were."""

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stemseg_ros.config import Config
+from stemseg_ros.network.build import BANDWIDTH_SCALE
 
-PRECISION_SCALE = 10.0
-"""A precision 1 / sigma^2 is 10 * exp(raw variance output)."""
 RIM_STEPS = 4
 """Erosions after which a cell counts as deep inside its object (interior heat map target)."""
 RIM_HEAT = 0.3
@@ -152,7 +151,7 @@ def _mean_inside(values: Tensor, sample: _Sample) -> Tensor:
 def _membership(sample: _Sample, config: Config) -> Tensor:
     """Probability of every cell under the Gaussian of every instance (Eq. 2): (I, P)."""
     centers = _mean_inside(sample.embeddings, sample)  # (I, E)
-    precisions = _mean_inside(PRECISION_SCALE * sample.raw_variance.exp(), sample)  # (I, V)
+    precisions = _mean_inside(BANDWIDTH_SCALE * sample.raw_variance.exp(), sample)  # (I, V)
     free = precisions.new_full(
         (len(centers), config.network.free_dims), config.network.free_sigma**-2
     )

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stemseg_ros.config import Config
-from stemseg_ros.network.build import StemSeg
-from stemseg_ros.network.checkpoint import fuse_frozen_norms, initialise
-from stemseg_ros.training.losses import PRECISION_SCALE
+from stemseg_ros.network.build import BANDWIDTH_SCALE, StemSeg
+from stemseg_ros.network.checkpoint import fuse_frozen_norms, initialise, to_channels_last
 from stemseg_ros.training.pretrained import conv_norm_pairs, load_imagenet, set_folded
 
 OUTPUT_GAIN = 0.1
@@ -37,10 +36,7 @@ def build_for_training(config: Config) -> StemSeg:
     for name, module in network.named_modules():
         if name.rpartition(".")[2] in FLOAT32_PARTS:
             _in_float32(module)
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-        elif isinstance(module, nn.Conv3d):
-            module.to(memory_format=torch.channels_last_3d)
+    to_channels_last(network)
     return network
 
 
@@ -57,7 +53,7 @@ def _start_outputs(network: StemSeg, config: Config) -> None:
     bias = head.conv_variance.bias
     if config.training.initial_sigma is not None and bias is not None:
         plane, time = (
-            -math.log(PRECISION_SCALE * sigma**2) for sigma in config.training.initial_sigma
+            -math.log(BANDWIDTH_SCALE * sigma**2) for sigma in config.training.initial_sigma
         )
         axes = config.network.mixing.replace("f", "")  # variances come in the order t, y, x
         order = [time] * axes.count("t") + [plane] * (axes.count("x") + axes.count("y"))

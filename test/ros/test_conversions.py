@@ -22,6 +22,7 @@ from std_msgs.msg import Header
 from stemseg.msg import InstanceArray
 
 from stemseg_ros.masks import encode
+from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.records import FrameResult, Instance
 from stemseg_ros.ros.conversions import (
     ImageMessageError,
@@ -29,7 +30,6 @@ from stemseg_ros.ros.conversions import (
     image_message,
     instances_message,
     result_from_message,
-    stamp_ns,
 )
 
 pytestmark = pytest.mark.ros
@@ -87,7 +87,7 @@ def test_result_survives_the_wire_under_the_header_of_its_image() -> None:
 def test_stamps(sec: int, nanosec: int, expected: int) -> None:
     header = Header()
     header.stamp.sec, header.stamp.nanosec = sec, nanosec
-    assert stamp_ns(header) == expected
+    assert stamp_ns(Image(header=header)) == expected
 
 
 def test_images_out_are_read_back() -> None:
