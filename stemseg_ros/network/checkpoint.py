@@ -83,6 +83,14 @@ def bundled_checkpoint(config: Config) -> Path:
 def load_weights(network: StemSeg, path: Path) -> None:
     """Copy a checkpoint into a network, key by key. Raises CheckpointError."""
     state = {k: v for k, v in read_state(path).items() if not k.startswith(IGNORED_PREFIX)}
+    load_state(network, state, path, network.config.name)
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path, config: str) -> None:
+    """Copy a state dict that came from ``path`` into a network or a part of one, key by key.
+
+    config: name of the network's config, for messages. Raises CheckpointError.
+    """
     wanted = network.state_dict()
     _refuse(path, "lacks", sorted(wanted.keys() - state.keys()))
     _refuse(path, "has unknown", sorted(state.keys() - wanted.keys()))
@@ -90,7 +98,7 @@ def load_weights(network: StemSeg, path: Path) -> None:
         if tensor.shape != wanted[key].shape:
             raise CheckpointError(
                 f"{path}: key '{key}' has shape {list(tensor.shape)}, the config "
-                f"'{network.config.name}' wants {list(wanted[key].shape)}; "
+                f"'{config}' wants {list(wanted[key].shape)}; "
                 "is it the checkpoint of another preset?"
             )
         if not torch.isfinite(tensor).all():
@@ -104,7 +112,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         what = "is no file" if path.exists() else "does not exist"
         raise CheckpointError(f"checkpoint '{path}' {what}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    if path.suffix == ".safetensors":
+        return checked_state(_read_safetensors(path), path)
+    content = read_pickle(path)
+    if isinstance(content, Mapping) and "model" in content:
+        return checked_state(content["model"], path)
+    raise CheckpointError(
+        f"{path}: the key 'model', which holds the state dict of a released checkpoint, is missing"
+    )
+
+
+def checked_state(content: object, path: Path) -> dict[str, Tensor]:
+    """``content`` of a file, which must be tensors by name. Raises CheckpointError."""
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path}: holds no state dict, but {type(content).__name__}")
     for key, value in content.items():
@@ -170,9 +189,11 @@ def _read_safetensors(path: Path) -> object:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
 
 
-def _read_pickle(path: Path) -> object:
+def read_pickle(path: Path) -> object:
+    """Tensors and plain containers of a file that torch saved; nothing in it is executed. Raises
+    CheckpointError."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: refused, since reading it would run code or it is no checkpoint: "
@@ -182,11 +203,6 @@ def _read_pickle(path: Path) -> object:
         raise CheckpointError(
             f"{path}: truncated or no checkpoint: {_first_line(error)}"
         ) from None
-    if isinstance(content, Mapping) and "model" in content:
-        return content["model"]
-    raise CheckpointError(
-        f"{path}: the key 'model', which holds the state dict of a released checkpoint, is missing"
-    )
 
 
 def _refuse(path: Path, verb: str, keys: list[str]) -> None:

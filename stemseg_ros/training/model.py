@@ -4,6 +4,7 @@ precision."""
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from stemseg_ros.config import Config
 from stemseg_ros.network.build import BANDWIDTH_SCALE, StemSeg
 from stemseg_ros.network.checkpoint import fuse_frozen_norms, initialise, to_channels_last
 from stemseg_ros.training.pretrained import conv_norm_pairs, load_imagenet, set_folded
+from stemseg_ros.training.start import read_start
 
 OUTPUT_GAIN = 0.1
 """Output layers start this much smaller than He's rule, so that no output starts saturated."""
@@ -21,15 +23,23 @@ infinite."""
 
 
 def build_for_training(config: Config) -> StemSeg:
-    """Seeded network, pretrained where mobilenet_v2 is the backbone; norms folded, channels
-    last."""
+    """Seeded network with the weights that training starts from; norms folded, channels last.
+
+    Raises CheckpointError where ``training.start_from`` does not fit, MissingExtraError without
+    the ImageNet weights that ``training.pretrained`` asks for.
+    """
     network = StemSeg(config)
     initialise(network, config.training.seed)
-    if config.network.backbone == "mobilenet_v2" and config.training.pretrained:
-        load_imagenet(network.backbone.body)  # type: ignore[arg-type]
     _start_outputs(network, config)
+    start = read_start(Path(config.training.start_from)) if config.training.start_from else None
+    if start is not None:
+        start.load_plain(network)
+    elif config.network.backbone == "mobilenet_v2" and config.training.pretrained:
+        load_imagenet(network.backbone.body)  # type: ignore[arg-type]
     network.eval()  # there is nothing that differs in training, and only then can norms be folded
     fuse_frozen_norms(network)
+    if start is not None:
+        start.load_folded(network)
     network.requires_grad_(True)  # biases that come from frozen norms, too
     for stage in list(network.backbone.body.children())[: config.training.frozen_stages]:
         stage.requires_grad_(False)

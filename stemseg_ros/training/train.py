@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from stemseg_ros import __version__
-from stemseg_ros.config import Config, dump_config
+from stemseg_ros.config import Config, dump_config, update_config
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.network.build import StemSeg
 from stemseg_ros.network.checkpoint import save_weights
@@ -94,7 +94,7 @@ def train(
             f"{out}: holds a run already; --resume goes on with it, or name another folder"
         )
     sources = load_sources(config, data)
-    run = start(config)
+    run = start(update_config(config, {"training.start_from": None}) if resume else config)
     if resume:
         _restore(run, checkpoint, config)
     out.mkdir(parents=True, exist_ok=True)

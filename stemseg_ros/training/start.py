@@ -1,0 +1,64 @@
+"""Weights that a run starts from (``training.start_from``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from stemseg_ros.network.build import StemSeg
+from stemseg_ros.network.checkpoint import (
+    IGNORED_PREFIX,
+    checked_state,
+    load_state,
+    read_pickle,
+    read_state,
+)
+
+BACKBONE = "backbone."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """Weights of a file; ``folded`` where batch norms are folded away, as in a training run."""
+
+    path: Path
+    state: dict[str, Tensor]
+    folded: bool
+
+    def load_plain(self, network: StemSeg) -> None:
+        """Copy weights in the layout of shipped checkpoints, of the whole network or of the
+        backbone alone. Raises CheckpointError."""
+        if self.folded:
+            return
+        if any(key.startswith("embedding_head.") for key in self.state):
+            load_state(network, self.state, self.path, network.config.name)
+        else:
+            part = {key.removeprefix(BACKBONE): value for key, value in self.state.items()}
+            load_state(network.backbone, part, self.path, network.config.name)
+
+    def load_folded(self, network: StemSeg) -> None:
+        """Copy weights of a training run into a network with folded norms. Raises
+        CheckpointError."""
+        if self.folded:
+            load_state(network, self.state, self.path, network.config.name)
+
+
+def read_start(path: Path) -> Start:
+    """Weights of a .safetensors or .pth file, or the average of a run's checkpoint. Raises
+    CheckpointError."""
+    if path.suffix == ".safetensors" or not path.is_file():
+        return Start(path, read_state(path), folded=False)  # which also names a missing file
+    content = read_pickle(path)
+    if isinstance(content, Mapping) and "average" in content:
+        return Start(path, checked_state(content["average"], path), folded=True)
+    # Weights of a backbone alone are published without a key around them, too.
+    state = content["model"] if isinstance(content, Mapping) and "model" in content else content
+    plain = checked_state(state, path)
+    return Start(
+        path,
+        {key: value for key, value in plain.items() if not key.startswith(IGNORED_PREFIX)},
+        folded=False,
+    )
