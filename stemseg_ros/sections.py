@@ -212,8 +212,17 @@ class RuntimeConfig(Section):
 class NodeConfig(Section):
     """What only the ROS node needs."""
 
-    queue_size: int = Field(16, ge=1, le=1000)
-    """Frames that may wait for the worker; further ones push out the oldest and are counted."""
+    queue_size: int = Field(16, ge=1, le=1000, json_schema_extra=LIVE)
+    """Frames that may wait for the worker; load_policy says which ones give way to further
+    ones."""
+    load_policy: Literal["drop_oldest", "drop_newest", "stride"] = Field(
+        "drop_oldest", json_schema_extra=LIVE
+    )
+    """Which frames give way when the device is too slow: a full queue drops its oldest, or the
+    one that comes; or only every n-th frame is processed, n as small as the device allows."""
+    max_latency_ms: int = Field(0, ge=0, le=3_600_000, json_schema_extra=LIVE)
+    """Waiting frames that could be answered only later than so many milliseconds after they
+    arrived are dropped; 0: none."""
     qos_image: Literal["auto", "sensor_data", "reliable"] = "auto"
     """Reliability of the image subscription; auto waits for a publisher and matches it."""
     image_transport: Literal["raw", "compressed"] = "raw"
