@@ -79,12 +79,12 @@ def build_environment() -> dict[str, str]:
     return env
 
 
-def build(folder: Path) -> None:
-    """Configures, builds and installs in a fresh folder; raises BuildError with the end of the
-    log."""
+def build(folder: Path, source: Path = ROOT, prefix: Path = VENV) -> None:
+    """Configures a message package in a fresh folder, builds it, and installs it to the prefix;
+    raises BuildError with the end of the log."""
     configure = [
-        "cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-Wno-dev",
-        f"-DCMAKE_INSTALL_PREFIX={VENV}",
+        "cmake", "-S", str(source), "-B", str(folder), "-G", "Ninja", "-Wno-dev",
+        f"-DCMAKE_INSTALL_PREFIX={prefix}",
         f"-DPython3_EXECUTABLE={sys.executable}",
         "-DPython3_FIND_VIRTUALENV=ONLY",
         "-DCMAKE_BUILD_TYPE=Release",
