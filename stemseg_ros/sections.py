@@ -227,6 +227,11 @@ class NodeConfig(Section):
     """Reliability of the image subscription; auto waits for a publisher and matches it."""
     image_transport: Literal["raw", "compressed"] = "raw"
     """Type of the input topic: sensor_msgs/Image or sensor_msgs/CompressedImage."""
+    max_pixels: int = Field(64_000_000, ge=1, le=178_000_000)
+    """Most pixels of an image. Larger ones, by their header, are refused undecoded: more likely a
+    broken message than a camera."""
+    max_message_bytes: int = Field(256_000_000, ge=1000, le=4_000_000_000)
+    """Most bytes of an image message. Larger ones are refused undecoded."""
 
 
 class DatasetConfig(Section):

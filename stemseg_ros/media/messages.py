@@ -6,21 +6,38 @@ ROS.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 
 from stemseg_ros.errors import MediaError
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+COMPRESSED_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
+"""What image_transport publishes, and WebP. Others are refused: every decoder of files from
+strangers is one more that can be attacked."""
+SHOWN_CHARACTERS = 40
+"""Of a text that came with a message; the rest could fill a log."""
+
+Fault = Literal["stamp", "limit", "encoding", "size", "step", "length", "format", "content"]
+"""What is wrong with an image message: its time stamp; more pixels or bytes than are accepted; an
+unknown encoding; no pixels, or a number of them that the encoding cannot have; rows shorter than
+their pixels; more or less data than the header says; no header of a known file format; a file or
+pixels that cannot be decoded."""
 
 
 class ImageMessageError(MediaError):
-    """An image message cannot be read: unknown encoding, no pixels, or fewer than its header
-    says."""
+    """An image message cannot be read. ``fault`` is the kind of the reason, the text the reason
+    itself."""
+
+    def __init__(self, fault: Fault, text: str) -> None:
+        super().__init__(text)
+        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +48,12 @@ class _Encoding:
     to_bgr: int | None
     """OpenCV colour conversion; none where the pixels are BGR already."""
     dtype: type[np.uint8] | type[np.uint16] = np.uint8
+    pairs: bool = False
+    """Two neighbours in a row share their colour."""
+
+    @property
+    def pixel_bytes(self) -> int:
+        return self.channels * np.dtype(self.dtype).itemsize
 
 
 # ROS names a Bayer pattern after its first row, as OpenCV's *RGGB2BGR names do.
@@ -57,10 +80,10 @@ _ENCODINGS = {
     "rgba16": _Encoding(4, cv2.COLOR_RGBA2BGR, np.uint16),
     **{f"bayer_{pattern}8": _Encoding(1, code) for pattern, code in _BAYER.items()},
     **{f"bayer_{pattern}16": _Encoding(1, code, np.uint16) for pattern, code in _BAYER.items()},
-    "yuv422": _Encoding(2, cv2.COLOR_YUV2BGR_UYVY),
-    "uyvy": _Encoding(2, cv2.COLOR_YUV2BGR_UYVY),
-    "yuv422_yuy2": _Encoding(2, cv2.COLOR_YUV2BGR_YUYV),
-    "yuyv": _Encoding(2, cv2.COLOR_YUV2BGR_YUYV),
+    "yuv422": _Encoding(2, cv2.COLOR_YUV2BGR_UYVY, pairs=True),
+    "uyvy": _Encoding(2, cv2.COLOR_YUV2BGR_UYVY, pairs=True),
+    "yuv422_yuy2": _Encoding(2, cv2.COLOR_YUV2BGR_YUYV, pairs=True),
+    "yuyv": _Encoding(2, cv2.COLOR_YUV2BGR_YUYV, pairs=True),
 }
 
 
@@ -70,6 +93,33 @@ def stamp_ns(message: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
+def image_size(message: Any) -> tuple[int, int]:
+    """(width, height) that a message, or the header of its compressed file, declares; nothing is
+    decoded. Raises ImageMessageError where a compressed message holds no known file."""
+    if not hasattr(message, "format"):
+        return int(message.width), int(message.height)
+    if not len(message.data):
+        raise ImageMessageError("length", f"compressed image ({_shown(message.format)}), no data")
+    try:
+        with PIL.Image.open(io.BytesIO(message.data), formats=COMPRESSED_FORMATS) as file:
+            return file.size
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageMessageError("limit", f"compressed image: {error}") from error
+    except Exception as error:  # of any kind: the readers of Pillow promise none for broken files
+        known = ", ".join(COMPRESSED_FORMATS)
+        raise ImageMessageError(
+            "format",
+            f"compressed image ({_shown(message.format)}, {len(message.data)} bytes) has no "
+            f"readable header of {known}",
+        ) from error
+
+
+def check_layout(message: Any) -> None:
+    """Raise ImageMessageError unless encoding, size, step and length of a raw image
+    (sensor_msgs/Image) fit each other. Reads no pixels."""
+    _layout(message)
+
+
 def bgr_from_message(message: Any) -> npt.NDArray[np.uint8]:
     """Pixels of a sensor_msgs/Image or sensor_msgs/CompressedImage.
 
@@ -77,68 +127,102 @@ def bgr_from_message(message: Any) -> npt.NDArray[np.uint8]:
     0..255. Raises ImageMessageError that says what is wrong with the message.
     """
     if hasattr(message, "format"):
-        return _decompress(message.format, message.data)
+        return _decompress(message)
     return _convert(message)
 
 
-def _decompress(image_format: str, data: Any) -> npt.NDArray[np.uint8]:
-    encoded = np.frombuffer(data, np.uint8)
-    if not encoded.size:
-        raise ImageMessageError(f"compressed image ('{image_format}') without data")
+def _decompress(message: Any) -> npt.NDArray[np.uint8]:
+    width, height = image_size(message)
+    encoded = np.frombuffer(message.data, np.uint8)
     # OpenCV fills the missing part of a truncated JPEG with grey and says nothing.
     if encoded[:2].tobytes() == JPEG_START and JPEG_END not in encoded[-1024:].tobytes():
-        raise ImageMessageError(f"truncated JPEG image ({encoded.size} bytes without end marker)")
-    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        raise ImageMessageError(
+            "length", f"truncated JPEG image ({encoded.size} bytes without end marker)"
+        )
+    try:
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise ImageMessageError("content", f"compressed image: {error.err}") from error
     if image is None:
         raise ImageMessageError(
-            f"compressed image ('{image_format}', {encoded.size} bytes) is not decodable"
+            "content",
+            f"compressed image ({_shown(message.format)}, {encoded.size} bytes) is not decodable",
+        )
+    # Turned by 90 degrees where the file says so (EXIF).
+    if image.shape[:2] not in ((height, width), (width, height)):
+        raise ImageMessageError(
+            "content",
+            f"compressed image of {width}x{height} pixels by its header, but "
+            f"{image.shape[1]}x{image.shape[0]} when decoded",
         )
     return np.asarray(image, np.uint8)
 
 
 def _convert(message: Any) -> npt.NDArray[np.uint8]:
-    encoding = _ENCODINGS.get(message.encoding)
-    if encoding is None:
-        known = ", ".join(sorted(_ENCODINGS))
-        raise ImageMessageError(
-            f"image encoding '{message.encoding}' is not supported; supported: {known}"
-        )
-    pixels = _pixels(message, encoding)
+    encoding, step = _layout(message)
+    pixels = _pixels(message, encoding, step)
     if encoding.to_bgr is None:
         image = pixels.copy()
     else:
         try:
             image = cv2.cvtColor(pixels, encoding.to_bgr)
-        except cv2.error as error:  # e.g. an odd width where two pixels share their colour
+        except cv2.error as error:
             size = f"{message.width}x{message.height}"
             raise ImageMessageError(
-                f"{size} image of encoding '{message.encoding}': {error.err}"
-            ) from None
+                "content", f"{size} image of encoding '{message.encoding}': {error.err}"
+            ) from error
     if encoding.dtype is np.uint16:
         image = cv2.convertScaleAbs(image, alpha=255 / 65535)
     return np.asarray(image, np.uint8)
 
 
-def _pixels(message: Any, encoding: _Encoding) -> npt.NDArray[Any]:
-    """The pixels as they were sent, (H, W, channels), without the padding of the rows."""
-    height, width = message.height, message.width
-    dtype = np.dtype(encoding.dtype)
-    row_bytes = width * encoding.channels * dtype.itemsize
-    step = message.step or row_bytes
-    data = np.frombuffer(message.data, np.uint8)
-    if height == 0 or width == 0:
-        raise ImageMessageError(f"image without pixels ({width}x{height})")
+def _layout(message: Any) -> tuple[_Encoding, int]:
+    """How the data of a raw image is read, and the bytes from row to row; see check_layout."""
+    encoding = _ENCODINGS.get(message.encoding)
+    if encoding is None:
+        known = ", ".join(sorted(_ENCODINGS))
+        raise ImageMessageError(
+            "encoding",
+            f"image encoding {_shown(message.encoding)} is not supported; supported: {known}",
+        )
+    height, width = int(message.height), int(message.width)
+    if height <= 0 or width <= 0:
+        raise ImageMessageError("size", f"image without pixels ({width}x{height})")
+    if encoding.pairs and width % 2:
+        raise ImageMessageError(
+            "size",
+            f"{width}x{height} image of encoding '{message.encoding}', in which two pixels of a "
+            "row share their colour: the width has to be even",
+        )
+    row_bytes = width * encoding.pixel_bytes
+    step = int(message.step) or row_bytes
     if step < row_bytes:
         raise ImageMessageError(
+            "step",
             f"step of {step} bytes is less than a row of {width} pixels '{message.encoding}' "
-            f"({row_bytes} bytes)"
+            f"({row_bytes} bytes)",
         )
-    if data.size < height * step:
+    if len(message.data) != height * step:
+        short = len(message.data) < height * step
         raise ImageMessageError(
-            f"truncated image: {data.size} bytes, but {width}x{height} '{message.encoding}' "
-            f"with a step of {step} needs {height * step}"
+            "length",
+            f"{'truncated image' if short else 'more data than image'}: {len(message.data)} "
+            f"bytes, but {width}x{height} '{message.encoding}' with a step of {step} needs "
+            f"{height * step}",
         )
-    rows = np.ascontiguousarray(data[: height * step].reshape(height, step)[:, :row_bytes])
+    return encoding, step
+
+
+def _pixels(message: Any, encoding: _Encoding, step: int) -> npt.NDArray[Any]:
+    """The pixels as they were sent, (H, W, channels), without the padding of the rows."""
+    dtype = np.dtype(encoding.dtype)
+    data = np.frombuffer(message.data, np.uint8).reshape(message.height, step)
+    rows = np.ascontiguousarray(data[:, : message.width * encoding.pixel_bytes])
     if dtype.itemsize > 1 and message.is_bigendian:
         rows = rows.view(dtype.newbyteorder(">")).astype(dtype)
-    return rows.view(dtype).reshape(height, width, encoding.channels)
+    return rows.view(dtype).reshape(message.height, message.width, encoding.channels)
+
+
+def _shown(text: str) -> str:
+    """A text from a message for a log line: quoted, escaped, shortened."""
+    return repr(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")

@@ -2,64 +2,87 @@
 
 from __future__ import annotations
 
-import io
 from array import array
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import PIL.Image
-from sensor_msgs.msg import Image, RegionOfInterest
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 from stemseg.msg import Instance as InstanceMessage
 from stemseg.msg import InstanceArray
 
+from stemseg_ros.config import NodeConfig
 from stemseg_ros.media.instance_bag import result_from_message
-from stemseg_ros.media.messages import ImageMessageError, bgr_from_message
+from stemseg_ros.media.messages import (
+    ImageMessageError,
+    bgr_from_message,
+    check_layout,
+    image_size,
+)
 from stemseg_ros.records import FrameResult, Instance
 
 __all__ = [
     "ImageMessageError",
     "bgr_image",
+    "check_image",
     "image_message",
     "instances_message",
+    "jpeg_message",
     "result_from_message",
 ]
 
-MAX_PIXELS = 64_000_000
-"""Larger images are refused: more likely a broken header than a camera."""
+NANOSECONDS = 1_000_000_000
+DEFAULTS = NodeConfig()
 
 
-def bgr_image(message: Any) -> npt.NDArray[np.uint8]:
+def check_image(message: Any, settings: NodeConfig) -> None:
+    """Refuse, by header alone, what is no picture or larger than the settings accept.
+
+    Takes a sensor_msgs/Image or CompressedImage; decodes nothing and allocates nothing, and is
+    cheap enough for the thread of the callbacks. Raises ImageMessageError.
+    """
+    _check_stamp(message.header.stamp)
+    size = len(message.data)
+    texts = len(message.header.frame_id) + len(getattr(message, "format", ""))
+    if size + texts > settings.max_message_bytes:
+        raise ImageMessageError(
+            "limit",
+            f"image message of {size + texts:,} bytes; at most {settings.max_message_bytes:,} "
+            "are accepted (node.max_message_bytes)",
+        )
+    width, height = image_size(message)
+    if width * height > settings.max_pixels:
+        raise ImageMessageError(
+            "limit",
+            f"image of {width}x{height} pixels; at most {settings.max_pixels:,} are accepted "
+            "(node.max_pixels)",
+        )
+    if not hasattr(message, "format"):
+        check_layout(message)
+
+
+def bgr_image(message: Any, settings: NodeConfig = DEFAULTS) -> npt.NDArray[np.uint8]:
     """Pixels of a sensor_msgs/Image or CompressedImage: uint8 (H, W, 3), BGR, a copy of its own.
 
     Encodings and scaling as in stemseg_ros.media.messages. Raises ImageMessageError with the
-    reason for everything that is no picture of a sane size.
+    reason for everything that check_image refuses or that cannot be decoded.
     """
-    width, height = _size(message)
-    if width * height > MAX_PIXELS:
-        raise ImageMessageError(
-            f"image of {width}x{height} pixels; at most {MAX_PIXELS:,} are accepted"
-        )
+    check_image(message, settings)
     try:
         return bgr_from_message(message)
-    except (cv2.error, ValueError, MemoryError) as error:
-        raise ImageMessageError(f"image cannot be read: {error}") from error
+    except MemoryError as error:
+        raise ImageMessageError("content", "no memory left for the image") from error
 
 
-def _size(message: Any) -> tuple[int, int]:
-    """Width and height that the message or, compressed, its file header declares."""
-    if not hasattr(message, "format"):
-        return message.width, message.height
-    try:
-        with PIL.Image.open(io.BytesIO(message.data)) as file:
-            return file.size
-    except (PIL.Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+def _check_stamp(stamp: Any) -> None:
+    if stamp.sec < 0 or stamp.nanosec >= NANOSECONDS:
         raise ImageMessageError(
-            f"compressed image ('{message.format}', {len(message.data)} bytes) "
-            f"cannot be read: {error}"
-        ) from error
+            "stamp",
+            f"image with the stamp {stamp.sec} s, {stamp.nanosec} ns, which is no time: seconds "
+            f"are not negative, nanoseconds below {NANOSECONDS:,}",
+        )
 
 
 def instances_message(result: FrameResult, header: Header) -> InstanceArray:
@@ -98,4 +121,12 @@ def image_message(pixels: npt.NDArray[Any], header: Header) -> Image:
         step=little_endian.nbytes // pixels.shape[0],
         # An array.array is taken as it is; an ndarray is copied byte by byte (58 ms for 1242x375).
         data=array("B", little_endian.tobytes()),
+    )
+
+
+def jpeg_message(pixels: npt.NDArray[np.uint8], header: Header, quality: int) -> CompressedImage:
+    """A sensor_msgs/CompressedImage of uint8 (H, W, 3) BGR, as image_transport writes it."""
+    _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return CompressedImage(
+        header=header, format="bgr8; jpeg compressed bgr8", data=array("B", data.tobytes())
     )

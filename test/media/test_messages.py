@@ -114,20 +114,28 @@ def bgr8(**fields: object) -> SimpleNamespace:
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+PNG, BMP = (cv2.imencode(suffix, NOISE)[1].tobytes() for suffix in (".png", ".bmp"))
 JPEG = cv2.imencode(".jpg", NOISE)[1].tobytes()
 FAULTS = {
     "unknown encoding": (message("jp2", BGR), "'jp2' is not supported; supported: .*bgr8"),
     "no rows": (bgr8(height=0), "without pixels"),
     "no columns": (bgr8(width=0), "without pixels"),
+    "too much": (bgr8(data=bytes(73)), "more data than image: 73 bytes, but 6x4 .* needs 72"),
     "cut short": (bgr8(data=bytes(71)), "71 bytes, but 6x4 'bgr8' with a step of 18 needs 72"),
     "short step": (bgr8(step=17), "step of 17 bytes is less than a row"),
     "odd yuv": (
         message("yuv422", np.zeros((2, 3, 2), np.uint8)),
         "3x2 image of encoding 'yuv422'",
     ),
-    "no data": (SimpleNamespace(format="jpeg", data=b""), "without data"),
+    "no data": (SimpleNamespace(format="jpeg", data=b""), "no data"),
     "truncated jpeg": (SimpleNamespace(format="jpeg", data=JPEG[:-200]), "truncated JPEG"),
-    "not an image": (SimpleNamespace(format="png", data=b"text"), "not decodable"),
+    "not an image": (
+        SimpleNamespace(format="png", data=b"text"),
+        "no readable header of JPEG, PNG",
+    ),
+    "bitmap": (SimpleNamespace(format="bmp", data=BMP), "no readable header of JPEG, PNG"),
+    "broken content": (SimpleNamespace(format="png", data=PNG[:-300]), "not decodable"),
+    "endless name": (bgr8(encoding="x\n" * 9999), r"encoding '(x\\n)+\.\.\.' is not supported"),
 }
 
 
