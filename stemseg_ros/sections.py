@@ -246,6 +246,10 @@ class DatasetConfig(Section):
     """Part of the dataset, by the name its own files use."""
     weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Share among the clips drawn, relative to the other entries."""
+    crop: tuple[int, int] | None = None
+    """Height and width of its clips, in place of ``training.crop``; a batch holds one size."""
+    scale: tuple[float, float] | None = None
+    """Range of its random scale, in place of ``training.scale``."""
 
     @model_validator(mode="before")
     @classmethod

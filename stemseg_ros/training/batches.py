@@ -15,7 +15,7 @@ from stemseg_ros.config import Config
 from stemseg_ros.datasets.mix import load_mix
 from stemseg_ros.datasets.sequence import read_all
 from stemseg_ros.network.preprocess import normalise
-from stemseg_ros.training.clips import Sources, Targets, draw_clip, grid_targets
+from stemseg_ros.training.clips import Sources, Targets, draw_clip, draw_size, grid_targets
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,8 +64,12 @@ def batches(sources: Sources, config: Config, first: int) -> DataLoader[Batch]:
 
 def make_batch(sources: Sources, config: Config, step: int) -> Batch:
     """The batch of one step, the same whenever it is asked for."""
+    seed = config.training.seed
+    size = draw_size(
+        sources, config, np.random.default_rng((seed, step, config.training.batch_size))
+    )
     clips = [
-        draw_clip(sources, config, np.random.default_rng((config.training.seed, step, place)))
+        draw_clip(sources, config, np.random.default_rng((seed, step, place)), size)
         for place in range(config.training.batch_size)
     ]
     targets = [grid_targets(clip.labels, config) for clip in clips]

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stemseg_ros.config import Config, TrainingConfig
+from stemseg_ros.config import Config
 from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelledFrame, class_of
 
 Affine = npt.NDArray[np.float64]
@@ -50,42 +50,79 @@ class Clip:
     """Sequence it was drawn from, for messages."""
 
 
-def draw_clip(sources: Sources, config: Config, rng: np.random.Generator) -> Clip:
-    """A clip of ``window.length`` frames and ``training.crop`` pixels; ``training.mix`` has the
-    weights."""
+def draw_size(sources: Sources, config: Config, rng: np.random.Generator) -> tuple[int, int]:
+    """Height and width of the clips of a batch: those of an entry drawn by its weight."""
+    sizes = [_area(name, config).crop for name in sources]
+    if len(set(sizes)) == 1:
+        return sizes[0]
+    return sizes[rng.choice(len(sizes), p=_shares(list(sources), config))]
+
+
+def draw_clip(
+    sources: Sources,
+    config: Config,
+    rng: np.random.Generator,
+    size: tuple[int, int] | None = None,
+) -> Clip:
+    """A clip of ``window.length`` frames; ``training.mix`` has the weights.
+
+    size: (height, width), only entries with crops of this size are drawn from.
+    """
     training = config.training
-    names = list(sources)
-    weights = np.array([training.mix[name].weight for name in names])
-    name = names[rng.choice(len(names), p=weights / weights.sum())]
+    names = [name for name in sources if size in (None, _area(name, config).crop)]
+    name = names[rng.choice(len(names), p=_shares(names, config))]
+    area = _area(name, config)
     number = int(rng.integers(len(sources[name])))
     sequence = sources[name][number]
     clip = (
-        _video_clip(sequence, config, rng)
+        _video_clip(sequence, area, config.window.length, rng)
         if len(sequence) >= config.window.length
-        else _still_clip(sequence[int(rng.integers(len(sequence)))], config, rng)
+        else _still_clip(
+            sequence[int(rng.integers(len(sequence)))], area, config.window.length, rng
+        )
     )
     if rng.random() < training.copy_paste:
         clip = paste_objects(clip, sources, rng)
     return Clip(_photometric(clip.frames, rng), clip.labels, f"{name}[{number}]")
 
 
+@dataclass(frozen=True, slots=True)
+class _Area:
+    """What part of an image a clip shows."""
+
+    crop: tuple[int, int]
+    """Height and width of the clip in pixels."""
+    scale: tuple[float, float]
+    """Range of the random scale before the crop."""
+
+
+def _area(name: str, config: Config) -> _Area:
+    entry, training = config.training.mix[name], config.training
+    return _Area(entry.crop or training.crop, entry.scale or training.scale)
+
+
+def _shares(names: list[str], config: Config) -> npt.NDArray[np.float64]:
+    weights = np.array([config.training.mix[name].weight for name in names], np.float64)
+    shares: npt.NDArray[np.float64] = weights / weights.sum()
+    return shares
+
+
 def _video_clip(
-    sequence: Sequence[LabelledFrame], config: Config, rng: np.random.Generator
+    sequence: Sequence[LabelledFrame], area: _Area, length: int, rng: np.random.Generator
 ) -> Clip:
-    length = config.window.length
     longest = max(1, min(MAX_STRIDE, (len(sequence) - 1) // max(length - 1, 1)))
     stride = int(rng.integers(1, longest + 1))
     first = int(rng.integers(len(sequence) - (length - 1) * stride))
     frames = sequence[first : first + (length - 1) * stride + 1 : stride]
     if rng.random() < 0.5:
         frames = frames[::-1]
-    crop = _crop(frames[length // 2].labels, config.training, rng)
-    return warp(frames, [crop] * length, config.training.crop)
+    crop = _crop(frames[length // 2].labels, area, rng)
+    return warp(frames, [crop] * length, area.crop)
 
 
-def _still_clip(frame: LabelledFrame, config: Config, rng: np.random.Generator) -> Clip:
-    size, length = config.training.crop, config.window.length
-    crop = _crop(frame.labels, config.training, rng)
+def _still_clip(frame: LabelledFrame, area: _Area, length: int, rng: np.random.Generator) -> Clip:
+    size = area.crop
+    crop = _crop(frame.labels, area, rng)
     if rng.random() < CONSISTENT_MOTION:
         end = _motion(size, rng)
         steps = np.linspace(-0.5, 0.5, length)
@@ -117,13 +154,11 @@ def warp(frames: Sequence[LabelledFrame], maps: list[Affine], size: tuple[int, i
     return Clip(np.stack(images).astype(np.uint8), np.stack(labels).astype(np.int32))
 
 
-def _crop(
-    labels: npt.NDArray[np.int32], training: TrainingConfig, rng: np.random.Generator
-) -> Affine:
+def _crop(labels: npt.NDArray[np.int32], area: _Area, rng: np.random.Generator) -> Affine:
     """Random scale, flip and place of the crop; mostly around some object."""
-    height, width = training.crop
+    height, width = area.crop
     rows, columns = labels.shape
-    low, high = training.scale
+    low, high = area.scale
     scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     ids = [i for i in np.unique(labels) if i not in (0, IGNORE_LABEL)]
     if ids and rng.random() < OBJECT_CROP:

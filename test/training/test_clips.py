@@ -3,12 +3,15 @@ seed."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import cv2
 import numpy as np
 import pytest
 
 from stemseg_ros.config import Config, load_config
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledFrame
+from stemseg_ros.training.batches import make_batch
 from stemseg_ros.training.clips import Sources, draw_clip, grid_targets, paste_objects, warp
 
 COLOURS = {1001: (200, 30, 30), 1002: (30, 200, 30), 2001: (30, 30, 200)}
@@ -122,3 +125,32 @@ def test_grid_targets_of_every_kind() -> None:
     assert result.masks.tolist() == [[[[1, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]]]
     assert result.classes.tolist() == [[[1, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]]
     assert result.ignore.tolist() == [[[False, False, True], [False] * 3]] * 2
+
+
+def test_entries_of_a_mix_can_have_their_own_crop_and_scale() -> None:
+    """A batch holds one size; over many batches the entries keep their shares."""
+    sources: Sources = {"a": [[painted()]], "b": [[painted()]], "c": [[painted()]]}
+    mix = {
+        "a": 0.5,
+        "b": {"weight": 0.3, "crop": [96, 96], "scale": [3.0, 3.0]},
+        "c": {"weight": 0.2, "crop": [96, 96]},
+    }
+    settings = config(mix=mix, batch_size=2, scale=[1.0, 1.0])
+    found: Counter[str] = Counter()
+    for step in range(200):
+        batch = make_batch(sources, settings, step)
+        names = [name[0] for name in batch.names]
+        assert batch.clips.shape[-2:] == ((96, 128) if "a" in names else (96, 96))
+        assert "a" not in names or set(names) == {"a"}
+        found.update(names)
+    assert [found[name] / 400 for name in "abc"] == pytest.approx([0.5, 0.3, 0.2], abs=0.07)
+
+
+def test_the_scale_of_an_entry_is_used() -> None:
+    sources: Sources = {"a": [[painted()]]}
+    areas = []
+    for scale in (1.0, 2.0):
+        mix = {"a": {"weight": 1.0, "scale": [scale, scale], "crop": [256, 384]}}
+        clip = draw_clip(sources, config(mix=mix), np.random.default_rng(1))
+        areas.append(max(np.count_nonzero(clip.labels[0] == label) for label in COLOURS))
+    assert areas[1] > 3 * areas[0]
