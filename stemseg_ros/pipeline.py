@@ -51,7 +51,8 @@ class _Stream:
 
     @classmethod
     def start(cls, config: Config) -> _Stream:
-        stitcher = Stitcher(config.stitching, config.network.mixing)
+        network = config.network
+        stitcher = Stitcher(config.stitching, network.mixing, single=network.task == "saliency")
         return cls(WindowBuffer(config.window), EvidenceAverage(), stitcher)
 
     def ends_before(self, stamp_ns: int, size: tuple[int, int]) -> bool:

@@ -44,6 +44,9 @@ class InputConfig(Section):
 class NetworkConfig(Section):
     """Architecture (Sec. 3.2, 3.5, 3.6). A checkpoint fits exactly one."""
 
+    task: Literal["instances", "saliency"] = "instances"
+    """instances: embeddings, heat map and semantics. saliency: one decoder with two channels,
+    background and foreground, and all foreground is one object (Sec. 4.5)."""
     backbone: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet101"
     """Image encoder. The ResNets have the Caffe layout of the released checkpoints."""
     fpn_channels: int = Field(256, ge=8, le=1024)
@@ -78,15 +81,24 @@ class NetworkConfig(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _saliency_knows_one_class(self) -> NetworkConfig:
+        if self.task == "saliency" and (self.semantic_head or len(self.classes) != 1):
+            raise ValueError(
+                "task saliency knows no classes: set semantic_head to false and classes to one "
+                "name, as in [object]"
+            )
+        return self
+
     @property
     def embedding_dims(self) -> int:
-        """E, dimensions of an embedding."""
-        return len(self.mixing)
+        """E, dimensions of an embedding; 0 for saliency."""
+        return 0 if self.task == "saliency" else len(self.mixing)
 
     @property
     def free_dims(self) -> int:
-        """Dimensions without a coordinate, with a fixed sigma."""
-        return self.mixing.count("f")
+        """Dimensions without a coordinate, with a fixed sigma; 0 for saliency."""
+        return 0 if self.task == "saliency" else self.mixing.count("f")
 
 
 class WindowConfig(Section):
@@ -276,6 +288,9 @@ class TrainingConfig(Section):
     min_instance_cells: int = Field(0, ge=0)
     """Instances of fewer stride-4 cells a window stay out of the Lovász loss (corrected targets
     only)."""
+    bootstrap_share: float = Field(0.25, gt=0, le=1)
+    """Share of the cells of a clip, the hardest ones, that the cross-entropy of saliency is the
+    mean of."""
     size_power: float = Field(0.0, ge=0, le=1)
     """Weight of an instance in the Lovász loss: its cells to this power (corrected targets
     only)."""

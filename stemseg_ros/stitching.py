@@ -32,8 +32,10 @@ NEARLY_NOTHING = float(np.finfo(float).tiny)
 class Stitcher:
     """Gives the clusters of each window global track ids, window by window."""
 
-    def __init__(self, config: StitchingConfig, mixing: str = "") -> None:
+    def __init__(self, config: StitchingConfig, mixing: str = "", *, single: bool = False) -> None:
+        """mixing: of the embeddings. single: all clusters are one object, whose id is 1."""
         self._config = config
+        self._single = single
         self._timeless = slice(1 if "t" in mixing else 0, None)
         self._grids: dict[int, Grid] = {}
         self._next_id = 1
@@ -88,6 +90,8 @@ class Stitcher:
 
     def _match(self, masks: ClusterMasks, frames: list[int], clusters: WindowClusters) -> Grid:
         """Global id of every cluster, at its number (ids[0] is unused)."""
+        if self._single:
+            return np.minimum(np.arange(1 + masks.clusters, dtype=np.int32), 1)
         ids = np.arange(self._next_id - 1, self._next_id + masks.clusters, dtype=np.int32)
         shared = [slot for slot, frame in enumerate(frames) if frame in self._grids]
         known, overlap = self._overlaps(masks, frames, shared)
@@ -241,7 +245,9 @@ def track_labels(
 
     return _link_all(
         ((indices, clusters(indices, output)) for indices, output in windows),
-        Stitcher(config.stitching, config.network.mixing),
+        Stitcher(
+            config.stitching, config.network.mixing, single=config.network.task == "saliency"
+        ),
     )
 
 

@@ -35,6 +35,9 @@ class Maps(NamedTuple):
     """(N, 1, T, h, w) in [0, 1]."""
     semantic_logits: Tensor | None
     """(N, C + 1, T, h, w), foreground channel last."""
+    saliency_logits: Tensor | None = None
+    """(N, 2, T, h, w): background, foreground; only for saliency, where E and V are 0 and the
+    heat map is the probability of the foreground."""
 
 
 class StemSeg(nn.Module):
@@ -52,10 +55,12 @@ class StemSeg(nn.Module):
         net, length = config.network, config.window.length
         body = build_body(net.backbone)
         self.backbone = Backbone(body, body.channels, net.fpn_channels)
-        self.embedding_head = EmbeddingHead(net, length)
+        saliency = net.task == "saliency"
+        self.saliency_head = MapHead(net, net.decoder_channels, 2, length) if saliency else None
+        self.embedding_head = None if saliency else EmbeddingHead(net, length)
         self.seediness_head = (
             MapHead(net, net.decoder_channels, 1, length)
-            if net.heatmap_head == "separate"
+            if net.heatmap_head == "separate" and not saliency
             else None
         )
         self.semseg_head = (
@@ -69,7 +74,7 @@ class StemSeg(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the parameters."""
-        return self.embedding_head.time_scale.device
+        return next(self.parameters()).device
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """Preprocessed images (N, 3, H, W) -> four maps (N, C, H/s, W/s) at strides s = 4, 8, 16,
@@ -79,11 +84,20 @@ class StemSeg(nn.Module):
 
     def decode(self, maps: list[Tensor]) -> Maps:
         """Stacked features (N, C, T, h_s, w_s) of windows -> Maps."""
+        if self.embedding_head is None:
+            return self._saliency(maps)
         embeddings, raw_variance, heatmap = self.embedding_head(maps)
         if self.seediness_head is not None:
             heatmap = torch.sigmoid(self.seediness_head(maps))
         semantic = None if self.semseg_head is None else self.semseg_head(maps)
         return Maps(embeddings, raw_variance, heatmap, semantic)
+
+    def _saliency(self, maps: list[Tensor]) -> Maps:
+        assert self.saliency_head is not None
+        logits: Tensor = self.saliency_head(maps)
+        # An embedding space of no dimensions holds one object, whose heat map is the foreground.
+        nothing = logits[:, :0]
+        return Maps(nothing, nothing, logits.softmax(dim=1)[:, 1:], None, logits)
 
     def forward(self, clips: Tensor) -> Maps:
         """Preprocessed clips (N, T, 3, H, W), sides multiples of 32 -> Maps. The path of

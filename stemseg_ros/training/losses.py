@@ -1,4 +1,5 @@
-"""Training losses of Sec. 3.4 (embeddings, bandwidths, heat map) and Sec. 3.6 (semantics).
+"""Training losses of Sec. 3.4 (embeddings, bandwidths, heat map), Sec. 3.6 (semantics) and Sec.
+4.5 (saliency).
 
 All of them work on the network's stride-4 grid. ``training.targets`` chooses between the released
 training code (``reference``) and our reading of it with its mistakes mended (``corrected``); a
@@ -108,6 +109,23 @@ def semantic_loss(logits: Tensor, classes: Tensor, ignore: Tensor, config: Confi
         return ((entropy + binary) * valid).sum() / total
     per_sample = (binary * valid).flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
     return entropy.mean() + per_sample.mean()
+
+
+def saliency_loss(logits: Tensor, classes: Tensor, ignore: Tensor, config: Config) -> Tensor:
+    """Bootstrapped cross-entropy of foreground and background (Sec. 4.5; Wu et al., 2016): its
+    mean over the hardest cells of each window, a share of ``training.bootstrap_share``.
+
+    logits: float (N, 2, T, h, w): background, foreground. classes: int64 (N, T, h, w), 0
+    background, everything else foreground. ignore: (N, T, h, w), cells that are left out. Returns
+    a scalar: the mean over windows; one of ignored cells alone adds nothing.
+    """
+    entropy = F.cross_entropy(logits, (classes > 0).long(), reduction="none").flatten(1)  # (N, P)
+    valid = ~ignore.bool().flatten(1)
+    counts = (valid.sum(1) * config.training.bootstrap_share).ceil().long()  # (N,)
+    # A cross-entropy is never negative, so ignored cells sort behind all others.
+    hardest = entropy.masked_fill(~valid, -1.0).sort(dim=1, descending=True).values
+    chosen = torch.arange(hardest.shape[1], device=hardest.device) < counts[:, None]
+    return (hardest.where(chosen, 0.0).sum(1) / counts.clamp(min=1)).mean()
 
 
 def lovasz_hinge(logits: Tensor, masks: Tensor, ignore: Tensor | None = None) -> Tensor:

@@ -50,17 +50,23 @@ def build_for_training(config: Config) -> StemSeg:
     return network
 
 
+def embedding_outputs(network: StemSeg) -> list[nn.Conv3d]:
+    """The layers that end in embeddings and variances; none for saliency."""
+    head = network.embedding_head
+    return [] if head is None else [head.conv_embedding, head.conv_variance]
+
+
 @torch.no_grad()
 def _start_outputs(network: StemSeg, config: Config) -> None:
     head = network.embedding_head
-    ends = (
-        getattr(other, "conv_out", None) for other in (network.semseg_head, network.seediness_head)
-    )
-    outputs = [head.conv_embedding, head.conv_variance, head.conv_seediness, *ends]
+    map_heads = (network.semseg_head, network.seediness_head, network.saliency_head)
+    outputs = [other.conv_out for other in map_heads if other is not None]
+    outputs += embedding_outputs(network)
+    if head is not None and head.conv_seediness is not None:
+        outputs.append(head.conv_seediness)
     for layer in outputs:
-        if layer is not None:
-            layer.weight.mul_(OUTPUT_GAIN)
-    bias = head.conv_variance.bias
+        layer.weight.mul_(OUTPUT_GAIN)
+    bias = None if head is None else head.conv_variance.bias
     if config.training.initial_sigma is not None and bias is not None:
         plane, time = (
             -math.log(BANDWIDTH_SCALE * sigma**2) for sigma in config.training.initial_sigma

@@ -33,7 +33,7 @@ class Start:
         backbone alone. Raises CheckpointError."""
         if self.folded:
             return
-        if any(key.startswith("embedding_head.") for key in self.state):
+        if any("_head." in key for key in self.state):
             load_state(network, self.state, self.path, network.config.name)
         else:
             part = {key.removeprefix(BACKBONE): value for key, value in self.state.items()}

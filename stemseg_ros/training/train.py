@@ -25,8 +25,8 @@ from stemseg_ros.network.build import StemSeg
 from stemseg_ros.network.checkpoint import save_weights
 from stemseg_ros.training.batches import Batch, batches, load_sources
 from stemseg_ros.training.clips import Sources
-from stemseg_ros.training.losses import embedding_loss, semantic_loss
-from stemseg_ros.training.model import build_for_training, unfused
+from stemseg_ros.training.model import build_for_training, embedding_outputs, unfused
+from stemseg_ros.training.objective import compute_losses
 
 LOG_EVERY = 20
 """Steps between two lines of the log."""
@@ -125,23 +125,6 @@ def start(config: Config) -> Run:
     return Run(network, average, _optimizer(network, config))
 
 
-def compute_losses(network: StemSeg, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """Forward pass and losses; ``total`` is what is minimised."""
-    with torch.autocast(
-        batch.clips.device.type, torch.bfloat16, config.training.precision == "bfloat16"
-    ):
-        maps = network(batch.clips)
-    output = torch.cat([maps.embeddings, maps.raw_variance, maps.heatmap], dim=1)
-    losses = embedding_loss(output, batch.masks, batch.ignore, config)
-    losses["total"] = losses["embedding"]
-    if maps.semantic_logits is not None:
-        losses["semantic"] = semantic_loss(
-            maps.semantic_logits, batch.classes, batch.ignore, config
-        )
-        losses["total"] = losses["total"] + config.training.semantic_weight * losses["semantic"]
-    return losses
-
-
 def take_step(run: Run, batch: Batch, config: Config) -> None:
     """One step of the optimizer; a step whose loss or gradient is not finite is left out and
     counted."""
@@ -183,8 +166,7 @@ def _check_crop(config: Config) -> None:
 
 def _optimizer(network: StemSeg, config: Config) -> torch.optim.Optimizer:
     training = config.training
-    head = network.embedding_head
-    outputs = {*head.conv_embedding.parameters(), *head.conv_variance.parameters()}
+    outputs = {p for layer in embedding_outputs(network) for p in layer.parameters()}
     body = set(network.backbone.body.parameters())
     rest = set(network.parameters()) - outputs - body
     order = [p for p in network.parameters() if p.requires_grad]  # a set has no order
