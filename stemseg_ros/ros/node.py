@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import Any, NoReturn
 
@@ -28,14 +28,9 @@ from stemseg_ros.config import Config, ConfigError
 from stemseg_ros.device import resolve_device
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.pipeline import Pipeline
-from stemseg_ros.records import FrameResult
-from stemseg_ros.ros.bursts import BurstLog
-from stemseg_ros.ros.conversions import ImageMessageError, bgr_image
-from stemseg_ros.ros.diagnostics import Diagnostics
+from stemseg_ros.ros.camera import Camera
 from stemseg_ros.ros.parameters import changed_config, declare_parameters
-from stemseg_ros.ros.publishers import ResultPublishers
-from stemseg_ros.ros.stream import Source, Stream, StreamingPipeline
-from stemseg_ros.ros.subscription import ImageSubscription
+from stemseg_ros.ros.stream import StreamingPipeline
 from stemseg_ros.ros.worker import Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -78,19 +73,14 @@ class StemsegNode(LifecycleNode):
         self._config = self.parameters.config
         self._make_pipeline = make_pipeline
         self._stopping = stopping
-        self._results: ResultPublishers | None = None
-        self._subscription: ImageSubscription | None = None
-        self._diagnostics: Diagnostics | None = None
-        self._images_seen = 0
-        self._stream = Stream(self._publish, self._on_window)
         self._worker = Worker(
             self._config.node.queue_size,
             self._config.window.flush_after,
-            on_idle=self._flush_after_pause,
+            on_idle=self._on_pause,
             on_error=self._on_worker_error,
         )
-        self._bursts = BurstLog(self.get_logger().warning)
-        self.create_timer(1.0, self._bursts.poll, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._cameras = [Camera(self, "", self._config, self._worker)]
+        self.create_timer(1.0, self._poll, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
         # Of their own group: a service that waits for the worker must not hold up the images.
@@ -111,13 +101,13 @@ class StemsegNode(LifecycleNode):
         try:
             device = str(resolve_device(self.parameters.device))
             make = partial(self._make_pipeline, self._config, self.parameters.checkpoint, device)
-            load = partial(self._stream.open, make, self._config.window.length)
-            self._worker.call(load, self._stopping)
+            for camera in self._cameras:
+                self._worker.call(partial(camera.open, make), self._stopping)
         except Exception as error:  # of any kind: the node stays, and can be configured again
             self.get_logger().error(f"cannot configure: {error}")
             return FAILURE
-        self._results = ResultPublishers(self, self._config.window)
-        self._diagnostics = Diagnostics(self, device)
+        for camera in self._cameras:
+            camera.configure(device)
         self.get_logger().info(
             f"model '{self._config.name}' is ready on {device} "
             f"after {time.monotonic() - started:.1f} s"
@@ -128,17 +118,16 @@ class StemsegNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Publish and subscribe."""
         result = super().on_activate(state)
-        self._subscription = ImageSubscription(
-            self, self._config.node, self._on_image, partial(self._count, "frames_lost")
-        )
+        for camera in self._cameras:
+            camera.activate()
         return result
 
     @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; drop the frames that wait or lie in the window."""
-        waiting = self._stop_stream()
-        dropped = waiting + self._worker.call(self._stream.reset, self._stopping)
-        self._count("frames_dropped", dropped)
+        waiting = self._stop_streams()
+        self._cameras[0].count("frames_dropped", waiting)
+        dropped = waiting + self._worker.call(self._reset_all, self._stopping)
         if dropped:
             self.get_logger().info(f"deactivated: {dropped} pending frames dropped")
         return super().on_deactivate(state)
@@ -154,14 +143,14 @@ class StemsegNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the device, from any state, for good."""
         result = super().on_shutdown(state)
-        self._stop_stream()
+        self._stop_streams()
         self._release()
         return result
 
     @_logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured after a transition that raised."""
-        self._stop_stream()
+        self._stop_streams()
         self._release()
         return super().on_error(state)
 
@@ -172,83 +161,33 @@ class StemsegNode(LifecycleNode):
 
     def close(self) -> None:
         """Unsubscribe and end the worker, unless its window takes longer than JOIN_SECONDS."""
-        self._stop_stream()
+        self._stop_streams()
         self._worker.close(JOIN_SECONDS)
 
-    def _stop_stream(self) -> int:
+    def _stop_streams(self) -> int:
         """Unsubscribe and forget the frames that wait; how many they were."""
-        if self._subscription is not None:
-            self._subscription.close()
-            self._subscription = None
-        self._bursts.poll(finish=True)
+        for camera in self._cameras:
+            camera.stop()
         return self._worker.clear()
 
     def _release(self) -> None:
-        self._worker.call(self._close_stream, self._stopping)
-        if self._results is not None:
-            self._results.close()
-            self._results = None
-        if self._diagnostics is not None:
-            self._diagnostics.close()
-            self._diagnostics = None
+        self._worker.call(self._close_streams, self._stopping)
+        for camera in self._cameras:
+            camera.release()
 
-    def _close_stream(self) -> None:
-        self._stream.close()
+    def _close_streams(self) -> None:
+        for camera in self._cameras:
+            camera.close()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
-    # Frames: the first method runs on the executor's thread, the others on the worker's
-
-    def _on_image(self, message: Any) -> None:
-        self._images_seen += 1
-        self._count("frames_in")
-        try:
-            image = bgr_image(message)
-        except ImageMessageError as error:
-            self._count("frames_refused")
-            self._bursts.add(
-                f"refused: {error}", f"image refused: {error}", f"images refused ({error})"
-            )
-            return
-        keep = self._results is not None and self._results.overlay_wanted
-        source = Source(message.header, image if keep else None)
-        if not self._worker.offer(partial(self._stream.push, image, source)):
-            self._count("frames_dropped")
-            size = self._config.node.queue_size
-            self._bursts.add(
-                "queue",
-                "the device is slower than the images come: the oldest of "
-                f"{size} waiting frames is dropped (node.queue_size)",
-                "frames dropped from the full queue",
-            )
-
-    def _publish(self, source: Source, result: FrameResult) -> None:
-        if self._results is not None:
-            self._results.publish(source, result)
-            self._count("messages_out")
-
-    def _on_window(self, stage_ms: Mapping[str, float]) -> None:
-        if self._diagnostics is not None:
-            self._diagnostics.window(stage_ms)
-
-    def _count(self, name: str, number: int = 1) -> None:
-        if self._diagnostics is not None:
-            self._diagnostics.count(name, number)
-
-    def _flush_after_pause(self) -> None:
-        frames = self._stream.flush()
-        if frames:
-            self.get_logger().debug(f"no frames for a while: {frames} pending ones finished")
+    def _on_pause(self) -> None:
+        for camera in self._cameras:
+            camera.pause()
 
     def _on_worker_error(self, error: Exception) -> None:
-        lost = self._stream.reset()
-        what = f"{type(error).__name__}: {error}"
-        self._count("frames_failed", lost)
-        self._bursts.add(
-            f"failed: {what}",
-            f"{lost} frames lost and tracking reset, a window failed: {what}",
-            f"windows failed ({what})",
-        )
+        for camera in self._cameras:
+            camera.failed(error)
 
     # Services
 
@@ -256,12 +195,12 @@ class StemsegNode(LifecycleNode):
         self, work: Callable[[], str], _: Trigger.Request, answer: Trigger.Response
     ) -> Trigger.Response:
         """Do the work after the frames that arrived before, and answer when it is done."""
-        if self._subscription is None:
+        if not self._cameras[0].active:
             answer.success, answer.message = False, "the node is not active"
             return answer
         seen = None
-        while seen != self._images_seen:  # let the executor take the images here, one a turn
-            seen = self._images_seen
+        while seen != self._images_seen():  # let the executor take the images here, one a turn
+            seen = self._images_seen()
             await _Later()  # this far it has polled coroutines alone
             await _Later()
         done = self._worker.submit(work)
@@ -272,16 +211,22 @@ class StemsegNode(LifecycleNode):
         answer.message = done.result() if error is None else f"failed: {error}"
         return answer
 
+    def _images_seen(self) -> int:
+        return sum(camera.images_seen for camera in self._cameras)
+
+    def _reset_all(self) -> int:
+        return sum(camera.reset() for camera in self._cameras)
+
     def _reset(self) -> str:
-        dropped = self._stream.reset()
-        self._count("frames_dropped", dropped)
-        return f"tracking starts anew; {dropped} pending frames dropped"
+        return f"tracking starts anew; {self._reset_all()} pending frames dropped"
 
     def _flush(self) -> str:
-        frames = self._stream.flush()
-        if self._diagnostics is not None:
-            self._diagnostics.publish()
+        frames = sum(camera.flush() for camera in self._cameras)
         return f"{frames} pending frames finished"
+
+    def _poll(self) -> None:
+        for camera in self._cameras:
+            camera.poll()
 
     # Parameters
 
@@ -296,7 +241,8 @@ class StemsegNode(LifecycleNode):
         config = changed_config(self._config, parameters)
         if config != self._config:
             self._config = config
-            self._worker.submit(partial(self._stream.update, config))
+            for camera in self._cameras:
+                self._worker.submit(partial(camera.update, config))
 
 
 class _Later:

@@ -34,7 +34,7 @@ _PROFILE_HINT = (
 
 
 class ImageSubscription:
-    """Subscribes to ``image`` (transport raw) or ``image/compressed``, as image_transport names
+    """Subscribes to a topic (transport raw) or its ``compressed`` one, as image_transport names
     it.
 
     With QoS ``auto`` it waits for a publisher and takes over its reliability, and does so again
@@ -49,6 +49,7 @@ class ImageSubscription:
         settings: NodeConfig,
         on_image: Callable[[Any], None],
         on_lost: Callable[[int], None],
+        topic: str = "image",
     ) -> None:
         self._node = node
         self._settings = settings
@@ -56,7 +57,8 @@ class ImageSubscription:
         self._count_lost = on_lost
         self._type = _MESSAGES[settings.image_transport]
         # image_transport appends to the name after it is remapped.
-        self.topic = node.resolve_topic_name("image")
+        self.topic = node.resolve_topic_name(topic)
+        self._base = topic
         if settings.image_transport != "raw":
             self.topic += f"/{settings.image_transport}"
         self._subscription: Subscription | None = None
@@ -143,7 +145,7 @@ class ImageSubscription:
             f"{_name(info.qos_profile.reliability)})"
             for info in self._publishers()
         ]
-        found = "nobody publishes; remap 'image'"
+        found = f"nobody publishes; remap '{self._base}'"
         if publishers:
             found = f"publishers: {', '.join(publishers)}"
         self._node.get_logger().warning(
