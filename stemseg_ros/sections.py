@@ -235,6 +235,8 @@ class NodeConfig(Section):
     max_latency_ms: int = Field(0, ge=0, le=3_600_000, json_schema_extra=LIVE)
     """Waiting frames that could be answered only later than so many milliseconds after they
     arrived are dropped; 0: none."""
+    max_gap: float = Field(10.0, ge=0, le=86_400, json_schema_extra=LIVE)
+    """A step of the stamps by more seconds is a jump of time: tracking starts anew; 0: never."""
     qos_image: Literal["auto", "sensor_data", "reliable"] = "auto"
     """Reliability of the image subscription; auto waits for a publisher and matches it."""
     image_transport: Literal["raw", "compressed"] = "raw"
