@@ -27,6 +27,7 @@ from stemseg_ros.sections import (
     NetworkConfig,
     NodeConfig,
     OutputConfig,
+    QosConfig,
     RuntimeConfig,
     Section,
     StitchingConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "NetworkConfig",
     "NodeConfig",
     "OutputConfig",
+    "QosConfig",
     "RuntimeConfig",
     "Section",
     "StitchingConfig",
@@ -74,6 +76,7 @@ class Config(Section):
     stitching: StitchingConfig = StitchingConfig()
     output: OutputConfig = OutputConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    qos: QosConfig = QosConfig()
     node: NodeConfig = NodeConfig()
     training: TrainingConfig = TrainingConfig()
 

@@ -75,7 +75,7 @@ def node_arguments(
         "config": config,
         "device": device,
         "autostart": "true",
-        "node.qos_image": "reliable",
+        "qos.image": "reliable",
         "node.queue_size": str(max(settings.window.in_flight, settings.node.queue_size)),
         # The player says when the stream ends; a busy machine is no reason to cut a
         # window short.

@@ -221,6 +221,14 @@ class RuntimeConfig(Section):
     change)."""
 
 
+class QosConfig(Section):
+    """Quality of service of the node's topics."""
+
+    image: Literal["auto", "sensor_data", "reliable"] = "auto"
+    """Reliability of the image subscription; auto waits for a publisher and matches it.
+    sensor_data: best effort."""
+
+
 class NodeConfig(Section):
     """What only the ROS node needs."""
 
@@ -237,8 +245,6 @@ class NodeConfig(Section):
     arrived are dropped; 0: none."""
     max_gap: float = Field(10.0, ge=0, le=86_400, json_schema_extra=LIVE)
     """A step of the stamps by more seconds is a jump of time: tracking starts anew; 0: never."""
-    qos_image: Literal["auto", "sensor_data", "reliable"] = "auto"
-    """Reliability of the image subscription; auto waits for a publisher and matches it."""
     image_transport: Literal["raw", "compressed"] = "raw"
     """Type of the input topic: sensor_msgs/Image or sensor_msgs/CompressedImage."""
     max_pixels: int = Field(64_000_000, ge=1, le=178_000_000)

@@ -14,7 +14,7 @@ from stemseg_ros.ros.bursts import BurstLog
 from stemseg_ros.ros.conversions import ImageMessageError, bgr_image
 from stemseg_ros.ros.diagnostics import Diagnostics
 from stemseg_ros.ros.publishers import ResultPublishers
-from stemseg_ros.ros.stream import Source, Stream, StreamingPipeline
+from stemseg_ros.ros.stream import Event, Source, Stream, StreamingPipeline
 from stemseg_ros.ros.subscription import ImageSubscription
 from stemseg_ros.ros.worker import Worker
 
@@ -34,13 +34,14 @@ class Camera:
         self._worker = worker
         self._prefix = f"{name}/" if name else ""
         self.images_seen = 0
-        self._stream = Stream(self._publish, self._on_window)
+        self._stream = Stream(self._publish, self._on_window, self._on_event, config.node.max_gap)
         self._results: ResultPublishers | None = None
         self._diagnostics: Diagnostics | None = None
         self._subscription: ImageSubscription | None = None
         title = f"{name}: " if name else ""
         log = node.get_logger()
         self._bursts = BurstLog(lambda text: log.warning(f"{title}{text}"))
+        self._notes = BurstLog(lambda text: log.info(f"{title}{text}"))
 
     @property
     def active(self) -> bool:
@@ -50,6 +51,7 @@ class Camera:
     def poll(self) -> None:
         """To be called now and then: says how troubles went that are over."""
         self._bursts.poll()
+        self._notes.poll()
 
     def configure(self, device: str) -> None:
         """Announce the topics of the results."""
@@ -60,7 +62,7 @@ class Camera:
         """Subscribe."""
         self._subscription = ImageSubscription(
             self._node,
-            self._config.node,
+            self._config,
             self._on_image,
             partial(self.count, "frames_lost"),
             topic=f"{self._prefix}image",
@@ -72,6 +74,7 @@ class Camera:
             self._subscription.close()
             self._subscription = None
         self._bursts.poll(finish=True)
+        self._notes.poll(finish=True)
 
     def release(self) -> None:
         """Withdraw the topics of the results."""
@@ -99,7 +102,8 @@ class Camera:
             )
             return
         keep = self._results is not None and self._results.overlay_wanted
-        source = Source(message.header, image if keep else None)
+        encoding = message.format if hasattr(message, "format") else message.encoding
+        source = Source(message.header, image if keep else None, encoding)
         if not self._worker.offer(partial(self._stream.push, image, source)):
             self.count("frames_dropped")
             size = self._config.node.queue_size
@@ -159,6 +163,15 @@ class Camera:
         if self._results is not None:
             self._results.publish(source, result)
             self.count("messages_out")
+
+    def _on_event(self, kind: Event, text: str) -> None:
+        if kind == "epoch":
+            self._notes.add(kind, text, "times that tracking started anew")
+        elif kind == "encoding":
+            self._notes.add(kind, text, "changes of the encoding")
+        else:
+            self.count(kind)
+            self._bursts.add(kind, text, f"dropped, {kind.removeprefix('frames_')}")
 
     def _on_window(self, stage_ms: Any) -> None:
         if self._diagnostics is not None:

@@ -16,11 +16,18 @@ from rclpy.node import Node
 
 PERIOD_SECONDS = 1.0
 WINDOWS_REMEMBERED = 100
-LOSSES = ("frames_lost", "frames_refused", "frames_dropped", "frames_failed")
+LOSSES = (
+    "frames_lost",
+    "frames_refused",
+    "frames_duplicate",
+    "frames_out_of_order",
+    "frames_dropped",
+    "frames_failed",
+)
 COUNTS = ("frames_in", "messages_out", *LOSSES)
 """Counted since the node was configured: images that arrived, answers, images that the middleware
-lost on the way, that were no picture, that had to make room or were reset, and whose window
-failed."""
+lost on the way, that were no picture, whose stamp was that of the one before or behind it, that
+had to make room or were reset, and whose window failed."""
 
 
 class Diagnostics:

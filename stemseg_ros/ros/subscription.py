@@ -14,10 +14,14 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
+from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CompressedImage, Image
 
-from stemseg_ros.config import NodeConfig
+from stemseg_ros.config import Config
+from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.ros.bursts import BurstLog
+from stemseg_ros.ros.losses import LostFrames, remedy
+from stemseg_ros.ros.silence import TRANSPORTS, Offer, Request, explain_silence
 
 POLL_SECONDS = 0.2
 SILENCE_SECONDS = 5.0
@@ -26,45 +30,43 @@ _RELIABILITY = {
     "reliable": ReliabilityPolicy.RELIABLE,
 }
 _MESSAGES = {"raw": Image, "compressed": CompressedImage}
-_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-_PROFILE_HINT = (
-    ": the shared memory of Fast DDS is smaller than an image by default; where camera and node "
-    f"start, set {_PROFILE_VARIABLES[0]} to stemseg's config/fastdds_shm.xml"
-)
 
 
 class ImageSubscription:
-    """Subscribes to a topic (transport raw) or its ``compressed`` one, as image_transport names
-    it.
+    """Subscribes to ``topic`` (raw) or ``topic``/compressed, as image_transport names them.
 
     With QoS ``auto`` it waits for a publisher and takes over its reliability, and does so again
-    when one comes that does not fit. (The middleware's own "best available" decides once, and
-    without a publisher wrongly.) A topic that is silent from the start is reported once, with its
-    publishers and their QoS.
+    when others come that do not fit, or offer more. (The middleware's own "best available" decides
+    once, and without a publisher wrongly.) Each silence is reported once, with what the graph
+    shows of its reason; so is, once, a large share of lost images with its remedy.
     """
 
     def __init__(
         self,
         node: Node,
-        settings: NodeConfig,
+        config: Config,
         on_image: Callable[[Any], None],
         on_lost: Callable[[int], None],
         topic: str = "image",
     ) -> None:
         self._node = node
-        self._settings = settings
+        self._settings = config.node
+        self._qos = config.qos.image
         self._on_image = on_image
         self._count_lost = on_lost
-        self._type = _MESSAGES[settings.image_transport]
+        self._name = topic
+        self._type = _MESSAGES[self._settings.image_transport]
         # image_transport appends to the name after it is remapped.
         self.topic = node.resolve_topic_name(topic)
-        self._base = topic
-        if settings.image_transport != "raw":
-            self.topic += f"/{settings.image_transport}"
+        if self._settings.image_transport != "raw":
+            self.topic += f"/{self._settings.image_transport}"
         self._subscription: Subscription | None = None
+        self._reliability: ReliabilityPolicy | None = None
         self._refit = False
-        self._lost = BurstLog(node.get_logger().warning)
-        self._silent_since: float | None = time.monotonic()
+        self._losses = LostFrames(self._on_lost, self._explain_losses)
+        self._bursts = BurstLog(node.get_logger().warning)
+        self._last_image = time.monotonic()
+        self._silence_told = False
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(POLL_SECONDS, self._poll, clock=steady)
         self._poll()
@@ -73,36 +75,31 @@ class ImageSubscription:
         """Unsubscribe."""
         self._node.destroy_timer(self._timer)
         self._unsubscribe()
-        self._lost.poll(finish=True)
+        self._bursts.poll(finish=True)
 
     def _poll(self) -> None:
-        if self._subscription is None or self._refit:
-            self._subscribe()
-        self._lost.poll()
-        if (
-            self._silent_since is not None
-            and time.monotonic() - self._silent_since >= SILENCE_SECONDS
-        ):
-            self._silent_since = None
+        wanted = _RELIABILITY.get(self._qos) or self._reliability_of_publishers()
+        if wanted is not None and (wanted != self._reliability or self._refit):
+            self._subscribe(wanted)
+        self._bursts.poll()
+        if not self._silence_told and time.monotonic() - self._last_image >= SILENCE_SECONDS:
+            self._silence_told = True
             self._report_silence()
 
-    def _subscribe(self) -> None:
-        reliability = (
-            _RELIABILITY.get(self._settings.qos_image) or self._reliability_of_publishers()
-        )
-        if reliability is None:
-            return
+    def _subscribe(self, reliability: ReliabilityPolicy) -> None:
         self._unsubscribe()
         self._refit = False
-        events = SubscriptionEventCallbacks(message_lost=self._on_lost)
-        if self._settings.qos_image == "auto":
-            events.incompatible_qos = self._on_incompatible
+        self._reliability = reliability
+        events = SubscriptionEventCallbacks(
+            message_lost=lambda event: self._losses.reported(event.total_count_change),
+            incompatible_qos=self._on_incompatible,
+        )
         profile = QoSProfile(depth=self._settings.queue_size, reliability=reliability)
         self._subscription = self._node.create_subscription(
             self._type, self.topic, self._on_message, profile, event_callbacks=events
         )
         self._node.get_logger().info(
-            f"subscribed to {self.topic} ({self._settings.image_transport}, {_name(reliability)})"
+            f"subscribed to {self.topic} ({self._settings.image_transport}, {_text(reliability)})"
         )
 
     def _unsubscribe(self) -> None:
@@ -123,36 +120,65 @@ class ImageSubscription:
         ]
 
     def _on_message(self, message: Any) -> None:
-        self._silent_since = None
+        if self._silence_told:
+            self._silence_told = False
+            self._node.get_logger().info(f"images arrive on {self.topic}")
+        self._last_image = time.monotonic()
+        self._losses.received(stamp_ns(message))
         self._on_image(message)
 
     def _on_incompatible(self, _: object) -> None:
-        self._refit = True  # not here: this runs inside the subscription that has to go
+        # Not here: this runs inside the subscription that has to go. A fixed reliability stays,
+        # and the report of the silence says what to change.
+        self._refit = self._qos == "auto"
 
-    def _on_lost(self, event: Any) -> None:
-        self._count_lost(event.total_count_change)
-        hint = "" if any(name in os.environ for name in _PROFILE_VARIABLES) else _PROFILE_HINT
-        self._lost.add(
+    def _on_lost(self, number: int) -> None:
+        self._count_lost(number)
+        self._bursts.add(
             "lost",
-            f"images get lost on the way to the node{hint}",
+            f"an image got lost on the way from {self.topic}",
             "images lost on the way to the node",
-            event.total_count_change,
+            number,
+        )
+
+    def _explain_losses(self, share: float) -> None:
+        self._node.get_logger().warning(
+            f"{share:.0%} of the images on {self.topic} get lost on the way: {_remedy()}"
         )
 
     def _report_silence(self) -> None:
-        publishers = [
-            f"{info.node_namespace.rstrip('/')}/{info.node_name} ({info.topic_type}, "
-            f"{_name(info.qos_profile.reliability)})"
+        reliability = None if self._reliability is None else _text(self._reliability)
+        kind = f"sensor_msgs/msg/{self._type.__name__}"
+        wanted = Request(self._name, self.topic, kind, reliability)
+        offers = [
+            Offer(
+                f"{info.node_namespace.rstrip('/')}/{info.node_name}",
+                info.topic_type,
+                _text(info.qos_profile.reliability),
+                _text(info.qos_profile.durability),
+            )
             for info in self._publishers()
         ]
-        found = f"nobody publishes; remap '{self._base}'"
-        if publishers:
-            found = f"publishers: {', '.join(publishers)}"
+        found = explain_silence(wanted, offers, self._image_topics(), _remedy())
         self._node.get_logger().warning(
-            f"no images on {self.topic} (sensor_msgs/msg/{self._type.__name__}) for "
-            f"{SILENCE_SECONDS:.0f} s; {found}"
+            f"no images on {self.topic} ({kind}) for {SILENCE_SECONDS:.0f} s; {found}"
         )
 
+    def _image_topics(self) -> dict[str, str]:
+        """Type by name of the topics with images that others publish."""
+        own = f"{self._node.get_fully_qualified_name()}/"
+        return {
+            name: kinds[0]
+            for name, kinds in self._node.get_topic_names_and_types()
+            if kinds[0] in TRANSPORTS
+            and not name.startswith(own)
+            and self._node.count_publishers(name)
+        }
 
-def _name(policy: ReliabilityPolicy) -> str:
-    return policy.name.lower().replace("_", " ")
+
+def _remedy() -> str:
+    return remedy(get_rmw_implementation_identifier(), os.environ)
+
+
+def _text(policy: Any) -> str:
+    return str(policy.name).lower().replace("_", " ")

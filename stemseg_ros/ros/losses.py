@@ -1,0 +1,104 @@
+"""Images that are published and do not arrive: how many, and what helps."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from statistics import median
+
+INTERVALS = 15
+"""The usual interval is the median of so many last ones."""
+FEWEST_INTERVALS = 5
+PAUSE_NS = 2_000_000_000
+"""A longer gap is a pause of the camera, and says nothing about the way."""
+REMEMBERED = 200
+"""Received images that the share of the lost ones is taken over."""
+FEWEST_EXPECTED = 40
+"""Before so many images, received or lost, a share says little."""
+WORTH_EXPLAINING = 0.05
+"""Share of lost images above which the remedy is told."""
+
+FAST_DDS_PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+CYCLONE_DDS_URI = "CYCLONEDDS_URI"
+
+
+class LostFrames:
+    """Counts lost images twice and believes the higher count.
+
+    The stamps show a gap where they step by more than one and a half of the usual interval: that
+    sees what gets lost anywhere between camera and callback, but needs a camera of a steady rate,
+    most of whose images arrive. The middleware reports what it noticed itself, for best-effort
+    publishers only.
+    """
+
+    def __init__(self, on_lost: Callable[[int], None], explain: Callable[[float], None]) -> None:
+        """explain: gets the share of lost images, 0..1, once it is above WORTH_EXPLAINING."""
+        self._on_lost = on_lost
+        self._explain: Callable[[float], None] | None = explain
+        self._newest: int | None = None
+        self._intervals: deque[int] = deque(maxlen=INTERVALS)
+        self._gaps = 0
+        self._reported = 0
+        self._told = 0
+        self._recent: deque[int] = deque(maxlen=REMEMBERED)
+        """How many were lost before each of the last images received."""
+
+    def received(self, stamp_ns: int) -> None:
+        """An image arrived."""
+        self._gaps += self._missing_before(stamp_ns)
+        self._recent.append(self._tell())
+        lost = sum(self._recent)
+        expected = lost + len(self._recent)
+        share = lost / expected
+        if self._explain and expected >= FEWEST_EXPECTED and share > WORTH_EXPLAINING:
+            self._explain(share)
+            self._explain = None
+
+    def reported(self, number: int) -> None:
+        """The middleware says that images were lost."""
+        self._reported += number
+
+    def _tell(self) -> int:
+        new = max(self._gaps, self._reported) - self._told
+        self._told += new
+        if new:
+            self._on_lost(new)
+        return new
+
+    def _missing_before(self, stamp_ns: int) -> int:
+        newest, self._newest = self._newest, stamp_ns
+        if newest is None:
+            return 0
+        step = stamp_ns - newest
+        if step < -PAUSE_NS:  # time begins anew
+            self._intervals.clear()
+            return 0
+        if step <= 0:  # a repeated or exchanged frame
+            self._newest = newest
+            return 0
+        if step > PAUSE_NS:
+            return 0
+        usual = median(self._intervals) if len(self._intervals) >= FEWEST_INTERVALS else None
+        self._intervals.append(step)
+        if usual is None or step <= 1.5 * usual:
+            return 0
+        return round(step / usual) - 1
+
+
+def remedy(middleware: str, environment: Mapping[str, str]) -> str:
+    """What to do about lost images. middleware: identifier of the RMW implementation."""
+    if "cyclonedds" in middleware:
+        if CYCLONE_DDS_URI not in environment:
+            return (
+                f"set {CYCLONE_DDS_URI} to stemseg's config/cyclonedds.xml and net.core.rmem_max "
+                "as it says, for camera and node"
+            )
+    elif "fastrtps" in middleware and not any(name in environment for name in FAST_DDS_PROFILES):
+        return (
+            "the shared memory of Fast DDS is smaller than an image by default: where camera and "
+            f"node start, set {FAST_DDS_PROFILES[0]} to stemseg's config/fastdds_shm.xml"
+        )
+    return (
+        "the node has a transport profile; see that the camera has it as well, or let the camera "
+        "publish reliably, less often, or compressed (node.image_transport)"
+    )
