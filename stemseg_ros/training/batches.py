@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from stemseg_ros.config import Config
 from stemseg_ros.datasets.mix import load_mix
-from stemseg_ros.datasets.sequence import read_all
+from stemseg_ros.datasets.sequence import LabelledFrame, read_all
 from stemseg_ros.network.preprocess import normalise
 from stemseg_ros.training.clips import Sources, Targets, draw_clip, draw_size, grid_targets
+from stemseg_ros.training.distributed import World
+from stemseg_ros.training.interrupts import leave_signals_to_the_parent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +36,30 @@ class Batch:
     names: tuple[str, ...]
     """Sequence of each clip."""
 
+    def split(self, size: int) -> list[Batch]:
+        """Batches of ``size`` clips each; the last may have fewer."""
+        parts = [slice(first, first + size) for first in range(0, len(self.names), size)]
+        return [
+            Batch(
+                self.clips[part],
+                self.masks[part],
+                self.classes[part],
+                self.ignore[part],
+                self.names[part],
+            )
+            for part in parts
+        ]
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on a device."""
+        return Batch(
+            self.clips.to(device),
+            self.masks.to(device),
+            self.classes.to(device),
+            self.ignore.to(device),
+            self.names,
+        )
+
 
 def load_sources(config: Config, data: Path) -> Sources:
     """Sequences of ``training.mix``, checked. The driving pack, which is small, is decoded at
@@ -49,28 +76,35 @@ def load_sources(config: Config, data: Path) -> Sources:
     }
 
 
-def batches(sources: Sources, config: Config, first: int) -> DataLoader[Batch]:
+def batches(
+    sources: Sources, config: Config, first: int, world: World | None = None
+) -> DataLoader[Batch]:
     """Batches of the steps from ``first`` on, in order, drawn ahead by worker processes if there
     are any."""
     workers = config.training.workers
     return DataLoader(
-        _Steps(sources, config),
+        _Steps(sources, config, world or World()),
         batch_size=None,
         sampler=range(first, config.training.steps),
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_start_worker,
     )
 
 
-def make_batch(sources: Sources, config: Config, step: int) -> Batch:
-    """The batch of one step, the same whenever it is asked for."""
-    seed = config.training.seed
-    size = draw_size(
-        sources, config, np.random.default_rng((seed, step, config.training.batch_size))
-    )
+def make_batch(sources: Sources, config: Config, step: int, world: World | None = None) -> Batch:
+    """What one process sees in a step, the same whenever it is asked for: ``batch_size`` times
+    ``accumulate`` clips.
+
+    Several processes share the clips that one with so many times as large a batch sees.
+    """
+    world, seed = world or World(), config.training.seed
+    count = config.training.batch_size * config.training.accumulate
+    # The size is one for all processes.
+    size = draw_size(sources, config, np.random.default_rng((seed, step, count * world.size)))
     clips = [
         draw_clip(sources, config, np.random.default_rng((seed, step, place)), size)
-        for place in range(config.training.batch_size)
+        for place in range(world.rank * count, (world.rank + 1) * count)
     ]
     targets = [grid_targets(clip.labels, config) for clip in clips]
     frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).float()  # (N, T, H, W, 3)
@@ -87,12 +121,16 @@ def make_batch(sources: Sources, config: Config, step: int) -> Batch:
 class _Steps(Dataset[Batch]):
     """The batch of each step."""
 
-    def __init__(self, sources: Sources, config: Config) -> None:
-        self._sources, self._config = sources, config
+    def __init__(self, sources: Sources, config: Config, world: World) -> None:
+        self._sources, self._config, self._world = sources, config, world
 
     def __getitem__(self, step: int) -> Batch:
         cv2.setNumThreads(1)  # processes are the parallelism, and the network needs the cores
-        return make_batch(self._sources, self._config, step)
+        return make_batch(self._sources, self._config, step, self._world)
+
+
+def _start_worker(number: int) -> None:
+    leave_signals_to_the_parent()
 
 
 def _pad_masks(targets: list[Targets]) -> Tensor:

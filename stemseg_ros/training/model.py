@@ -23,7 +23,7 @@ infinite."""
 
 
 def build_for_training(config: Config) -> StemSeg:
-    """Seeded network with the weights that training starts from; norms folded, channels last.
+    """Seeded network with the weights that training starts from; norms folded.
 
     Raises CheckpointError where ``training.start_from`` does not fit, MissingExtraError without
     the ImageNet weights that ``training.pretrained`` asks for.
@@ -43,10 +43,13 @@ def build_for_training(config: Config) -> StemSeg:
     network.requires_grad_(True)  # biases that come from frozen norms, too
     for stage in list(network.backbone.body.children())[: config.training.frozen_stages]:
         stage.requires_grad_(False)
+    if config.training.frozen_encoder:
+        network.backbone.requires_grad_(False)
     for name, module in network.named_modules():
         if name.rpartition(".")[2] in FLOAT32_PARTS:
             _in_float32(module)
-    to_channels_last(network)
+    if config.training.channels_last:
+        to_channels_last(network)
     return network
 
 

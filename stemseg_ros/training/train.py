@@ -1,47 +1,50 @@
 """The training loop: clips in, losses, AdamW or SGD, an average of the weights out.
 
 A batch depends on seed and step alone, so a run that is stopped and resumed sees the same clips as
-one that is not, and on the CPU ends with the same weights, bit for bit.
+one that is not, and on the CPU ends with the same weights, bit for bit. Under ``torchrun`` every
+process runs this; the first one alone writes and reports.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import pickle
+import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from stemseg_ros import __version__
-from stemseg_ros.config import Config, dump_config, update_config
-from stemseg_ros.errors import StemsegError
-from stemseg_ros.network.build import StemSeg
-from stemseg_ros.network.checkpoint import save_weights
-from stemseg_ros.training.batches import Batch, batches, load_sources
+from stemseg_ros.config import Config, update_config
+from stemseg_ros.device import describe_device, resolve_device
+from stemseg_ros.training.batches import batches, load_sources, make_batch
+from stemseg_ros.training.checkpointing import export, restore, save
 from stemseg_ros.training.clips import Sources
-from stemseg_ros.training.model import build_for_training, embedding_outputs, unfused
-from stemseg_ros.training.objective import compute_losses
+from stemseg_ros.training.distributed import join
+from stemseg_ros.training.interrupts import StopRequest, stop_requests
+from stemseg_ros.training.pictures import prediction_sheet
+from stemseg_ros.training.run_folder import code_version, write_facts
+from stemseg_ros.training.run_log import RunLog, run_log
+from stemseg_ros.training.schedule import rate_factor
+from stemseg_ros.training.steps import Run, TrainingError, start, take_step
 
 LOG_EVERY = 20
 """Steps between two lines of the log."""
-SAVE_SECONDS = 180.0
-"""Time between two checkpoints."""
-MAX_BAD_STEPS = 5
-"""Successive steps with values that are not finite after which training stops."""
 MIN_CROP = 96
 """The decoders pool over three cells at stride 32."""
 
 log = logging.getLogger(__name__)
 
 
-class TrainingError(StemsegError):
-    """Training cannot start or go on; the message names the reason."""
+class TrainingStopped(TrainingError):
+    """A signal ended the run before its last step; its checkpoint is written."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +59,7 @@ class Progress:
     remaining_seconds: float
 
 
-@dataclass(slots=True)
-class Run:
-    """Everything that changes while training."""
-
-    network: StemSeg
-    average: dict[str, Tensor]
-    """Running average of the network's state dict."""
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    bad: int = 0
-    """Successive steps that were left out."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """Losses added up since the last line of the log, and their count."""
+Report = Callable[[Progress], None]
 
 
 def train(
@@ -77,165 +68,150 @@ def train(
     out: Path,
     *,
     resume: bool = False,
-    report: Callable[[Progress], None] | None = None,
+    report: Report | None = None,
+    device: str = "cpu",
 ) -> Path:
-    """Train ``config`` on the driving pack ``data``; returns the weights file
+    """Train ``config`` on the datasets of its mix; returns the weights file
     ``out``/weights.safetensors.
 
-    out: run folder; gets config.yaml, log.csv, checkpoint.pt (to resume) and the averaged weights
-    in half precision. report: called every few steps. Raises DataError, TrainingError.
+    data: folder that the roots of the mix are relative to. out: run folder (docs/training.md).
+    report: called every few steps. device: "auto", "cpu", "cuda" or "cuda:N".
+    Raises DataError, TrainingError, CheckpointError, DeviceError; TrainingStopped when SIGTERM or
+    SIGINT ended the run.
     """
-    _check_crop(config)
-    checkpoint = out / "checkpoint.pt"
+    place = resolve_device(device)
+    checkpoint = _check(config, out, resume)
+    sources = load_sources(config, data)
+    with join(place) as world:
+        # A resumed run has weights of its own.
+        fresh = update_config(config, {"training.start_from": None}) if resume else config
+        run = start(fresh, world.device(place), world)
+        if resume:
+            restore(run, checkpoint, config)
+        if world.main:
+            write_facts(out, config, data, sources)
+        with (
+            run_log(out, run.step) if world.main else nullcontext() as writer,
+            stop_requests() as request,
+        ):
+            _announce(run, config, resume)
+            keeper = (
+                None
+                if writer is None
+                else _Keeper(run, config, sources, checkpoint, writer, report)
+            )
+            _loop(run, config, sources, request, keeper)
+        weights = out / "weights.safetensors"
+        if world.main:
+            export(run.average, config, weights, data=data.name, steps=run.step)
+    return weights
+
+
+def _check(config: Config, out: Path, resume: bool) -> Path:
+    """The run's checkpoint. Raises TrainingError for what cannot work, before anything is read."""
+    training, checkpoint = config.training, out / "checkpoint.pt"
+    crops = {"training.crop": training.crop} | {
+        f"training.mix.{name}.crop": entry.crop
+        for name, entry in training.mix.items()
+        if entry.crop is not None
+    }
+    for name, (height, width) in crops.items():
+        if any(side % 32 or side < MIN_CROP for side in (height, width)):
+            raise TrainingError(
+                f"{name}: {height}x{width}; sides must be multiples of 32 from {MIN_CROP}"
+            )
+    if training.frozen_encoder and not training.start_from:
+        raise TrainingError(
+            "training.frozen_encoder: an encoder that is not trained needs weights; "
+            "training.start_from names their file"
+        )
     if resume and not checkpoint.is_file():
         raise TrainingError(f"{checkpoint}: nothing to resume; leave out --resume to start a run")
     if checkpoint.exists() and not resume:
         raise TrainingError(
             f"{out}: holds a run already; --resume goes on with it, or name another folder"
         )
-    sources = load_sources(config, data)
-    run = start(update_config(config, {"training.start_from": None}) if resume else config)
-    if resume:
-        _restore(run, checkpoint, config)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    _loop(run, config, sources, out, report)
-    weights = out / "weights.safetensors"
-    export(run.average, config, weights, data=data.name, steps=run.step)
-    return weights
+    return checkpoint
 
 
-def export(state: dict[str, Tensor], config: Config, path: Path, **facts: object) -> None:
-    """Write the state of a training network in the layout and precision of a shipped
-    checkpoint."""
-    metadata = {
-        "config": config.name,
-        "version": __version__,
-        "seed": str(config.training.seed),
-        **{name: str(value) for name, value in facts.items()},
-    }
-    save_weights(unfused(state, config), path, metadata)
-
-
-def start(config: Config) -> Run:
-    """A run at step 0."""
-    torch.manual_seed(config.training.seed)
-    network = build_for_training(config)
-    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    return Run(network, average, _optimizer(network, config))
-
-
-def take_step(run: Run, batch: Batch, config: Config) -> None:
-    """One step of the optimizer; a step whose loss or gradient is not finite is left out and
-    counted."""
-    training = config.training
-    for group in run.optimizer.param_groups:
-        group["lr"] = training.learning_rate * group["rate"] * rate_factor(run.step, config)
-    losses = compute_losses(run.network, batch, config)
-    run.optimizer.zero_grad(set_to_none=True)
-    losses["total"].backward()
-    norm = nn.utils.clip_grad_norm_(run.network.parameters(), training.clip_norm or math.inf)
-    if bool(torch.isfinite(norm + losses["total"].detach())):
-        run.optimizer.step()
-        _average(run, training.ema)
-        for name, value in {**losses, "gradient": norm, "count": torch.ones(())}.items():
-            run.sums[name] = run.sums.get(name, 0.0) + float(value.detach())
-        run.bad = 0
-    else:
-        _count_bad(run, batch)
-    run.step += 1
-
-
-def rate_factor(step: int, config: Config) -> float:
-    """Learning rate of a step, relative to the configured one: linear warm-up, then constant or a
-    cosine."""
-    training = config.training
-    warm = min(1.0, (step + 1) / (training.warmup_steps + 1))
-    if training.schedule == "constant":
-        return warm
-    return warm * 0.5 * (1 + math.cos(math.pi * step / training.steps))
-
-
-def _check_crop(config: Config) -> None:
-    if any(side % 32 or side < MIN_CROP for side in config.training.crop):
-        height, width = config.training.crop
-        raise TrainingError(
-            f"training.crop: {height}x{width}; sides must be multiples of 32 from {MIN_CROP}"
-        )
-
-
-def _optimizer(network: StemSeg, config: Config) -> torch.optim.Optimizer:
-    training = config.training
-    outputs = {p for layer in embedding_outputs(network) for p in layer.parameters()}
-    body = set(network.backbone.body.parameters())
-    rest = set(network.parameters()) - outputs - body
-    order = [p for p in network.parameters() if p.requires_grad]  # a set has no order
-    rates = ((body, training.backbone_rate), (outputs, training.output_rate), (rest, 1.0))
-    groups = [
-        {"params": [p for p in order if p in members], "rate": rate} for members, rate in rates
-    ]
-    if training.optimizer == "adamw":
-        return torch.optim.AdamW(
-            groups, lr=training.learning_rate, weight_decay=training.weight_decay
-        )
-    return torch.optim.SGD(
-        groups,
-        lr=training.learning_rate,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=training.weight_decay,
+def _announce(run: Run, config: Config, resume: bool) -> None:
+    log.info(
+        "%s at step %d of %d: config %s, stemseg %s %s, torch %s, %d process(es) on %s",
+        "resumed" if resume else "started",
+        run.step,
+        config.training.steps,
+        config.name,
+        __version__,
+        code_version(),
+        torch.__version__,
+        run.world.size,
+        describe_device(run.network.device),
     )
 
 
 def _loop(
-    run: Run,
-    config: Config,
-    sources: Sources,
-    out: Path,
-    report: Callable[[Progress], None] | None,
+    run: Run, config: Config, sources: Sources, request: StopRequest, keeper: _Keeper | None
 ) -> None:
-    steps, first, began = config.training.steps, run.step, time.monotonic()
-    saved = began
-    for batch in batches(sources, config, first):
+    steps = config.training.steps
+    for batch in batches(sources, config, run.step, run.world):
         take_step(run, batch, config)
-        now, last = time.monotonic(), run.step == steps
-        if run.step % LOG_EVERY == 0 or last:
-            means, pace = _means(run), (now - began) / (run.step - first)
-            _log(out / "log.csv", run.step, means, config)
-            if report is not None:
-                report(
-                    Progress(
-                        run.step,
-                        steps,
-                        means,
-                        config.training.batch_size / pace,
-                        pace * (steps - run.step),
-                    )
-                )
-        if now - saved > SAVE_SECONDS or last:
-            _save(run, out / "checkpoint.pt", config)
-            saved = now
+        stop = run.world.any(request.signum != 0, run.network.device)
+        if keeper is not None:
+            keeper.after_step(ending=stop or run.step == steps)
+        if stop and run.step < steps:
+            name = signal.Signals(request.signum).name if request.signum else "another process"
+            message = f"stopped by {name} after step {run.step} of {steps}; --resume goes on"
+            log.info(message)
+            raise TrainingStopped(message, request.signum or signal.SIGTERM)
 
 
-def _count_bad(run: Run, batch: Batch) -> None:
-    run.bad += 1
-    clips = ", ".join(batch.names)
-    log.warning("step %d: loss or gradient is not finite, left out (%s)", run.step, clips)
-    if run.bad >= MAX_BAD_STEPS:
-        raise TrainingError(
-            f"step {run.step}: {run.bad} steps in a row not finite, "
-            f"the last on {clips}; try training.precision float32 or a lower learning rate"
-        )
+class _Keeper:
+    """What the first process does after a step: log, pictures, checkpoints."""
 
+    def __init__(
+        self,
+        run: Run,
+        config: Config,
+        sources: Sources,
+        checkpoint: Path,
+        writer: RunLog,
+        report: Report | None,
+    ) -> None:
+        self._run, self._config, self._sources = run, config, sources
+        self._checkpoint, self._writer, self._report = checkpoint, writer, report
+        self._saved = self._began = self._logged = time.monotonic()
+        self._first = self._last_line = run.step
 
-@torch.no_grad()
-def _average(run: Run, decay: float) -> None:
-    """Running average of the weights; the decay is lower at first, so that the random start is
-    forgotten."""
-    decay = min(decay, (1 + run.step) / (10 + run.step))
-    torch._foreach_lerp_(
-        list(run.average.values()), list(run.network.state_dict().values()), 1 - decay
-    )
+    def after_step(self, ending: bool) -> None:
+        """Do what is due; ending: no step comes after this one."""
+        training, step = self._config.training, self._run.step
+        if step % LOG_EVERY == 0 or step == training.steps:
+            self._log()
+        if training.picture_steps and step % training.picture_steps == 0:
+            self._draw()
+        if ending or time.monotonic() - self._saved > training.checkpoint_seconds:
+            save(self._run, self._checkpoint, self._config)
+            self._saved = time.monotonic()
+
+    def _log(self) -> None:
+        run, training, now = self._run, self._config.training, time.monotonic()
+        means = _means(run)
+        clips = training.batch_size * training.accumulate * run.world.size
+        pace = clips * (run.step - self._last_line) / max(now - self._logged, 1e-9)
+        rate = training.learning_rate * rate_factor(run.step - 1, self._config)
+        self._writer.numbers(run.step, rate, pace, means)
+        self._logged, self._last_line = now, run.step
+        if self._report is not None:
+            seconds = (now - self._began) / (run.step - self._first)
+            remaining = seconds * (training.steps - run.step)
+            self._report(Progress(run.step, training.steps, means, pace, remaining))
+
+    def _draw(self) -> None:
+        """The first clip of this step, and that of the first step, to compare over time."""
+        run, writer = self._run, self._writer
+        for name, step in (("clip of this step", run.step - 1), ("clip of the first step", 0)):
+            batch = make_batch(self._sources, self._config, step, run.world)
+            writer.picture(run.step, name, prediction_sheet(run.network, batch, self._config))
 
 
 def _means(run: Run) -> dict[str, float]:
@@ -244,55 +220,3 @@ def _means(run: Run) -> dict[str, float]:
     means = {name: value / count for name, value in run.sums.items()}
     run.sums.clear()
     return means
-
-
-def _log(path: Path, step: int, means: dict[str, float], config: Config) -> None:
-    fields = {
-        "step": step,
-        "rate": config.training.learning_rate * rate_factor(step - 1, config),
-        **means,
-    }
-    with path.open("a", encoding="utf-8") as file:
-        if file.tell() == 0:
-            file.write(",".join(fields) + "\n")
-        file.write(",".join(f"{value:.6g}" for value in fields.values()) + "\n")
-
-
-def _save(run: Run, path: Path, config: Config) -> None:
-    """Write a checkpoint, whole or not at all."""
-    content = {
-        "step": run.step,
-        "sums": run.sums,
-        "average": run.average,
-        "config": dump_config(config),
-        "network": run.network.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "torch_rng": torch.get_rng_state(),
-    }
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    partial.replace(path)
-
-
-def _restore(run: Run, path: Path, config: Config) -> None:
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        run.network.load_state_dict(content["network"])
-        run.optimizer.load_state_dict(content["optimizer"])
-        for name, value in run.average.items():
-            value.copy_(content["average"][name])
-        run.step, run.sums = content["step"], content["sums"]
-        torch.set_rng_state(content["torch_rng"])
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise TrainingError(
-            f"{path}: is damaged or does not fit the config '{config.name}': {error}"
-        ) from error

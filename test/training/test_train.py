@@ -13,10 +13,11 @@ from driving_pack import tiny_config, write_pack
 from stemseg_ros.config import Config, update_config
 from stemseg_ros.datasets.sequence import DataError
 from stemseg_ros.network import load_network
-from stemseg_ros.training import train as loop
 from stemseg_ros.training.batches import batches, load_sources, make_batch
 from stemseg_ros.training.pretrained import load_imagenet
-from stemseg_ros.training.train import TrainingError, rate_factor, start, take_step, train
+from stemseg_ros.training.schedule import rate_factor
+from stemseg_ros.training.steps import Run, TrainingError, start, take_step
+from stemseg_ros.training.train import Progress, train
 
 
 @pytest.fixture(scope="module")
@@ -37,37 +38,6 @@ def test_a_few_steps_lower_the_loss(pack: Path) -> None:
     assert np.mean(totals[-3:]) < 0.6 * totals[0]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_resumed_run_ends_like_one_that_was_not_stopped(
-    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
-) -> None:
-    config = tiny_config(steps=4, optimizer=optimizer, ema=0.9)
-    train(config, pack, tmp_path / "whole")
-
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
-    real_step = loop.take_step
-
-    def interrupted(run: loop.Run, *rest: object) -> None:
-        if run.step == 2:
-            raise KeyboardInterrupt
-        real_step(run, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(loop, "take_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, pack, tmp_path / "stopped")
-    monkeypatch.setattr(loop, "take_step", real_step)
-    train(config, pack, tmp_path / "stopped", resume=True)
-
-    whole, resumed = (
-        torch.load(tmp_path / run / "checkpoint.pt", weights_only=True)
-        for run in ("whole", "stopped")
-    )
-    assert resumed["step"] == whole["step"] == 4
-    for part in ("network", "average"):
-        for name, value in whole[part].items():
-            assert torch.equal(value, resumed[part][name]), f"{part}.{name}"
-
-
 def test_worker_processes_draw_the_same_batches(pack: Path) -> None:
     config = tiny_config(steps=2)
     sources = load_sources(config, pack)
@@ -80,7 +50,7 @@ def test_the_weights_load_into_a_network_and_give_the_same_maps(
     pack: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(steps=2, ema=0.0)
-    reports: list[loop.Progress] = []
+    reports: list[Progress] = []
     weights = train(config, pack, tmp_path / "run", report=reports.append)
     assert [(report.step, report.steps) for report in reports] == [(2, 2)]
     network = load_network(config, weights)
@@ -98,7 +68,7 @@ def test_the_weights_load_into_a_network_and_give_the_same_maps(
     assert (tmp_path / "run/log.csv").read_text().startswith("step,rate,lovasz,")
 
 
-def bad_gradients(run: loop.Run) -> None:
+def bad_gradients(run: Run) -> None:
     with torch.no_grad():
         run.network.embedding_head.conv_variance.weight.fill_(float("inf"))
 

@@ -1,0 +1,52 @@
+"""Stopping on request: SIGTERM and SIGINT are noticed here and obeyed after the running step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(slots=True)
+class StopRequest:
+    """The signal that asked to stop; 0 as long as none did."""
+
+    signum: int = 0
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Catch the signals; a second one acts as it always does.
+
+    Python delivers signals to the main thread alone: in another one nothing is caught.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        request.signum = signum
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    for number in SIGNALS:
+        signal.signal(number, ask)
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def leave_signals_to_the_parent() -> None:
+    """For worker processes: a signal to the whole group must not take the clips away from the
+    step that is running."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

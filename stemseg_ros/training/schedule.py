@@ -1,0 +1,55 @@
+"""Learning rates and the optimizer (Sec. 4.1, supplement II)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from stemseg_ros.config import Config
+from stemseg_ros.network.build import StemSeg
+from stemseg_ros.training.model import embedding_outputs
+
+MOMENTUM = 0.9
+
+
+def rate_factor(step: int, config: Config) -> float:
+    """Learning rate of a step, counted from 0, relative to the configured one.
+
+    Linear warm-up, times: 1 (constant); a half cosine that ends at 0; or 1 until ``decay_start``
+    and then a constant factor each step, so that ``decay_factor`` is reached at ``steps``
+    (exponential).
+    """
+    training = config.training
+    warm = min(1.0, (step + 1) / (training.warmup_steps + 1))
+    if training.schedule == "constant":
+        return warm
+    if training.schedule == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * step / training.steps))
+    decayed = max(0, step - training.decay_start) / (training.steps - training.decay_start)
+    return float(warm * training.decay_factor**decayed)
+
+
+def make_optimizer(network: StemSeg, config: Config) -> torch.optim.Optimizer:
+    """SGD with Nesterov's momentum, or AdamW; each group of weights has its ``rate``, relative to
+    the learning rate."""
+    training = config.training
+    outputs = {p for layer in embedding_outputs(network) for p in layer.parameters()}
+    body = set(network.backbone.body.parameters())
+    rest = set(network.parameters()) - outputs - body
+    order = [p for p in network.parameters() if p.requires_grad]  # a set has no order
+    rates = ((body, training.backbone_rate), (outputs, training.output_rate), (rest, 1.0))
+    groups = [
+        {"params": [p for p in order if p in members], "rate": rate} for members, rate in rates
+    ]
+    rate, decay = training.learning_rate, training.weight_decay
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM, nesterov=True, weight_decay=decay)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, step: int, config: Config) -> None:
+    """Give every group of weights its learning rate of a step."""
+    rate = config.training.learning_rate * rate_factor(step, config)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate"]
