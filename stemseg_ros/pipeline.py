@@ -20,7 +20,7 @@ from stemseg_ros.config import Config
 from stemseg_ros.masks import FullMask, full_size_masks
 from stemseg_ros.network import StemSeg, load_network
 from stemseg_ros.network.preprocess import geometry
-from stemseg_ros.records import FrameResult, Geometry, Instance, NetworkOutput, Window
+from stemseg_ros.records import Features, FrameResult, Geometry, Instance, NetworkOutput, Window
 from stemseg_ros.stitching import Stitcher
 from stemseg_ros.tracks import Track
 from stemseg_ros.window import WindowBuffer
@@ -97,21 +97,49 @@ class Pipeline:
         A stamp before the last one, or another image size, finishes what is pending and starts a
         new epoch.
         """
+        results = self.begin(frame_bgr, stamp_ns)
+        with self.timed("backbone"):
+            features = self.network.frame_features(frame_bgr)
+        window = self.add(features, stamp_ns)
+        return results + (self._process(window) if window else [])
+
+    def begin(self, frame_bgr: npt.NDArray[np.uint8], stamp_ns: int) -> list[FrameResult]:
+        """First part of push, before the backbone: check the image, and start a new epoch where
+        it needs one."""
         _check_image(frame_bgr)
         results: list[FrameResult] = []
         size = (frame_bgr.shape[0], frame_bgr.shape[1])
         if self._stream.ends_before(stamp_ns, size):
-            results += self.flush()
+            results = self.flush()
             self.reset()
+        if self._stream.newest < 0:
+            place = geometry(size, self.config.input.min_dim, self.config.input.max_dim)
+            self._stream.place = place
+        return results
+
+    def add(self, features: Features, stamp_ns: int) -> Window | None:
+        """Second part, after the backbone: the window that the frame completes, if any."""
         stream = self._stream
-        if stream.newest < 0:
-            stream.place = geometry(size, self.config.input.min_dim, self.config.input.max_dim)
-        with self._timed("backbone"):
-            features = self.network.frame_features(frame_bgr)
         stream.newest, stream.stamp_ns = stream.newest + 1, stamp_ns
         stream.pending.append((stream.newest, stamp_ns))
-        window = stream.windows.push(stream.newest, features)
-        return results + (self._process(window) if window else [])
+        return stream.windows.push(stream.newest, features)
+
+    def finish(self, window: Window, output: NetworkOutput) -> list[FrameResult]:
+        """Last part, after the heads: the frames that are ready now."""
+        self._stream.evidence.add(window.indices, output)
+        self._stream.waiting.append((window, output))
+        results = self._advance(finish=self.config.window.mode != "offline")
+        self.stage_ms, self._spent = self._spent, dict.fromkeys(STAGES, 0.0)
+        return results
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """(H, W) of the network input, from the first frame of an epoch on."""
+        return self._stream.place.padded_size
+
+    def sibling(self) -> Pipeline:
+        """A pipeline for another stream, through the same network; see push_together."""
+        return Pipeline(self.config, network=self.network, synchronise=self.synchronise)
 
     def flush(self) -> list[FrameResult]:
         """Finish all pending frames, with a window aligned to the newest; the stream may go on
@@ -134,14 +162,20 @@ class Pipeline:
         self.config = config
         self._stream.stitcher.update(config.stitching)
 
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add a stage's time. A GPU works off a queue: without ``synchronise`` the wait shows in
+        "cluster"."""
+        begin = time.perf_counter()
+        yield
+        if self.synchronise and self.network.device.type == "cuda":
+            torch.cuda.synchronize(self.network.device)
+        self._spent[stage] += 1e3 * (time.perf_counter() - begin)
+
     def _process(self, window: Window) -> list[FrameResult]:
-        with self._timed("heads"):
+        with self.timed("heads"):
             output = self.network.window_output(window.features)
-        self._stream.evidence.add(window.indices, output)
-        self._stream.waiting.append((window, output))
-        results = self._advance(finish=self.config.window.mode != "offline")
-        self.stage_ms, self._spent = self._spent, dict.fromkeys(STAGES, 0.0)
-        return results
+        return self.finish(window, output)
 
     def _advance(self, finish: bool) -> list[FrameResult]:
         """Cluster and link the windows whose evidence is complete; return the frames that are
@@ -166,12 +200,12 @@ class Pipeline:
         return results
 
     def _link(self, window: Window, output: NetworkOutput) -> None:
-        with self._timed("cluster"):
+        with self.timed("cluster"):
             averaged, evidence = self._stream.evidence.apply(window.indices, output)
             clusters = cluster_window(
                 averaged, foreground_mask(evidence, self.config), self.config
             )
-        with self._timed("link"):
+        with self.timed("link"):
             self._stream.stitcher.link(window.indices, clusters)
 
     def _forget(self) -> None:
@@ -186,7 +220,7 @@ class Pipeline:
         self._stream.stitcher.forget(oldest)
 
     def _result(self, index: int, stamp_ns: int) -> FrameResult:
-        with self._timed("encode"):
+        with self.timed("encode"):
             masks = full_size_masks(self._stream.stitcher.grid(index), self._stream.place)
             instances = [self._instance(mask) for mask in masks if self._report(mask)]
         height, width = self._stream.place.image_size
@@ -213,16 +247,6 @@ class Pipeline:
             rle=mask.rle,
             box=mask.box,
         )
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        """Add a stage's time. A GPU works off a queue: without ``synchronise`` the wait shows in
-        "cluster"."""
-        begin = time.perf_counter()
-        yield
-        if self.synchronise and self.network.device.type == "cuda":
-            torch.cuda.synchronize(self.network.device)
-        self._spent[stage] += 1e3 * (time.perf_counter() - begin)
 
 
 def _best_class(track: Track) -> tuple[int, float]:

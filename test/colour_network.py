@@ -3,6 +3,8 @@ it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -32,6 +34,8 @@ class ColourNetwork:
         self.encoded = 0
         """Frames that the backbone has seen."""
         self.windows = 0
+        self.batches: list[int] = []
+        """Sizes of the batches that were computed together."""
 
     def frame_features(self, image: Image) -> Features:
         self.encoded += 1
@@ -43,6 +47,14 @@ class ColourNetwork:
         sampled = torch.from_numpy(image[1::4, 1::4].astype(np.float32)).permute(2, 0, 1)
         cells[0, :, : sampled.shape[1], : sampled.shape[2]] = sampled
         return Features((cells, cells, cells, cells))
+
+    def features_of(self, images: Sequence[Image]) -> list[Features]:
+        self.batches.append(len(images))
+        return [self.frame_features(image) for image in images]
+
+    def outputs_of(self, windows: Sequence[tuple[Features, ...]]) -> list[NetworkOutput]:
+        self.batches.append(len(windows))
+        return [self.window_output(features) for features in windows]
 
     def window_output(self, features: tuple[Features, ...]) -> NetworkOutput:
         self.windows += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -106,35 +107,54 @@ class StemSeg(nn.Module):
         maps = self.encode(clips.flatten(0, 1))
         return self.decode([m.unflatten(0, (batch, length)).transpose(1, 2) for m in maps])
 
-    @torch.inference_mode()
     def frame_features(self, image: npt.NDArray[np.uint8]) -> Features:
         """uint8 (H, W, 3) BGR -> the features of one frame, on the device."""
-        # A copy, as torch shares neither read-only nor mirrored memory.
-        pixels = torch.from_numpy(image.copy()).to(self.device, non_blocking=True)
-        images = preprocess(pixels.unsqueeze(0), self.config.input)
-        if self.config.runtime.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with self._precision():
-            four, eight, sixteen, thirty_two = self.encode(images)
-        return Features((four, eight, sixteen, thirty_two))
+        return self.features_of([image])[0]
 
     @torch.inference_mode()
+    def features_of(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Features]:
+        """The features of frames, uint8 (H, W, 3) BGR, whose padded sizes are equal, in one
+        pass."""
+        inputs = torch.cat([self._input(image) for image in images])
+        if self.config.runtime.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with self._precision():
+            maps = self.encode(inputs)
+        four, eight, sixteen, thirty_two = (m.split(1) for m in maps)
+        return [Features(m) for m in zip(four, eight, sixteen, thirty_two, strict=True)]
+
+    def _input(self, image: npt.NDArray[np.uint8]) -> Tensor:
+        # A copy, as torch shares neither read-only nor mirrored memory.
+        pixels = torch.from_numpy(image.copy()).to(self.device, non_blocking=True)
+        return preprocess(pixels.unsqueeze(0), self.config.input)
+
     def window_output(self, features: tuple[Features, ...]) -> NetworkOutput:
         """Features of T frames -> float32 NetworkOutput of the window, on the device."""
-        stacked = [
-            torch.stack(levels, dim=2) for levels in zip(*(f.maps for f in features), strict=True)
+        return self.outputs_of([features])[0]
+
+    @torch.inference_mode()
+    def outputs_of(self, windows: Sequence[tuple[Features, ...]]) -> list[NetworkOutput]:
+        """The outputs of windows of T frames each, all of one padded size, in one pass."""
+        batch = [
+            [torch.stack(levels, dim=2) for levels in zip(*(f.maps for f in window), strict=True)]
+            for window in windows
         ]
+        stacked = [torch.cat(levels) for levels in zip(*batch, strict=True)]  # (N, C, T, h, w)
         if self.config.runtime.channels_last:
             stacked = [m.contiguous(memory_format=torch.channels_last_3d) for m in stacked]
         with self._precision():
             maps = self.decode(stacked)
-        semantic = None if maps.semantic_logits is None else maps.semantic_logits[0]
-        return NetworkOutput(
-            maps.embeddings[0],
-            BANDWIDTH_SCALE * torch.exp(maps.raw_variance[0]),
-            maps.heatmap[0],
-            semantic,
-        )
+        bandwidths = BANDWIDTH_SCALE * torch.exp(maps.raw_variance)
+        semantic = maps.semantic_logits
+        return [
+            NetworkOutput(
+                maps.embeddings[n],
+                bandwidths[n],
+                maps.heatmap[n],
+                None if semantic is None else semantic[n],
+            )
+            for n in range(len(windows))
+        ]
 
     def predict(self, frames: npt.ArrayLike) -> NetworkOutput:
         """One window of images to its maps.
