@@ -252,6 +252,12 @@ class NodeConfig(Section):
     broken message than a camera."""
     max_message_bytes: int = Field(256_000_000, ge=1000, le=4_000_000_000)
     """Most bytes of an image message. Larger ones are refused undecoded."""
+    overlay_opacity: float = Field(0.45, ge=0, le=1, json_schema_extra=LIVE)
+    """How strongly masks tint the overlay; 0 leaves their outlines."""
+    overlay_labels: bool = Field(True, json_schema_extra=LIVE)
+    """Write track id and class on the overlay."""
+    overlay_jpeg_quality: int = Field(80, ge=1, le=100, json_schema_extra=LIVE)
+    """Quality of the compressed overlay."""
 
 
 class DatasetConfig(Section):
@@ -266,6 +272,9 @@ class DatasetConfig(Section):
     """Part of the dataset, by the name its own files use."""
     weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Share among the clips drawn, relative to the other entries."""
+    mend: bool = False
+    """Repair split masks and broken ids of machine-made labels when the data is loaded; its frames
+    then stay decoded in memory."""
     crop: tuple[int, int] | None = None
     """Height and width of its clips, in place of ``training.crop``; a batch holds one size."""
     scale: tuple[float, float] | None = None
@@ -303,7 +312,7 @@ class TrainingConfig(Section):
     """Weight of an instance in the Lovász loss: its cells to this power (corrected targets
     only)."""
     mix: dict[str, DatasetConfig] = {
-        name: DatasetConfig(weight=weight)
+        name: DatasetConfig(weight=weight, mend=name == "clips")
         for name, weight in (
             ("clips", 0.45),
             ("stills_city", 0.15),
@@ -338,6 +347,9 @@ class TrainingConfig(Section):
     frozen_stages: int = Field(0, ge=0, le=5)
     """First so many parts of the backbone that keep their pretrained weights (a ResNet's stem is a
     part)."""
+    fold_norms: bool = True
+    """Fold the backbone's frozen batch norms into its convolutions, so that their biases are
+    trained, too; false, as the paper does."""
     frozen_encoder: bool = False
     """The backbone and its feature pyramid keep their weights (second step of DAVIS)."""
     output_rate: float = Field(1.0, gt=0)

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 
 from stemseg_ros.config import Config
-from stemseg_ros.datasets.mix import load_mix
 from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelArray
 from stemseg_ros.errors import MediaError
 from stemseg_ros.masks import encode
 from stemseg_ros.media.overlay import Image, contact_sheet, draw_instances
 from stemseg_ros.records import FrameResult, Instance
+from stemseg_ros.training.batches import load_sources
 from stemseg_ros.training.clips import Clip, draw_clip
 
 STRIPE = 8
@@ -28,7 +28,7 @@ def show_clips(config: Config, data: Path, out: Path, clips: int) -> None:
     """
     if out.suffix.lower() != ".png":
         raise MediaError(f"{out}: the contact sheet is a PNG; name it so")
-    sources, training = load_mix(config, data), config.training
+    sources, training = load_sources(config, data), config.training
     images, captions = [], []
     for n in range(clips):
         rng = np.random.default_rng(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from stemseg_ros.config import Config
+from stemseg_ros.datasets.mend import mend_all
 from stemseg_ros.datasets.mix import load_mix
 from stemseg_ros.datasets.sequence import LabelledFrame, read_all
 from stemseg_ros.network.preprocess import normalise
@@ -62,18 +63,22 @@ class Batch:
 
 
 def load_sources(config: Config, data: Path) -> Sources:
-    """Sequences of ``training.mix``, checked. The driving pack, which is small, is decoded at
-    once.
+    """Sequences of ``training.mix``, checked, and mended where the mix says so. The driving pack,
+    which is small, is decoded at once.
 
     Raises ConfigError, DataError.
     """
     classes = len(config.network.classes)
-    return {
-        name: read_all(sequences, classes)
-        if config.training.mix[name].format == "driving"
-        else sequences
-        for name, sequences in load_mix(config, data).items()
-    }
+    sources: dict[str, Sequence[Sequence[LabelledFrame]]] = {}
+    for name, sequences in load_mix(config, data).items():
+        entry = config.training.mix[name]
+        if entry.mend:
+            sources[name] = mend_all(sequences, classes)
+        elif entry.format == "driving":
+            sources[name] = read_all(sequences, classes)
+        else:
+            sources[name] = sequences
+    return sources
 
 
 def batches(
