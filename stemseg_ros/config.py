@@ -1,9 +1,10 @@
 """One tree of validated, immutable settings: YAML in, YAML out.
 
-A preset is a YAML file in ``config/models`` that names what differs from the defaults below. Every
-setting has a dotted name (``clustering.min_heat``) that is the same in YAML, in ``overrides``, on
-the command line (``--set``) and as a ROS parameter; ranges and descriptions are those of the
-fields.
+A preset is a YAML file in ``config/models`` that names what differs from the defaults below, or,
+with ``base: lite``, from another preset or file; ``config/schedules`` has further ones, for
+training. Every setting has a dotted name (``clustering.min_heat``) that is the same in YAML, in
+``overrides``, on the command line (``--set``) and as a ROS parameter; ranges and descriptions are
+those of the fields.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ __all__ = [
     "dump_config",
     "load_config",
     "preset_names",
+    "schedule_names",
     "update_config",
     "walk_settings",
 ]
@@ -88,9 +90,7 @@ def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) 
     nearest one), or a value out of range.
     """
     path = _find(source)
-    tree = _read_yaml(path)
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, found {type(tree).__name__}")
+    tree = _read_tree(path)
     tree.setdefault("name", path.stem)
     return _validate(_merge(tree, overrides or {}), str(source))
 
@@ -118,19 +118,44 @@ def walk_settings(
 
 def preset_names() -> list[str]:
     """Names of the bundled presets."""
-    return sorted(path.stem for path in resource_path("config/models").glob("*.yaml"))
+    return _names("models")
+
+
+def schedule_names() -> list[str]:
+    """Names of the bundled presets that only differ in how they are trained."""
+    return _names("schedules")
+
+
+def _names(folder: str) -> list[str]:
+    return sorted(path.stem for path in resource_path(f"config/{folder}").glob("*.yaml"))
 
 
 def _find(source: str | Path) -> Path:
-    if str(source) in preset_names():
-        return resource_path(f"config/models/{source}.yaml")
+    for folder in ("models", "schedules"):
+        if str(source) in _names(folder):
+            return resource_path(f"config/{folder}/{source}.yaml")
     path = Path(source)
     if path.is_file():
         return path
-    hint = _nearest(str(source), preset_names())
+    hint = _nearest(str(source), preset_names() + schedule_names())
     raise ConfigError(
         f"no preset and no file named '{source}'{hint}; presets: {', '.join(preset_names())}"
     )
+
+
+def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Settings of a file on top of those of its base; ``above``: files that build on it."""
+    tree = _read_yaml(path)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, found {type(tree).__name__}")
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    chain = (*above, path.resolve())
+    found = _find(base) if base in preset_names() else _find(path.parent / str(base))
+    if found.resolve() in chain:
+        raise ConfigError(f"{path}: its base '{base}' builds on this file")
+    return _merge(_read_tree(found, chain), tree)
 
 
 def _read_yaml(path: Path) -> Any:

@@ -15,6 +15,7 @@ from stemseg_ros.config import (
     dump_config,
     load_config,
     preset_names,
+    schedule_names,
     update_config,
     walk_settings,
 )
@@ -42,7 +43,7 @@ def test_every_setting_is_described() -> None:
     assert [name for name, field in walk_settings() if not field.description] == []
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", preset_names() + schedule_names())
 def test_presets_survive_a_round_trip_through_yaml(name: str, tmp_path: Path) -> None:
     config = load_config(name)
     (tmp_path / "copy.yaml").write_text(dump_config(config))
@@ -142,6 +143,32 @@ def test_wrong_files_are_named(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         load_config(tmp_path / "mine.yaml")
     assert "mine.yaml" in str(caught.value)
+
+
+def test_a_file_builds_on_its_base(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "base: lite\nclustering: {min_heat: 0.5}\ntraining: {mix: {clips: 1.0}}"
+    )
+    (tmp_path / "longer.yaml").write_text("base: mine.yaml\ntraining: {steps: 9}")
+    lite, config = load_config("lite"), load_config(tmp_path / "longer.yaml")
+    assert config.name == "longer"
+    assert (config.clustering.min_heat, config.training.steps) == (0.5, 9)
+    assert list(config.training.mix) == ["clips"]
+    assert (config.network, config.clustering.variant) == (lite.network, "corrected")
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("ligte", r"no preset and no file named '.*ligte'"),
+        ("mine.yaml", r"mine\.yaml: its base 'mine\.yaml' builds on this file"),
+        ("[1]", r"no preset and no file named"),
+    ],
+)
+def test_wrong_bases_are_named(base: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"base: {base}")
+    with pytest.raises(ConfigError, match=words):
+        load_config(tmp_path / "mine.yaml")
 
 
 def test_binary_file_is_refused(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ infinite."""
 
 
 def build_for_training(config: Config) -> StemSeg:
-    """Seeded network with the weights that training starts from; norms folded.
+    """Seeded network with the weights that training starts from.
 
     Raises CheckpointError where ``training.start_from`` does not fit, MissingExtraError without
     the ImageNet weights that ``training.pretrained`` asks for.
@@ -37,7 +37,8 @@ def build_for_training(config: Config) -> StemSeg:
     elif config.network.backbone == "mobilenet_v2" and config.training.pretrained:
         load_imagenet(network.backbone.body)  # type: ignore[arg-type]
     network.eval()  # there is nothing that differs in training, and only then can norms be folded
-    fuse_frozen_norms(network)
+    if config.training.fold_norms:
+        fuse_frozen_norms(network)
     if start is not None:
         start.load_folded(network)
     network.requires_grad_(True)  # biases that come from frozen norms, too
@@ -93,9 +94,12 @@ def _in_float32(module: nn.Module) -> None:
 
 @torch.no_grad()
 def unfused(state: dict[str, Tensor], config: Config) -> StemSeg:
-    """A network in the layout of checkpoints from the state dict of a training network (norms
-    folded)."""
+    """A network in the layout of checkpoints from the state dict of a training network, whose
+    norms may be folded."""
     network = StemSeg(config)
+    if not config.training.fold_norms:
+        network.load_state_dict(state)
+        return network.eval()
     pairs = conv_norm_pairs(network)
     for name, (conv, norm) in pairs.items():
         set_folded(conv, norm, state[f"{name}.weight"], state[f"{name}.bias"])

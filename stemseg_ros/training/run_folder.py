@@ -18,6 +18,7 @@ from stemseg_ros.datasets.sequence import (
     LabelledFrame,
     LabelledSequence,
 )
+from stemseg_ros.errors import MediaError
 from stemseg_ros.run import versions, write_json
 from stemseg_ros.training.clips import Sources
 
@@ -45,8 +46,11 @@ class DataStatistics:
 
 def write_facts(out: Path, config: Config, data: Path, sources: Sources) -> None:
     """config.yaml, version.json and data.json. Raises MediaError, DataError."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    except OSError as error:
+        raise MediaError(f"{out}: cannot write the run folder: {error.strerror}") from error
     write_json(out / "version.json", versions() | {"commit": code_version()})
     entries = {name: asdict(statistics(name, sources[name], config)) for name in sources}
     write_json(out / "data.json", {"folder": str(data), "mix": entries})

@@ -18,6 +18,8 @@ from stemseg_ros.network.checkpoint import (
 )
 
 BACKBONE = "backbone."
+NORM_KEY = ".running_var"
+"""Ends the keys of frozen batch norms, which a run has unless it folds them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +55,8 @@ def read_start(path: Path) -> Start:
         return Start(path, read_state(path), folded=False)  # which also names a missing file
     content = read_pickle(path)
     if isinstance(content, Mapping) and "average" in content:
-        return Start(path, checked_state(content["average"], path), folded=True)
+        average = checked_state(content["average"], path)
+        return Start(path, average, folded=not any(key.endswith(NORM_KEY) for key in average))
     # Weights of a backbone alone are published without a key around them, too.
     state = content["model"] if isinstance(content, Mapping) and "model" in content else content
     plain = checked_state(state, path)

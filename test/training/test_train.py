@@ -10,12 +10,11 @@ import pytest
 import torch
 from driving_pack import tiny_config, write_pack
 
-from stemseg_ros.config import Config, update_config
+from stemseg_ros.config import update_config
 from stemseg_ros.datasets.sequence import DataError
 from stemseg_ros.network import load_network
 from stemseg_ros.training.batches import batches, load_sources, make_batch
 from stemseg_ros.training.pretrained import load_imagenet
-from stemseg_ros.training.schedule import rate_factor
 from stemseg_ros.training.steps import Run, TrainingError, start, take_step
 from stemseg_ros.training.train import Progress, train
 
@@ -118,25 +117,6 @@ def test_run_folders_are_not_overwritten_and_damage_is_named(pack: Path, tmp_pat
         train(config, pack, tmp_path)
     with pytest.raises(TrainingError, match="is damaged or does not fit"):
         train(config, pack, tmp_path, resume=True)
-
-
-def cosine(warmup: int) -> Config:
-    return tiny_config(steps=100, schedule="cosine", warmup_steps=warmup)
-
-
-@pytest.mark.parametrize(
-    ("config", "step", "factor"),
-    [
-        (cosine(0), 0, 1.0),
-        (cosine(0), 50, 0.5),
-        (cosine(0), 100, 0.0),
-        (cosine(9), 0, 0.1),
-        (cosine(9), 9, 0.5 * (1 + np.cos(0.09 * np.pi))),
-        (tiny_config(schedule="constant", steps=100), 99, 1.0),
-    ],
-)
-def test_learning_rate(config: Config, step: int, factor: float) -> None:
-    assert rate_factor(step, config) == pytest.approx(factor)
 
 
 @pytest.mark.skipif(
