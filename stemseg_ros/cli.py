@@ -17,6 +17,7 @@ from stemseg_ros import __version__
 from stemseg_ros.errors import StemsegError, needs_extra
 from stemseg_ros.evaluation.commands import convert, evaluate
 from stemseg_ros.media.commands import bag_app
+from stemseg_ros.view.commands import view
 
 if TYPE_CHECKING:
     from stemseg_ros.config import Config
@@ -49,6 +50,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Labelled data that a preset t
 app.add_typer(data_app, name="data")
 app.command()(evaluate)
 app.command()(convert)
+app.command()(view)
 
 ConfigOption = Annotated[
     str,

