@@ -85,13 +85,19 @@ def run_sequence(
     return SequenceResult(sequence.name, truth, [_labels(result) for result in results], class_ids)
 
 
-def mask_quality(results: Sequence[SequenceResult], class_id: int, min_area: int) -> MaskQuality:
-    """How many masks of a class are found and how many predicted ones are right, frame by
-    frame."""
+def mask_quality(
+    results: Sequence[SequenceResult], class_id: int, min_area: int, below: float = float("inf")
+) -> MaskQuality:
+    """How many masks of a class are found and how many predicted ones are right, frame by frame.
+
+    below: masks of so many pixels and more are not counted.
+    """
     counts = np.zeros(4, int)
     for result in results:
         for pair in _pairs(result, class_id):
-            truths, predictions = pair.true_areas >= min_area, pair.areas >= min_area
+            truths, predictions = (
+                (areas >= min_area) & (areas < below) for areas in (pair.true_areas, pair.areas)
+            )
             counts += [
                 truths.sum(),
                 (truths & (pair.iou.max(1, initial=0.0) >= FOUND_IOU)).sum(),
@@ -99,6 +105,20 @@ def mask_quality(results: Sequence[SequenceResult], class_id: int, min_area: int
                 (predictions & (pair.iou.max(0, initial=0.0) >= FOUND_IOU)).sum(),
             ]
     return MaskQuality(min_area, *(int(count) for count in counts))
+
+
+def failures(result: SequenceResult, class_id: int, min_area: int) -> list[tuple[int, int, bool]]:
+    """What is wrong in a sequence, as (frame index, pixels, missed): true masks that are missed,
+    and predicted ones that are not right, from ``min_area`` pixels on; the largest first."""
+    found = []
+    for index, pair in enumerate(_pairs(result, class_id)):
+        for areas, best, missed in (
+            (pair.true_areas, pair.iou.max(1, initial=0.0), True),
+            (pair.areas, pair.iou.max(0, initial=0.0), False),
+        ):
+            wrong = areas[(best < FOUND_IOU) & (areas >= min_area)]
+            found += [(index, int(area), missed) for area in wrong]
+    return sorted(found, key=lambda failure: -failure[1])
 
 
 def tracking(result: SequenceResult, class_id: int) -> dict[str, float]:

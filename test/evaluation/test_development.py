@@ -8,6 +8,7 @@ import pytest
 from stemseg_ros.datasets.sequence import IGNORE_LABEL
 from stemseg_ros.evaluation.development import (
     SequenceResult,
+    failures,
     ignore_small,
     mask_quality,
     semantic_iou,
@@ -101,3 +102,18 @@ def test_small_truth_can_be_ignored() -> None:
     assert (cut.truth[0] == IGNORE_LABEL).sum() == 4
     assert tracking(whole, 1)["sMOTSA"] < 1
     assert tracking(cut, 1)["sMOTSA"] == pytest.approx(1.0)
+
+
+def test_masks_are_counted_by_size() -> None:
+    large, small = {"_1001": LEFT}, {"_1002": SMALL}
+    found = [result([image(**large, **small)], [image(_7=LEFT)])]
+    bins = [mask_quality(found, 1, low, below) for low, below in ((0, 5), (5, 100), (100, 101))]
+    assert [(q.truths, q.found, q.predictions) for q in bins] == [(1, 0, 0), (0, 0, 0), (1, 1, 1)]
+
+
+def test_failures_are_told_by_frame_and_kind_the_largest_first() -> None:
+    truth = [image(_1001=LEFT), image(_1001=LEFT, _1002=SMALL)]
+    predicted = [image(_7=LEFT, _8=RIGHT), image(_7=(0, 10, 0, 4))]
+    found = failures(result(truth, predicted), 1, min_area=5)
+    assert sorted(found) == [(0, 100, False), (1, 40, False), (1, 100, True)]
+    assert [area for _, area, _ in found] == [100, 100, 40]
