@@ -120,9 +120,10 @@ def test_ignored_cells_have_no_effect_in_the_corrected_variant(
     """Whatever the network says and the labels claim there: losses and gradients stay."""
     generator = torch.Generator().manual_seed(seed)
     maps, other = torch.randn(2, 2, 13, 2, 8, 8, generator=generator)
+    maps[:, 3:6] -= 4  # wide enough that instances see cells outside
     masks, wrong = (torch.rand(2, 2, 3, 2, 8, 8, generator=generator) > 0.7).to(torch.uint8)
     ignore = torch.rand(2, 2, 8, 8, generator=generator) < ignored
-    chosen = config(heatmap_target=heatmap, size_power=size_power)
+    chosen = config(heatmap_target=heatmap, size_power=size_power, min_instance_cells=0)
     losses, gradient = all_losses(maps, masks, ignore, chosen)
     spread = ignore[:, None]
     again, gradient_again = all_losses(
