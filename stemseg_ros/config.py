@@ -23,6 +23,7 @@ from stemseg_ros.resources import resource_path
 from stemseg_ros.sections import (
     ClusteringConfig,
     DatasetConfig,
+    HealthConfig,
     InputConfig,
     Mixing,
     NetworkConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DatasetConfig",
+    "HealthConfig",
     "InputConfig",
     "Mixing",
     "NetworkConfig",
@@ -80,6 +82,7 @@ class Config(Section):
     runtime: RuntimeConfig = RuntimeConfig()
     qos: QosConfig = QosConfig()
     node: NodeConfig = NodeConfig()
+    health: HealthConfig = HealthConfig()
     training: TrainingConfig = TrainingConfig()
 
 

@@ -12,7 +12,7 @@ from functools import partial, wraps
 from typing import Any, NoReturn
 
 import rclpy
-import torch
+from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
@@ -24,19 +24,20 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from std_srvs.srv import Trigger
 
-from stemseg_ros.config import Config, ConfigError
+from stemseg_ros.config import ConfigError
 from stemseg_ros.device import resolve_device
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.pipeline import Pipeline
 from stemseg_ros.ros.camera import Camera
+from stemseg_ros.ros.diagnostics import Diagnostics, diagnostic
+from stemseg_ros.ros.engine import Engine, EngineError, MakePipeline, Model
 from stemseg_ros.ros.parameters import changed_config, declare_parameters
-from stemseg_ros.ros.stream import StreamingPipeline
-from stemseg_ros.ros.worker import Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 JOIN_SECONDS = 1.0
 """How long the end of the process waits for the window in progress."""
-MakePipeline = Callable[[Config, "str | None", str], StreamingPipeline]
+WATCH_SECONDS = 0.2
+"""How often it is looked after the worker."""
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
 
 
@@ -55,11 +56,11 @@ def _logged(transition: Transition) -> Transition:
 
 
 class StemsegNode(LifecycleNode):
-    """Segments and tracks the instances on an image topic.
+    """Segments and tracks the instances on one or several image topics.
 
-    One thread runs the callbacks, which only convert and queue; a worker owns the device and
-    publishes. Raises ParameterError on construction if a parameter is wrong. ``stopping`` says
-    whether the process is to end.
+    One thread runs the callbacks, which only check and queue; the engine's worker owns the device,
+    decodes and publishes. Raises ParameterError on construction if a parameter is wrong.
+    ``stopping`` says whether the process is to end.
     """
 
     def __init__(
@@ -71,26 +72,25 @@ class StemsegNode(LifecycleNode):
         super().__init__("stemseg", **node_options)
         self.parameters = declare_parameters(self)
         self._config = self.parameters.config
-        self._make_pipeline = make_pipeline
-        self._stopping = stopping
-        self._worker = Worker(
-            self._config.node.queue_size,
-            self._config.window.flush_after,
-            on_idle=self._on_pause,
-            on_error=self._on_worker_error,
-        )
-        self._cameras = [Camera(self, "", self._config, self._worker)]
-        self.create_timer(1.0, self._poll, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._state = "unconfigured"
+        names = self._config.node.cameras or ("",)
+        self._cameras = [Camera(self, name, self._config, self._wake) for name in names]
+        self._engine = Engine(self._cameras, make_pipeline, stopping, self.get_logger())
+        self._diagnostics = Diagnostics(self, self._statuses)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._poll, clock=steady)
+        self.create_timer(WATCH_SECONDS, self._watch, clock=steady)
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
-        # Of their own group: a service that waits for the worker must not hold up the images.
-        group = ReentrantCallbackGroup()
-        self.create_service(
-            Trigger, "~/reset", partial(self._serve, self._reset), callback_group=group
-        )
-        self.create_service(
-            Trigger, "~/flush", partial(self._serve, self._flush), callback_group=group
-        )
+        self._create_services("~", self._cameras)
+        for camera in self._cameras:
+            if camera.name:
+                self._create_services(f"~/{camera.name}", [camera])
+
+    @property
+    def broken(self) -> str:
+        """Why the process has to end, if it has to."""
+        return self._engine.broken
 
     # Lifecycle
 
@@ -100,18 +100,17 @@ class StemsegNode(LifecycleNode):
         started = time.monotonic()
         try:
             device = str(resolve_device(self.parameters.device))
-            make = partial(self._make_pipeline, self._config, self.parameters.checkpoint, device)
-            for camera in self._cameras:
-                self._worker.call(partial(camera.open, make), self._stopping)
+            self._engine.load(Model(self._config, self.parameters.checkpoint, device))
         except Exception as error:  # of any kind: the node stays, and can be configured again
             self.get_logger().error(f"cannot configure: {error}")
             return FAILURE
         for camera in self._cameras:
-            camera.configure(device)
+            camera.configure()
         self.get_logger().info(
-            f"model '{self._config.name}' is ready on {device} "
+            f"model '{self._config.name}' is ready on {self._engine.device} "
             f"after {time.monotonic() - started:.1f} s"
         )
+        self._state = "inactive"
         return super().on_configure(state)
 
     @_logged
@@ -120,16 +119,19 @@ class StemsegNode(LifecycleNode):
         result = super().on_activate(state)
         for camera in self._cameras:
             camera.activate()
+        self._state = "active"
         return result
 
     @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; drop the frames that wait or lie in the window."""
-        waiting = self._stop_streams()
-        self._cameras[0].count("frames_dropped", waiting)
-        dropped = waiting + self._worker.call(self._reset_all, self._stopping)
+        waiting = self._stop_cameras()
+        if self._engine.failed:
+            raise EngineError(self._engine.failed)
+        dropped = waiting + self._engine.call(partial(self._reset_all, self._cameras))
         if dropped:
             self.get_logger().info(f"deactivated: {dropped} pending frames dropped")
+        self._state = "inactive"
         return super().on_deactivate(state)
 
     @_logged
@@ -143,14 +145,15 @@ class StemsegNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the device, from any state, for good."""
         result = super().on_shutdown(state)
-        self._stop_streams()
+        self._stop_cameras()
         self._release()
+        self._state = "finalized"
         return result
 
     @_logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured after a transition that raised."""
-        self._stop_streams()
+        self._stop_cameras()
         self._release()
         return super().on_error(state)
 
@@ -161,41 +164,55 @@ class StemsegNode(LifecycleNode):
 
     def close(self) -> None:
         """Unsubscribe and end the worker, unless its window takes longer than JOIN_SECONDS."""
-        self._stop_streams()
-        self._worker.close(JOIN_SECONDS)
+        self._stop_cameras()
+        self._engine.close(JOIN_SECONDS)
 
-    def _stop_streams(self) -> int:
+    def _stop_cameras(self) -> int:
         """Unsubscribe and forget the frames that wait; how many they were."""
-        for camera in self._cameras:
-            camera.stop()
-        return self._worker.clear()
+        return sum(camera.stop() for camera in self._cameras)
 
     def _release(self) -> None:
-        self._worker.call(self._close_streams, self._stopping)
+        self._engine.release()
         for camera in self._cameras:
             camera.release()
+        self._state = "unconfigured"
 
-    def _close_streams(self) -> None:
-        for camera in self._cameras:
-            camera.close()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+    # Health
 
-    def _on_pause(self) -> None:
-        for camera in self._cameras:
-            camera.pause()
+    def _wake(self) -> None:
+        self._engine.wake()
 
-    def _on_worker_error(self, error: Exception) -> None:
+    def _poll(self) -> None:
         for camera in self._cameras:
-            camera.failed(error)
+            camera.poll()
+
+    def _watch(self) -> None:
+        if self._engine.stalled:
+            self._diagnostics.publish()  # nobody hears of it while the model is loaded again
+        self._engine.watch()
+        if self._engine.failed and self._state == "active":
+            self.trigger_deactivate()  # which raises: through the error state to unconfigured
+
+    def _statuses(self) -> list[DiagnosticStatus]:
+        device = self._engine.device
+        values = {"state": self._state} | self._engine.values()
+        worker = diagnostic(self, "worker", self._engine.level(), device, values)
+        return [*(camera.status(device) for camera in self._cameras), worker]
 
     # Services
+
+    def _create_services(self, prefix: str, cameras: Sequence[Camera]) -> None:
+        # Of their own group: a service that waits for the worker must not hold up the images.
+        group = ReentrantCallbackGroup()
+        for name, work in (("reset", self._reset), ("flush", self._flush)):
+            serve = partial(self._serve, partial(work, cameras))
+            self.create_service(Trigger, f"{prefix}/{name}", serve, callback_group=group)
 
     async def _serve(
         self, work: Callable[[], str], _: Trigger.Request, answer: Trigger.Response
     ) -> Trigger.Response:
         """Do the work after the frames that arrived before, and answer when it is done."""
-        if not self._cameras[0].active:
+        if self._state != "active":
             answer.success, answer.message = False, "the node is not active"
             return answer
         seen = None
@@ -203,7 +220,7 @@ class StemsegNode(LifecycleNode):
             seen = self._images_seen()
             await _Later()  # this far it has polled coroutines alone
             await _Later()
-        done = self._worker.submit(work)
+        done = self._engine.submit(work)
         while not done.done():
             await _Later()
         error = done.exception()
@@ -214,19 +231,16 @@ class StemsegNode(LifecycleNode):
     def _images_seen(self) -> int:
         return sum(camera.images_seen for camera in self._cameras)
 
-    def _reset_all(self) -> int:
-        return sum(camera.reset() for camera in self._cameras)
+    def _reset_all(self, cameras: Sequence[Camera]) -> int:
+        return sum(camera.reset() for camera in cameras)
 
-    def _reset(self) -> str:
-        return f"tracking starts anew; {self._reset_all()} pending frames dropped"
+    def _reset(self, cameras: Sequence[Camera]) -> str:
+        return f"tracking starts anew; {self._reset_all(cameras)} pending frames dropped"
 
-    def _flush(self) -> str:
-        frames = sum(camera.flush() for camera in self._cameras)
+    def _flush(self, cameras: Sequence[Camera]) -> str:
+        frames = self._engine.flush(cameras)
+        self._diagnostics.publish()
         return f"{frames} pending frames finished"
-
-    def _poll(self) -> None:
-        for camera in self._cameras:
-            camera.poll()
 
     # Parameters
 
@@ -241,8 +255,7 @@ class StemsegNode(LifecycleNode):
         config = changed_config(self._config, parameters)
         if config != self._config:
             self._config = config
-            for camera in self._cameras:
-                self._worker.submit(partial(camera.update, config))
+            self._engine.update(config)
 
 
 class _Later:
@@ -269,7 +282,8 @@ class _StopSignals:
 
 
 def main(arguments: Sequence[str] | None = None, make_pipeline: MakePipeline = Pipeline) -> int:
-    """Run the node until SIGINT or SIGTERM ends the process. Returns 2 for a wrong parameter."""
+    """Run the node until SIGINT or SIGTERM ends the process. Returns 2 for a wrong parameter; the
+    exit code is 1 after a failure that the node cannot mend, for respawn to take over."""
     stopping = _StopSignals()
     arguments = sys.argv if arguments is None else [sys.argv[0], *arguments]
     parser = argparse.ArgumentParser(
@@ -292,8 +306,10 @@ def _spin(node: StemsegNode, stopping: Callable[[], bool]) -> NoReturn:
         node.start()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    while not stopping():
+    while not stopping() and not node.broken:
         executor.spin_once(timeout_sec=0.1)
+    if node.broken:
+        node.get_logger().fatal(f"the process ends: {node.broken}")
     node.close()
     executor.shutdown()
     node.destroy_node()
@@ -302,7 +318,7 @@ def _spin(node: StemsegNode, stopping: Callable[[], bool]) -> NoReturn:
     sys.stderr.flush()
     # All is closed. The interpreter would go on to take torch apart, maybe under a window in
     # progress, which takes seconds on a busy machine.
-    os._exit(0)
+    os._exit(1 if node.broken else 0)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 | bool, int, float, str     | bool, integer, double, string                                    |
 | a choice of some values   | integer or string; the choices stand in additional_constraints   |
 | tuple                     | integer, double, or string array                                 |
-| none                      | declared, but not set                                            |
+| none, an empty tuple      | declared, but not set                                            |
 | training.*, name          | no parameter                                                     |
 
 Defaults are those of the preset that the parameter ``config`` names. All are read-only but those
@@ -21,7 +21,7 @@ import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
@@ -117,6 +117,8 @@ def parameter_type(annotation: Any) -> Parameter.Type:
     if origin in (Union, types.UnionType):
         (inner,) = (argument for argument in arguments if argument is not type(None))
         return parameter_type(inner)
+    if origin is tuple and typing.get_origin(arguments[0]) is Annotated:
+        arguments = typing.get_args(arguments[0])
     found = _ARRAYS.get(arguments[0]) if origin is tuple else _SCALARS.get(annotation)
     if found is None:
         raise TypeError(f"a setting of type {annotation} has no ROS parameter type")
@@ -162,7 +164,8 @@ def _declare_settings(node: Node, base: Config) -> dict[str, Any]:
     changed = {}
     for name, field in node_settings():
         default = _value(base, name)
-        declared = parameter_type(field.annotation) if default is None else default
+        # Of an empty array ROS knows no type; and neither command line nor YAML can say it.
+        declared = default if default not in (None, ()) else parameter_type(field.annotation)
         if isinstance(declared, tuple):
             declared = list(declared)
         value = node.declare_parameter(name, declared, descriptor(field)).value

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import partial
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from std_msgs.msg import Header
 
+from stemseg_ros.batching import Frame, push_together
 from stemseg_ros.config import Config
 from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.records import FrameResult
@@ -20,6 +22,10 @@ from stemseg_ros.ros.stamps import LATE_NS, StampOrder
 Event = Literal["epoch", "encoding", "frames_duplicate", "frames_out_of_order"]
 """What a stream tells: tracking starts anew, the encoding changed, a frame was dropped because of
 its stamp."""
+
+
+Failure = tuple["Stream", Exception]
+T = TypeVar("T")
 
 
 class StreamingPipeline(Protocol):
@@ -32,6 +38,7 @@ class StreamingPipeline(Protocol):
     def flush(self) -> list[FrameResult]: ...
     def reset(self) -> None: ...
     def update(self, config: Config) -> None: ...
+    def sibling(self) -> StreamingPipeline: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +50,8 @@ class Source:
     """uint8 (H, W, 3), BGR; kept only while somebody looks at the overlay."""
     encoding: str = ""
     """As the message names it."""
+    arrived: float = 0.0
+    """Monotonic time in seconds."""
 
 
 class Stream:
@@ -62,46 +71,66 @@ class Stream:
         on_window: Callable[[Mapping[str, float]], None],
         on_event: Callable[[Event, str], None] = lambda kind, text: None,
         max_gap: float = 0.0,
+        first_epoch: int = 0,
     ) -> None:
         """max_gap: seconds; see the setting node.max_gap."""
         self._publish = publish
         self._on_window = on_window
         self._on_event = on_event
         self._max_gap_ns = round(max_gap * 1e9)
-        self._pipeline: StreamingPipeline | None = None
+        self.pipeline: StreamingPipeline | None = None
+        self._abandoned = False
         self._inside: deque[Source] = deque()
-        self._epochs_before = 0
+        self._epochs_before = first_epoch
         self._order = StampOrder()
         self._shape: tuple[int, ...] | None = None
         self._encoding: str | None = None
 
-    def open(self, make_pipeline: Callable[[], StreamingPipeline], warm_up_frames: int) -> None:
-        """Build the pipeline and run it once, so that the first real frame meets a warm device."""
-        pipeline = make_pipeline()
-        grey = np.full((36, 64, 3), 128, np.uint8)  # 16:9, scaled to the size of the input
-        for index in range(warm_up_frames):
-            pipeline.push(grey, index)
-        pipeline.reset()
+    def open(self, pipeline: StreamingPipeline) -> None:
+        """Take a pipeline into use."""
         self._epochs_before -= pipeline.epoch
-        self._pipeline = pipeline
+        self.pipeline = pipeline
 
     def close(self) -> None:
         """Let go of the pipeline and what it holds on the device."""
-        if self._pipeline is not None:
-            self._epochs_before += self._pipeline.epoch + 1
-        self._pipeline = None
+        if self.pipeline is not None:
+            self._epochs_before += self.pipeline.epoch + 1
+        self.pipeline = None
         self._forget()
 
     @property
     def epoch(self) -> int:
         """Of the next result."""
-        return self._epochs_before + (0 if self._pipeline is None else self._pipeline.epoch)
+        return self._epochs_before + (0 if self.pipeline is None else self.pipeline.epoch)
 
-    def push(self, image: npt.NDArray[np.uint8], source: Source) -> None:
-        """One frame; publishes the results that it completes."""
-        if self._pipeline is not None and self._admit(image, source):
-            self._inside.append(source)
-            self._emit(self._pipeline, self._pipeline.push(image, stamp_ns(source)))
+    @property
+    def pending(self) -> int:
+        """Frames inside the window that got no result yet."""
+        return len(self._inside)
+
+    def begin(self, image: npt.NDArray[np.uint8], source: Source) -> bool:
+        """Expect the result of a frame, which is pushed into the pipeline next; false for a frame
+        that is left out."""
+        if self.pipeline is None or not self._admit(image, source):
+            return False
+        self._inside.append(source)
+        return True
+
+    def emit(self, results: list[FrameResult]) -> None:
+        """Publish what the pipeline returned."""
+        if results and self.pipeline is not None:
+            self._on_window(self.pipeline.stage_ms)
+        for result in results:
+            if self._abandoned:
+                return
+            epoch = result.epoch + self._epochs_before
+            self._publish(self._inside.popleft(), dataclasses.replace(result, epoch=epoch))
+
+    def abandon(self) -> int:
+        """Publish nothing any more, whatever comes of a pipeline that hangs; how many frames got
+        no result. From any thread."""
+        self._abandoned = True
+        return len(self._inside)
 
     def clock_jumped(self, now_ns: int) -> None:
         """The clock of the node was set to ``now_ns``: a new epoch, unless the stream is there
@@ -113,23 +142,23 @@ class Stream:
     def flush(self) -> int:
         """Finish the frames inside the window and publish them; how many they were."""
         pending = len(self._inside)
-        if self._pipeline is not None and pending:
-            self._emit(self._pipeline, self._pipeline.flush())
+        if self.pipeline is not None and pending:
+            self.emit(self.pipeline.flush())
         return pending
 
     def reset(self) -> int:
         """Forget all tracks and the frames inside the window; how many frames got no result."""
         dropped = len(self._inside)
         self._forget()
-        if self._pipeline is not None:
-            self._pipeline.reset()
+        if self.pipeline is not None:
+            self.pipeline.reset()
         return dropped
 
     def update(self, config: Config) -> None:
         """Take over changed settings from the next window on."""
         self._max_gap_ns = round(config.node.max_gap * 1e9)
-        if self._pipeline is not None:
-            self._pipeline.update(config)
+        if self.pipeline is not None:
+            self.pipeline.update(config)
 
     def _admit(self, image: npt.NDArray[np.uint8], source: Source) -> bool:
         """Whether the frame is one to process; starts a new epoch where it needs one."""
@@ -173,9 +202,29 @@ class Stream:
         self._order.forget()
         self._shape = self._encoding = None
 
-    def _emit(self, pipeline: StreamingPipeline, results: list[FrameResult]) -> None:
-        if results:
-            self._on_window(pipeline.stage_ms)
-        for result in results:
-            epoch = result.epoch + self._epochs_before
-            self._publish(self._inside.popleft(), dataclasses.replace(result, epoch=epoch))
+
+def push_frames(frames: Sequence[tuple[Stream, npt.NDArray[np.uint8], Source]]) -> list[Failure]:
+    """One frame into each of several streams, together where they share a network; publishes what
+    that completes, and returns what failed in which of them."""
+    failures: list[Failure] = []
+
+    def attempt(stream: Stream, step: Callable[[], T]) -> T | None:
+        try:
+            return step()
+        except Exception as error:  # of this stream alone
+            failures.append((stream, error))
+            return None
+
+    begun: list[tuple[Stream, StreamingPipeline, Frame]] = []
+    for stream, image, source in frames:
+        if attempt(stream, partial(stream.begin, image, source)) and stream.pipeline is not None:
+            begun.append((stream, stream.pipeline, (image, stamp_ns(source))))
+    outcomes = push_together(
+        [pipeline for _, pipeline, _ in begun], [frame for *_, frame in begun]
+    )
+    for (stream, *_), outcome in zip(begun, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            failures.append((stream, outcome))
+        else:
+            attempt(stream, partial(stream.emit, outcome))
+    return failures

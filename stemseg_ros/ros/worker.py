@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, InvalidStateError, wait
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,108 +18,138 @@ class WorkerClosed(RuntimeError):
     """The worker ended before the job was done."""
 
 
-class Worker:
-    """Runs jobs one after the other, in the order of submission, on a thread of its own.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    work: Callable[[], Any]
+    future: Future[Any]
+    submitted: float = field(default_factory=time.monotonic)
 
-    Frames are offered: only ``queue_size`` of them wait, a further one pushes out the oldest.
-    Everything else is submitted, is never dropped, and keeps its place between the frames. When
-    ``idle_after`` seconds pass without a job after a frame, ``on_idle`` runs once; 0 means never.
-    The pause counts from the end of the last job, so that a slow device is no pause. ``on_error``
-    receives what an offered job or ``on_idle`` raises.
+
+class Worker:
+    """Takes turns at the frames that wait elsewhere, and runs jobs between them, on a thread of
+    its own.
+
+    ``oldest`` says when the frame arrived that waits longest (monotonic seconds), and ``turn``
+    serves one of each camera. A submitted job runs when the frames that arrived before it are
+    gone. When nothing waits any more, ``pause`` does what is due then, and returns the seconds
+    until it wants to be called again (none: not before the next frame). ``on_error`` receives what
+    ``turn`` and ``pause`` raise.
     """
 
     def __init__(
         self,
-        queue_size: int,
-        idle_after: float,
-        on_idle: Callable[[], object],
+        oldest: Callable[[], float | None],
+        turn: Callable[[], object],
+        pause: Callable[[], float | None],
         on_error: Callable[[Exception], object],
     ) -> None:
-        self._queue_size = queue_size
-        self._idle_after = idle_after
-        self._on_idle = on_idle
+        self._oldest = oldest
+        self._turn = turn
+        self._pause = pause
         self._on_error = on_error
-        self._frames = 0
-        self._jobs: deque[tuple[Callable[[], Any], Future[Any] | None]] = deque()
+        self.turns = 0
+        """Turns that came to an end."""
+        self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._running: _Job | None = None
+        self._busy_since: float | None = None
         # A daemon, because a window can take longer than anyone is ready to wait for the end.
         self._thread = threading.Thread(target=self._run, name="stemseg-worker", daemon=True)
         self._thread.start()
 
-    def offer(self, job: Callable[[], object]) -> bool:
-        """Queue the work of one frame; False where the oldest waiting frame made room for it."""
-        with self._changed:
-            full = self._frames >= self._queue_size
-            if full:
-                self._jobs.remove(next(item for item in self._jobs if item[1] is None))
-            else:
-                self._frames += 1
-            self._jobs.append((job, None))
-            self._changed.notify()
-        return not full
+    @property
+    def busy_seconds(self) -> float:
+        """How long the present turn or job has been running; 0 between them."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
-    def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Queue work that is never dropped; its result or exception is that of the future."""
+    def wake(self) -> None:
+        """To be called after a frame has come."""
+        with self._changed:
+            self._changed.notify()
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Queue a job; its result or exception is that of the future."""
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
                 future.set_exception(WorkerClosed("the worker has ended"))
             else:
-                self._jobs.append((job, future))
+                self._jobs.append(_Job(work, future))
                 self._changed.notify()
         return future
 
-    def call(self, job: Callable[[], T], give_up: Callable[[], bool] = lambda: False) -> T:
+    def call(self, work: Callable[[], T], give_up: Callable[[], bool] = lambda: False) -> T:
         """Submit and wait. Raises what the job raises, or WorkerClosed when ``give_up`` holds."""
-        future = self.submit(job)
+        future = self.submit(work)
         while not wait([future], timeout=0.1).done:
             if give_up():
-                raise WorkerClosed("stopped while the worker was busy")
+                raise WorkerClosed("gave up waiting for the worker")
         return future.result()
 
-    def clear(self) -> int:
-        """Forget the frames that wait; how many they were."""
-        with self._changed:
-            dropped, self._frames = self._frames, 0
-            self._jobs = deque(item for item in self._jobs if item[1] is not None)
-        return dropped
-
     def close(self, timeout: float) -> bool:
-        """End after the present job, without those that wait; whether it did in time."""
+        """End after the present turn or job, without those that wait; whether it did in time."""
         with self._changed:
             self._closed = True
-            abandoned = [future for _, future in self._jobs if future is not None]
+            abandoned = list(self._jobs)
             self._jobs.clear()
-            self._frames = 0
             self._changed.notify()
-        for future in abandoned:
-            future.set_exception(WorkerClosed("the worker has ended"))
+        for job in abandoned:
+            job.future.set_exception(WorkerClosed("the worker has ended"))
         self._thread.join(timeout)
+        running = self._running
+        if running is not None:
+            _settle(running.future, error=WorkerClosed("the worker hangs and was given up"))
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        frame_since_idle = False
+        timeout: float | None = None
         while not self._closed:
-            timeout = self._idle_after if frame_since_idle and self._idle_after > 0 else None
-            item = self._next(timeout)
-            if item is not None:
-                job, future = item
-                frame_since_idle = frame_since_idle or future is None
-                self._execute(job, future)
-            elif not self._closed:
-                frame_since_idle = False
-                self._execute(self._on_idle, None)
+            job, frames = self._next(timeout)
+            if job is not None:
+                self._busy(self._execute, job)
+            elif frames:
+                self._busy(self._guarded, self._turn)
+                self.turns += 1
+            timeout = None if self._closed else self._busy(self._guarded, self._pause)
 
-    def _next(self, timeout: float | None) -> tuple[Callable[[], Any], Future[Any] | None] | None:
-        """The next job; None after timeout seconds without one, or at the end."""
+    def _busy(self, step: Callable[[Any], T], argument: Any) -> T:
+        self._busy_since = time.monotonic()
+        try:
+            return step(argument)
+        finally:
+            self._busy_since = None
+
+    def _next(self, timeout: float | None) -> tuple[_Job | None, bool]:
+        """A job whose turn it is, or whether frames wait; neither after ``timeout`` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed, timeout)
-            if not self._jobs:
-                return None
-            item = self._jobs.popleft()
-            self._frames -= item[1] is None
-            return item
+            self._changed.wait_for(
+                lambda: self._closed or self._jobs or self._oldest() is not None, timeout
+            )
+            oldest = None if self._closed else self._oldest()
+            if self._jobs and (oldest is None or self._jobs[0].submitted < oldest):
+                return self._jobs.popleft(), False
+            return None, oldest is not None
+
+    def _execute(self, job: _Job) -> None:
+        self._running = job
+        try:
+            result = job.work()
+        except Exception as error:
+            _settle(job.future, error=error)
+        else:
+            _settle(job.future, result)
+        self._running = None
+
+    def _guarded(self, step: Callable[[], T]) -> T | None:
+        # Whatever goes wrong is handed on: the thread has to outlive every single step.
+        try:
+            return step()
+        except Exception as error:
+            if not self._closed:
+                self._report(error)
+            return None
 
     def _report(self, error: Exception) -> None:
         try:
@@ -125,15 +157,13 @@ class Worker:
         except Exception:
             logging.getLogger(__name__).exception("the handler of an error failed: %s", error)
 
-    def _execute(self, job: Callable[[], Any], future: Future[Any] | None) -> None:
-        # Whatever goes wrong is handed on: the thread has to outlive every single job.
-        try:
-            result = job()
-        except Exception as error:
-            if future is not None:
-                future.set_exception(error)
-            elif not self._closed:
-                self._report(error)
+
+def _settle(future: Future[Any], result: Any = None, error: Exception | None = None) -> None:
+    """Unless the other side, which gave up or came late, did."""
+    try:
+        if error is None:
+            future.set_result(result)
         else:
-            if future is not None:
-                future.set_result(result)
+            future.set_exception(error)
+    except InvalidStateError:
+        pass

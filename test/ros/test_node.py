@@ -16,7 +16,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from ros.harness import ROOT, LocalNode, Peer, message, scene
@@ -165,39 +164,6 @@ def test_the_network_answers_every_frame(local_node: Start, peer: Peer) -> None:
         (24, 40, "camera_optical")
     }
     assert not node.lines("failed"), node.log
-
-
-def test_diagnostics_count_frames(local_node: Start, peer: Peer) -> None:
-    local_node(*WINDOW)
-    received: list[DiagnosticArray] = []
-    peer.node.create_subscription(DiagnosticArray, "/diagnostics", received.append, 10)
-    peer.connect()
-    send(peer, *range(LENGTH))
-    send(peer, 9, encoding="none")
-
-    def values() -> dict[str, str]:
-        return {v.key: v.value for message in received[-1:] for v in message.status[0].values}
-
-    assert peer.spin_until(lambda: values().get("messages_out") == "2")
-    expected = {
-        "device": "cpu",
-        "frames_in": "5",
-        "messages_out": "2",
-        "frames_dropped": "0",
-        "frames_refused": "1",
-        "frames_failed": "0",
-        "frames_lost": "0",
-        "frames_duplicate": "0",
-        "frames_out_of_order": "0",
-        "stage_ms.network": "1.000",
-    }
-    assert {name: value for name, value in values().items() if "rate" not in name} == expected
-    assert float(values()["rate_in_hz"]) > float(values()["rate_out_hz"]) > 0
-    status = received[-1].status[0]
-    assert (status.name, status.level) == ("/stemseg: frames", DiagnosticStatus.WARN)
-    assert peer.spin_until(lambda: received[-1].status[0].level == DiagnosticStatus.OK)
-    assert peer.trigger("reset").success
-    assert peer.spin_until(lambda: values()["frames_dropped"] == "2")  # those in the window
 
 
 def test_labels_beyond_16_bits_are_left_out(

@@ -139,7 +139,8 @@ def test_descriptors_tell_range_choices_and_whether_it_can_change(declare: Decla
     )
     live = {name for name, _ in node_settings() if not node.describe_parameter(name).read_only}
     assert live
-    assert {name.partition(".")[0] for name in live} <= {"clustering", "stitching", "output"}
+    sections = {name.partition(".")[0] for name in live}
+    assert sections == {"clustering", "stitching", "output", "node", "health"}
 
 
 def test_setting_takes_effect_on_a_copy() -> None:

@@ -18,7 +18,7 @@ from stemseg_ros.config import Config, load_config
 from stemseg_ros.pipeline import Pipeline
 from stemseg_ros.records import FrameResult
 from stemseg_ros.ros.frame_queue import FrameQueue, Waiting
-from stemseg_ros.ros.stream import Source, Stream
+from stemseg_ros.ros.stream import Source, Stream, push_frames
 
 pytestmark = pytest.mark.ros
 
@@ -51,7 +51,7 @@ class Recorded:
             self.config.node.max_gap,
         )
         network: Any = ColourNetwork(self.config)
-        self.stream.open(lambda: Pipeline(self.config, network=network), warm_up_frames=0)
+        self.stream.open(Pipeline(self.config, network=network))
         self.first_epoch = self.stream.epoch
 
     def publish(self, source: Source, result: FrameResult) -> None:
@@ -65,7 +65,7 @@ class Recorded:
             header.stamp.sec, fraction = divmod(round(stamp * 1e9), 10**9)
             header.stamp.nanosec = fraction
             image = scene(size, (40, 1, 8, 8, 24))
-            self.stream.push(image, Source(header, None, encoding))
+            assert not push_frames([(self.stream, image, Source(header, None, encoding))])
 
     def finish(self) -> tuple[list[float], list[int]]:
         self.stream.flush()

@@ -1,9 +1,10 @@
-"""The worker: order, drops, idleness, errors, and its end."""
+"""The worker: order, pauses, errors, and its end."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,15 +14,40 @@ from stemseg_ros.ros.worker import Worker, WorkerClosed
 
 
 class Log:
-    """A worker that notes what it does, and a gate that holds it up."""
+    """A worker that notes what it does, the frames that wait for it, and a gate that holds it
+    up."""
 
-    def __init__(self, queue_size: int = 100, idle_after: float = 0.0) -> None:
+    def __init__(self, pause: float = 0.0) -> None:
         self.done: list[object] = []
         self.errors: list[Exception] = []
         self.gate = threading.Event()
+        self.waiting: deque[tuple[float, object]] = deque()
+        self._pause = pause
+        self._pending = False
         self.worker = Worker(
-            queue_size, idle_after, lambda: self.done.append("idle"), self.errors.append
+            lambda: self.waiting[0][0] if self.waiting else None,
+            self.turn,
+            self.idle,
+            self.errors.append,
         )
+
+    def turn(self) -> None:
+        frame = self.waiting.popleft()[1]
+        self._pending = True
+        if isinstance(frame, Exception):
+            raise frame
+        self.done.append(frame)
+
+    def idle(self) -> float | None:
+        """Once, so many seconds after the last frame."""
+        if not self._pending or not self._pause:
+            return None
+        if not self.done or self.done[-1] == "soon":
+            self._pending = False
+            self.done[-1:] = ["paused"]
+            return None
+        self.done.append("soon")
+        return self._pause
 
     def hold(self) -> None:
         """Nothing runs from here to the opening of the gate."""
@@ -29,8 +55,9 @@ class Log:
         self.worker.submit(lambda: (held.set(), self.gate.wait(10)))
         assert held.wait(10)
 
-    def frame(self, number: int) -> bool:
-        return self.worker.offer(lambda: self.done.append(number))
+    def frame(self, frame: object) -> None:
+        self.waiting.append((time.monotonic(), frame))
+        self.worker.wake()
 
     def finish(self) -> None:
         self.gate.set()
@@ -38,14 +65,14 @@ class Log:
 
 
 @contextmanager
-def log(queue_size: int = 100, idle_after: float = 0.0) -> Iterator[Log]:
-    made = Log(queue_size, idle_after)
+def log(pause: float = 0.0) -> Iterator[Log]:
+    made = Log(pause)
     yield made
     made.gate.set()
     assert made.worker.close(10)
 
 
-def test_frames_and_calls_keep_their_order() -> None:
+def test_frames_and_jobs_keep_their_order() -> None:
     with log() as it:
         it.hold()
         it.frame(1)
@@ -56,75 +83,52 @@ def test_frames_and_calls_keep_their_order() -> None:
         assert it.done == [1, 2]
 
 
-def test_a_full_queue_drops_the_oldest_frame_but_no_call() -> None:
-    with log(queue_size=2) as it:
-        it.hold()
-        taken = [it.frame(1)]
-        called = it.worker.submit(lambda: "called")
-        taken += [it.frame(number) for number in (2, 3, 4)]
-        it.finish()
-        assert taken == [True, True, False, False]
-        assert it.done == [3, 4]
-        assert called.result() == "called"
-
-
-def test_room_is_made_by_work() -> None:
-    with log(queue_size=1) as it:
-        for number in range(5):
-            assert it.frame(number)
-            it.worker.call(lambda: None)
-        assert it.done == [0, 1, 2, 3, 4]
-
-
-def test_clear_forgets_frames_only() -> None:
+def test_a_job_does_not_wait_for_frames_that_are_gone() -> None:
     with log() as it:
         it.hold()
         it.frame(1)
         called = it.worker.submit(lambda: "called")
-        it.frame(2)
-        assert it.worker.clear() == 2
-        it.frame(3)
+        it.waiting.clear()
         it.finish()
-        assert (it.done, called.result()) == ([3], "called")
+        assert (it.done, called.result()) == ([], "called")
 
 
-def test_a_pause_after_a_frame_is_noticed_once() -> None:
-    with log(idle_after=0.05) as it:
+def test_pauses_are_asked_for_and_kept() -> None:
+    with log(pause=0.1) as it:
         time.sleep(0.15)
         assert it.done == []  # no frame, no pause
         it.frame(1)
-        time.sleep(0.3)
-        assert it.done == [1, "idle"]
-
-
-def test_slow_work_is_no_pause() -> None:
-    with log(idle_after=0.2) as it:
-        for number in range(3):
-            it.worker.offer(lambda: time.sleep(0.3))
-            it.frame(number)
-        it.worker.call(lambda: None)
-        assert it.done == [0, 1, 2]
+        time.sleep(0.05)
+        assert it.done == [1, "soon"]
+        time.sleep(0.4)
+        assert it.done == [1, "paused"]
 
 
 def test_errors_are_handed_on_and_the_worker_goes_on() -> None:
     with log() as it:
-        it.worker.offer(lambda: 1 / 0)
+        it.frame(ZeroDivisionError())
         with pytest.raises(KeyError):
             it.worker.call(lambda: {}["missing"])
         it.frame(1)
         it.finish()
         assert it.done == [1]
         assert [type(error) for error in it.errors] == [ZeroDivisionError]
+        assert it.worker.turns == 2
 
 
 def test_a_failing_handler_of_errors_does_not_end_the_worker(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    frames = [0.0]
+
+    def turn() -> None:
+        frames.clear()
+        raise ZeroDivisionError("division by zero")
+
     def fail(_: Exception) -> None:
         raise RuntimeError("handler")
 
-    worker = Worker(1, 0.0, lambda: None, fail)
-    worker.offer(lambda: 1 / 0)
+    worker = Worker(lambda: frames[0] if frames else None, turn, lambda: None, fail)
     assert worker.call(lambda: 5) == 5
     assert "division by zero" in caplog.text
     assert worker.close(10)
@@ -150,3 +154,14 @@ def test_close_leaves_out_what_waits() -> None:
         assert it.done == []
         with pytest.raises(WorkerClosed):
             it.worker.call(lambda: None)
+
+
+def test_the_job_that_hangs_is_answered_at_the_close() -> None:
+    with log() as it:
+        assert it.worker.busy_seconds == 0
+        hanging = it.worker.submit(it.gate.wait)
+        time.sleep(0.1)
+        assert it.worker.busy_seconds > 0.05
+        assert not it.worker.close(0.0)
+        with pytest.raises(WorkerClosed, match="hangs"):
+            hanging.result(1)

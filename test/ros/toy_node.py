@@ -61,6 +61,9 @@ class ToyPipeline:
     def update(self, config: Config) -> None:
         self.config = config
 
+    def sibling(self) -> ToyPipeline:
+        return ToyPipeline(self.config)
+
     def _take(self, number: int) -> list[FrameResult]:
         taken, self.pending = self.pending[:number], self.pending[number:]
         return [self._result(frame, stamp) for frame, stamp in taken]
