@@ -1,0 +1,186 @@
+"""Ablations like Table I of the paper: one short training a row, measured on the development clip.
+
+Every row is the preset with a few settings changed, trained with the same number of steps, clips a
+step and crop, and measured on ``clips/0003`` of the driving pack, which no row is trained on. A
+heat map that was trained briefly stays low, so every row is measured at several values of
+``clustering.min_heat``, and its table line is the one with the best sMOTSA.
+
+    python benchmarks/ablations.py --data DRIVING_PACK --out out/ablations
+
+Rows that are done are kept (``result.json`` in the row's folder), and one that was stopped goes on
+from its checkpoint: the same command, given again, does what is missing. ``table.md`` and
+``results.json`` are written anew after every row.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from stemseg_ros.config import Config, load_config, update_config
+from stemseg_ros.device import describe_device, resolve_device
+from stemseg_ros.errors import StemsegError
+from stemseg_ros.evaluation.development import evaluate_development
+from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.training.train import train
+
+ROWS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "xy": {"network.mixing": "xy"},
+    "stills only": {"mix": "stills"},
+    "clips only": {"mix": "clips"},
+    "reference targets": {"training.targets": "reference"},
+    "xyff": {"network.mixing": "xyff"},
+    "T8": {"window.length": 8, "window.overlap": 4},
+    "xytf": {"network.mixing": "xytf"},
+    "second seed": {"training.seed": 1},
+    "xyf": {"network.mixing": "xyf"},
+    "clips not mended": {"mix": "not mended"},
+    "no copy-paste": {"training.copy_paste": 0.0},
+}
+"""Name -> what differs from the preset, by dotted name; ``mix`` changes the preset's own mix."""
+COLUMNS = {
+    "semantic_iou": "semantic IoU",
+    "found_1000": "found ≥ 1,000 px",
+    "precision_1000": "precision",
+    "found_300": "found ≥ 300 px",
+    "precision_300": "precision",
+    "sMOTSA": "sMOTSA",
+    "IDS": "switches",
+    "sMOTSA_large": "sMOTSA, large",
+    "min_heat": "min_heat",
+}
+Result = dict[str, float]
+
+
+def row_config(base: Config, name: str) -> Config:
+    """The preset with the changes of a row. Raises ConfigError."""
+    changes = dict(ROWS[name])
+    change = changes.pop("mix", None)
+    if change is not None:
+        changes["training.mix"] = _mix(base, change)
+    return update_config(base, changes)
+
+
+def _mix(base: Config, change: str) -> dict[str, Any]:
+    """The preset's mix without clips or without stills, or with clips as they come."""
+    mix = {name: entry.model_dump() for name, entry in base.training.mix.items()}
+    for name, entry in mix.items():
+        if change == "not mended":
+            entry["mend"] = False
+        elif name.startswith("stills_") != (change == "stills"):
+            entry["weight"] = 0.0
+    return mix
+
+
+def run_row(
+    base: Config, name: str, data: Path, out: Path, heats: list[float], device: str
+) -> Result:
+    """Train and measure a row, or read what it came to before."""
+    folder = out / name.replace(" ", "-")
+    done = folder / "result.json"
+    if done.is_file():
+        result: Result = json.loads(done.read_text(encoding="utf-8"))
+        return result
+    config = row_config(base, name)
+    began = time.monotonic()
+    weights = folder / "weights.safetensors"
+    if not weights.is_file():
+        stopped = (folder / "checkpoint.pt").is_file()
+        train(config, data, folder, resume=stopped, device=device)
+    trained = time.monotonic()
+    result = best_heat(config, weights, data, heats, device)
+    result |= {
+        "training_seconds": round(trained - began, 1),
+        "evaluation_seconds": round(time.monotonic() - trained, 1),
+    }
+    done.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return result
+
+
+def best_heat(
+    config: Config, weights: Path, data: Path, heats: list[float], device: str
+) -> Result:
+    """Measures at the seed threshold with the best sMOTSA."""
+    found = []
+    for heat in heats:
+        tried = update_config(config, {"clustering.min_heat": heat})
+        pipeline = Pipeline(tried, weights, device)
+        found.append(evaluate_development(pipeline, data) | {"min_heat": heat})
+    return max(found, key=lambda measures: measures["sMOTSA"])
+
+
+def markdown(results: Mapping[str, Result]) -> str:
+    """The table, one line a row."""
+    lines = [
+        "| row | " + " | ".join(COLUMNS.values()) + " |",
+        "|---|" + "---:|" * len(COLUMNS),
+    ]
+    for name, result in results.items():
+        cells = [
+            f"{result[key]:g}" if key in ("IDS", "min_heat") else f"{result[key]:.1f}"
+            for key in COLUMNS
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder of the driving pack.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs and the table.")],
+    config: Annotated[str, typer.Option(help="Preset that the rows start from.")] = "lite",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each row.")] = 300,
+    crop: Annotated[tuple[int, int], typer.Option(help="Height and width of clips.")] = (128, 160),
+    min_dim: Annotated[int, typer.Option(help="Shorter side when measured.")] = 384,
+    heats: Annotated[str, typer.Option(help="Seed thresholds tried, with commas.")] = "0.4,0.6",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    rows: Annotated[str | None, typer.Option(help="Only these rows, with commas.")] = None,
+) -> None:
+    """Train and measure every row; print and write the table."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    console = Console()
+    try:
+        base = load_config(
+            config,
+            {
+                "input.min_dim": min_dim,
+                "training.steps": steps,
+                "training.crop": list(crop),
+                "training.warmup_steps": steps // 10,
+                "training.ema": 0.98,
+                "training.workers": 0,
+            },
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        results: dict[str, Result] = {}
+        thresholds = [float(heat) for heat in heats.split(",")]
+        for name in rows.split(",") if rows else ROWS:
+            results[name] = run_row(base, name, data, out, thresholds, device)
+            facts = {
+                "config": config,
+                "steps": steps,
+                "crop": crop,
+                "min_dim": min_dim,
+                "device": describe_device(resolve_device(device)),
+                "torch": torch.__version__,
+                "rows": results,
+            }
+            (out / "results.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            (out / "table.md").write_text(markdown(results), encoding="utf-8")
+            console.print(markdown(results))
+    except StemsegError as error:
+        console.print(f"[red]error[/red] {escape(str(error))}")
+        raise typer.Exit(2) from error
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,62 @@
+"""The ablation script: rows differ from the preset in what they say, and what is done is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from driving_pack import tiny_config, write_pack
+
+pytest.importorskip("trackeval", reason="the eval extra is not installed")
+pytest.importorskip("tensorboard", reason="the train extra is not installed")
+
+from benchmarks.ablations import COLUMNS, ROWS, markdown, row_config, run_row
+from stemseg_ros.config import Config, load_config
+
+
+def differences(row: Config, base: Config) -> dict[str, object]:
+    """Settings of a row that the preset does not have, by dotted name."""
+    return {
+        f"{section}.{name}": value
+        for section, settings in row.model_dump(exclude={"name"}).items()
+        for name, value in settings.items()
+        if value != base.model_dump()[section][name]
+    }
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_differs_in_what_it_says_and_nothing_else(name: str) -> None:
+    base = load_config("lite")
+    expected = {"training.mix" if key == "mix" else key for key in ROWS[name]}
+    assert set(differences(row_config(base, name), base)) == expected
+
+
+def test_rows_of_the_mix() -> None:
+    base = load_config("lite")
+    drawn = {
+        name: {n for n, entry in row_config(base, name).training.mix.items() if entry.weight > 0}
+        for name in ("base", "stills only", "clips only", "clips not mended")
+    }
+    assert drawn["base"] == drawn["clips not mended"] == set(base.training.mix)
+    assert drawn["clips only"] == {"clips"}
+    assert drawn["stills only"] == set(base.training.mix) - {"clips"}
+    assert not row_config(base, "clips not mended").training.mix["clips"].mend
+
+
+def test_a_row_is_trained_measured_and_kept(tmp_path: Path) -> None:
+    data = write_pack(tmp_path / "data")
+    base = tiny_config(crop=[96, 96], steps=1, clip_norm=1.0)
+    first = run_row(base, "xy", data, tmp_path / "out", [0.2, 0.9], "cpu")
+    assert set(COLUMNS) <= set(first) and first["min_heat"] in (0.2, 0.9)
+    kept = tmp_path / "out" / "xy" / "result.json"
+    kept.write_text(json.dumps(first | {"sMOTSA": 12.5}), encoding="utf-8")
+    again = run_row(base, "xy", data, tmp_path / "out", [0.2, 0.9], "cpu")
+    assert again["sMOTSA"] == 12.5  # read, not trained a second time
+
+
+def test_the_table() -> None:
+    table = markdown({"base": dict.fromkeys(COLUMNS, 12.345) | {"IDS": 3, "min_heat": 0.4}})
+    head, rule, line = table.splitlines()
+    assert head.count("|") == rule.count("|") == line.count("|") == len(COLUMNS) + 2
+    assert line == "| base | 12.3 | 12.3 | 12.3 | 12.3 | 12.3 | 12.3 | 3 | 12.3 | 0.4 |"
