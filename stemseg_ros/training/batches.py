@@ -17,9 +17,10 @@ from stemseg_ros.datasets.mend import mend_all
 from stemseg_ros.datasets.mix import load_mix
 from stemseg_ros.datasets.sequence import LabelledFrame, read_all
 from stemseg_ros.network.preprocess import normalise
-from stemseg_ros.training.clips import Sources, Targets, draw_clip, draw_size, grid_targets
+from stemseg_ros.training.clips import Sources, draw_clip, draw_size
 from stemseg_ros.training.distributed import World
 from stemseg_ros.training.interrupts import leave_signals_to_the_parent
+from stemseg_ros.training.targets import Targets, grid_targets
 
 
 @dataclass(frozen=True, slots=True, eq=False)

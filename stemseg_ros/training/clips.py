@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stemseg_ros.config import Config
-from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelledFrame, class_of
+from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelledFrame
 
 Affine = npt.NDArray[np.float64]
 """3x3 map from source to clip pixels, homogeneous."""
@@ -34,8 +34,6 @@ OBJECT_CROP = 0.8
 """Share of crops that are placed on an object; the rest lie anywhere."""
 PASTE_AREA = (600, 60000)
 """Range of the area of objects that are pasted into other clips, in pixels."""
-STRIDE = 4
-"""Pixels per cell of the network's output grid."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -318,39 +316,3 @@ def _span(profile: npt.NDArray[np.floating]) -> slice:
     """From the first to the last value that is not 0."""
     indices = np.flatnonzero(profile)
     return slice(int(indices[0]), int(indices[-1]) + 1) if len(indices) else slice(0, 0)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Targets:
-    """Ground truth of one clip on the output grid."""
-
-    masks: npt.NDArray[np.uint8]
-    """uint8 (I, T, h, w), 0 or 1, every instance visible in some cell."""
-    classes: npt.NDArray[np.int64]
-    """int64 (T, h, w), 0 background."""
-    ignore: npt.NDArray[np.bool_]
-    """bool (T, h, w)."""
-
-
-def grid_targets(labels: npt.NDArray[np.int32], config: Config) -> Targets:
-    """Shrink int32 labels (T, H, W) to the stride-4 grid.
-
-    reference: a cell belongs to an instance that covers all of its bilinear support, as bilinear
-    shrinking and truncation do; partly covered cells become background. corrected: the label that
-    covers most of it.
-    """
-    length, height, width = labels.shape
-    h, w = height // STRIDE, width // STRIDE
-    present = np.unique(labels)
-    volumes = (labels[None] == present[:, None, None, None]).astype(np.float32)  # (L, T, H, W)
-    if config.training.targets == "reference":
-        middle = volumes.reshape(len(present), length, h, STRIDE, w, STRIDE)[:, :, :, 1:3, :, 1:3]
-        grid = np.where(middle.all((3, 5)).any(0), present[middle.all((3, 5)).argmax(0)], 0)
-    else:
-        cover = volumes.reshape(len(present), length, h, STRIDE, w, STRIDE).mean(
-            (3, 5)
-        )  # (L, T, h, w)
-        grid = present[cover.argmax(0)]
-    ids = [i for i in np.unique(grid) if i not in (0, IGNORE_LABEL)]
-    masks = np.stack([grid == i for i in ids]) if ids else np.zeros((0, length, h, w))
-    return Targets(masks.astype(np.uint8), class_of(grid).astype(np.int64), grid == IGNORE_LABEL)

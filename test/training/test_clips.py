@@ -12,7 +12,7 @@ import pytest
 from stemseg_ros.config import Config, load_config
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledFrame
 from stemseg_ros.training.batches import make_batch
-from stemseg_ros.training.clips import Sources, draw_clip, grid_targets, paste_objects, warp
+from stemseg_ros.training.clips import Sources, draw_clip, paste_objects, warp
 
 COLOURS = {1001: (200, 30, 30), 1002: (30, 200, 30), 2001: (30, 30, 200)}
 
@@ -104,27 +104,6 @@ def test_pasted_objects_are_new_and_in_front() -> None:
             "only new identities cover old ones"
         )
     np.testing.assert_array_equal(base.labels[0], painted().labels)  # the source is untouched
-
-
-@pytest.mark.parametrize(("targets", "cells"), [("corrected", 2), ("reference", 0)])
-def test_thin_objects_keep_cells(targets: str, cells: int) -> None:
-    """A pole covers most of a column of cells, but not the middle of it."""
-    labels = np.zeros((1, 8, 16), np.int32)
-    labels[:, :, 6:9] = 2001  # columns 6, 7 in cell 1; column 8 in cell 2
-    labels[:, :, 4] = 2001  # and one more in cell 1
-    result = grid_targets(labels, load_config("lite", {"training.targets": targets}))
-    assert int(result.masks.sum()) == cells
-    assert int((result.classes == 2).sum()) == cells
-
-
-def test_grid_targets_of_every_kind() -> None:
-    labels = np.zeros((2, 8, 12), np.int32)
-    labels[0, :4, :4], labels[1, 4:, 4:8], labels[:, :4, 8:] = 1005, 1005, IGNORE_LABEL
-    labels[1, :2, 0] = 2003  # two pixels: no cell
-    result = grid_targets(labels, load_config("lite"))
-    assert result.masks.tolist() == [[[[1, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]]]
-    assert result.classes.tolist() == [[[1, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]]
-    assert result.ignore.tolist() == [[[False, False, True], [False] * 3]] * 2
 
 
 def test_entries_of_a_mix_can_have_their_own_crop_and_scale() -> None:
