@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,9 +36,16 @@ def geometry(image_size: tuple[int, int], min_dim: int, max_dim: int) -> Geometr
 
 def normalise(images: Tensor, config: InputConfig) -> Tensor:
     """Float images (N, 3, H, W), BGR 0..255, to mean 0 and the configured deviation."""
-    mean = torch.tensor(config.mean_bgr, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(config.std_bgr, device=images.device).view(1, 3, 1, 1)
+    mean = _per_channel(config.mean_bgr, images.device)
+    std = _per_channel(config.std_bgr, images.device)
     return (images - mean) / std
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # so that training can use what inference made
+def _per_channel(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """(1, 3, 1, 1) on a device, kept: made anew for each frame, it would be a copy to the GPU."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def preprocess(images: Tensor, config: InputConfig) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from stemseg_ros.config import Mixing, load_config
 from stemseg_ros.network import StemSeg, load_network
 from stemseg_ros.network.mixing import coordinate_grid
-from stemseg_ros.network.preprocess import geometry, preprocess
+from stemseg_ros.network.preprocess import geometry, normalise, preprocess
 
 SMALL: dict[str, Any] = {"input.min_dim": 96, "input.max_dim": 128}
 EXACT: dict[str, Any] = {
@@ -50,6 +50,22 @@ def test_padding_is_zero_after_the_mean_is_subtracted() -> None:
     assert out.shape == (1, 3, 128, 160)
     torch.testing.assert_close(out[0, :, 0, 0], -torch.tensor(config.mean_bgr))
     assert not out[:, :, 100:].any() and not out[:, :, :, 130:].any()
+
+
+def test_a_frame_brings_nothing_but_its_pixels_to_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Mean and deviation are there from the first frame on, for training too."""
+    config = load_config("lite").input
+    frame = torch.full((1, 96, 96, 3), 200, dtype=torch.uint8)
+    with torch.inference_mode():
+        first = preprocess(frame, config)
+    monkeypatch.delattr(torch, "tensor")
+    with torch.inference_mode():
+        assert torch.equal(preprocess(frame, config), first)
+    pixels = frame.permute(0, 3, 1, 2).float().requires_grad_()
+    normalise(pixels, config).sum().backward()
+    assert pixels.grad is not None
 
 
 @pytest.mark.parametrize(
