@@ -76,6 +76,7 @@ def test_defaults(declare: Declare) -> None:
         ("stitching.variant:=reference", {"stitching.variant": "reference"}),
         ("input.mean_bgr:=[1.0,2.0,3.0]", {"input.mean_bgr": (1.0, 2.0, 3.0)}),
         ("network.classes:=[van]", {"network.classes": ("van",)}),
+        ("node.cameras:=[front,rear_left]", {"node.cameras": ("front", "rear_left")}),
         (
             "network.semantic_channels:=[64,64,32,32]",
             {"network.semantic_channels": (64, 64, 32, 32)},
@@ -112,6 +113,8 @@ def test_values_of_every_type_arrive(
         (["config:=lit"], "no preset and no file named 'lit'; did you mean 'lite'?"),
         (["device:=gpu"], "device: expected auto, cpu, cuda, or cuda:n, got 'gpu'"),
         (["autostart:=2"], "autostart"),
+        (["node.cameras:=[front,front]"], "two cameras have the same name: front, front"),
+        (["node.cameras:=[front,9lives]"], "node.cameras.1: String should match pattern"),
     ],
 )
 def test_wrong_values_are_refused(declare: Declare, values: list[str], reason: str) -> None:
