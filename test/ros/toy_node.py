@@ -2,7 +2,7 @@
 
 Windows are cut as configured, so that frames come out late, in groups. TOY_DELAY is the time in
 seconds that a frame takes, TOY_LOAD_DELAY that of loading. The checkpoint "broken" cannot be
-loaded; an image whose first pixel is POISON makes its window fail.
+loaded; an image whose first pixel is POISON makes its window fail, HANG makes it take for ever.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from stemseg_ros.masks import encode
 from stemseg_ros.records import FrameResult, Instance
 
 POISON = 99
+HANG = 98
 LOADING = "the toy loads"
 """What the process prints when a delayed loading of the model begins."""
 
@@ -42,6 +43,8 @@ class ToyPipeline:
             time.sleep(float(os.environ.get("TOY_DELAY", 0)))
         if frame[0, 0, 0] == POISON:
             raise RuntimeError("poisoned")
+        if frame[0, 0, 0] == HANG:
+            time.sleep(3600)
         results = []
         if self.last is not None and (stamp_ns < self.last[0] or frame.shape != self.last[1]):
             results = self.flush()
