@@ -29,6 +29,7 @@ from stemseg_ros.device import resolve_device
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.pipeline import Pipeline
 from stemseg_ros.ros.camera import Camera
+from stemseg_ros.ros.clock import ClockJumps
 from stemseg_ros.ros.diagnostics import Diagnostics, diagnostic
 from stemseg_ros.ros.engine import Engine, EngineError, MakePipeline, Model
 from stemseg_ros.ros.parameters import changed_config, declare_parameters
@@ -77,6 +78,7 @@ class StemsegNode(LifecycleNode):
         self._cameras = [Camera(self, name, self._config, self._wake) for name in names]
         self._engine = Engine(self._cameras, make_pipeline, stopping, self.get_logger())
         self._diagnostics = Diagnostics(self, self._statuses)
+        self._clock_jumps: ClockJumps | None = None
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._poll, clock=steady)
         self.create_timer(WATCH_SECONDS, self._watch, clock=steady)
@@ -117,6 +119,8 @@ class StemsegNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Publish and subscribe."""
         result = super().on_activate(state)
+        gap = self._config.node.max_gap
+        self._clock_jumps = ClockJumps(self, gap, self._engine.clock_jumped)
         for camera in self._cameras:
             camera.activate()
         self._state = "active"
@@ -169,6 +173,9 @@ class StemsegNode(LifecycleNode):
 
     def _stop_cameras(self) -> int:
         """Unsubscribe and forget the frames that wait; how many they were."""
+        if self._clock_jumps is not None:
+            self._clock_jumps.close()
+            self._clock_jumps = None
         return sum(camera.stop() for camera in self._cameras)
 
     def _release(self) -> None:

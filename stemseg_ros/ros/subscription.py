@@ -62,6 +62,7 @@ class ImageSubscription:
             self.topic += f"/{self._settings.image_transport}"
         self._subscription: Subscription | None = None
         self._reliability: ReliabilityPolicy | None = None
+        self._wanted: ReliabilityPolicy | None = None  # a poll ago: publishers come one by one
         self._refit = False
         self._losses = LostFrames(self._on_lost, self._explain_losses)
         self._bursts = BurstLog(node.get_logger().warning)
@@ -79,7 +80,9 @@ class ImageSubscription:
 
     def _poll(self) -> None:
         wanted = _RELIABILITY.get(self._qos) or self._reliability_of_publishers()
-        if wanted is not None and (wanted != self._reliability or self._refit):
+        settled = wanted == self._wanted or self._reliability is None
+        self._wanted = wanted
+        if wanted is not None and settled and (wanted != self._reliability or self._refit):
             self._subscribe(wanted)
         self._bursts.poll()
         if not self._silence_told and time.monotonic() - self._last_image >= SILENCE_SECONDS:
@@ -128,9 +131,11 @@ class ImageSubscription:
         self._on_image(message)
 
     def _on_incompatible(self, _: object) -> None:
-        # Not here: this runs inside the subscription that has to go. A fixed reliability stays,
-        # and the report of the silence says what to change.
+        # Not here: this runs inside the subscription that has to go. A fixed reliability stays;
+        # if nobody else sends, the next report of the silence says what to change.
         self._refit = self._qos == "auto"
+        if not self._refit and self._silence_told:
+            self._silence_told, self._last_image = False, time.monotonic()
 
     def _on_lost(self, number: int) -> None:
         self._count_lost(number)
