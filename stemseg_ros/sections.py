@@ -283,6 +283,9 @@ class NodeConfig(Section):
     broken message than a camera."""
     max_message_bytes: int = Field(256_000_000, ge=1000, le=4_000_000_000)
     """Most bytes of an image message. Larger ones are refused undecoded."""
+    remote_checkpoints: tuple[str, ...] = ()
+    """Folders whose files a parameter client may name as checkpoint, for the next configuration of
+    the node; none: the checkpoint is read-only."""
     overlay_opacity: float = Field(0.45, ge=0, le=1, json_schema_extra=LIVE)
     """How strongly masks tint the overlay; 0 leaves their outlines."""
     overlay_labels: bool = Field(True, json_schema_extra=LIVE)

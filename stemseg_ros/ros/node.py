@@ -24,7 +24,6 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from std_srvs.srv import Trigger
 
-from stemseg_ros.config import ConfigError
 from stemseg_ros.device import resolve_device
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.pipeline import Pipeline
@@ -32,7 +31,7 @@ from stemseg_ros.ros.camera import Camera
 from stemseg_ros.ros.clock import ClockJumps
 from stemseg_ros.ros.diagnostics import Diagnostics, diagnostic
 from stemseg_ros.ros.engine import Engine, EngineError, MakePipeline, Model
-from stemseg_ros.ros.parameters import changed_config, declare_parameters
+from stemseg_ros.ros.parameters import changed_config, check_checkpoint, declare_parameters
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 JOIN_SECONDS = 1.0
@@ -102,7 +101,8 @@ class StemsegNode(LifecycleNode):
         started = time.monotonic()
         try:
             device = str(resolve_device(self.parameters.device))
-            self._engine.load(Model(self._config, self.parameters.checkpoint, device))
+            checkpoint = self.get_parameter("checkpoint").value or None
+            self._engine.load(Model(self._config, checkpoint, device))
         except Exception as error:  # of any kind: the node stays, and can be configured again
             self.get_logger().error(f"cannot configure: {error}")
             return FAILURE
@@ -254,7 +254,10 @@ class StemsegNode(LifecycleNode):
     def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
             changed_config(self._config, parameters)
-        except ConfigError as error:
+            for parameter in parameters:
+                if parameter.name == "checkpoint":
+                    check_checkpoint(parameter.value, self._config.node.remote_checkpoints)
+        except StemsegError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 

@@ -9,7 +9,7 @@
 | training.*, name          | no parameter                                                     |
 
 Defaults are those of the preset that the parameter ``config`` names. All are read-only but those
-that the tree marks as live.
+that the tree marks as live. What ``ros2 param dump`` writes starts an equal node.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -46,6 +47,8 @@ _ARRAYS = {
 }
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _INT_LIMIT = 2**63 - 1
+AT_START = "(Read-only: given at the start of the node.)"
+"""Ends the description of what a running node does not accept."""
 
 
 class ParameterError(StemsegError):
@@ -71,17 +74,18 @@ def declare_parameters(node: Node) -> NodeParameters:
     """
     try:
         base = load_config(_declare(node, "config", "lite", "Preset name or path of a YAML file."))
+        device = _declare(node, "device", "auto", "auto, cpu, cuda, or cuda:n.")
+        autostart = _declare(node, "autostart", True, "Configure and activate at start.")
+        changed = _declare_settings(node, base)
+        config = update_config(base, changed)
         checkpoint = _declare(
             node,
             "checkpoint",
             "",
             "File of the weights; empty: those of the preset; random: untrained, for trials.",
+            read_only=not config.node.remote_checkpoints,
         )
-        device = _declare(node, "device", "auto", "auto, cpu, cuda, or cuda:n.")
-        autostart = _declare(node, "autostart", True, "Configure and activate at start.")
-        changed = _declare_settings(node, base)
         _refuse_unknown(node)
-        config = update_config(base, changed)
     except ParameterException as error:
         raise ParameterError(_reason(error)) from error
     except ConfigError as error:
@@ -98,6 +102,18 @@ def changed_config(config: Config, parameters: Iterable[Parameter]) -> Config:
     """
     known = dict(node_settings())
     return update_config(config, {p.name: p.value for p in parameters if p.name in known})
+
+
+def check_checkpoint(path: str, folders: Iterable[str]) -> None:
+    """Whether a parameter client may name this file: one inside of the folders, links followed, or
+    none at all, for the weights of the preset. Raises ParameterError."""
+    allowed = [Path(folder).resolve() for folder in folders]
+    file = Path(path).resolve()
+    if path and not (file.is_file() and any(file.is_relative_to(folder) for folder in allowed)):
+        raise ParameterError(
+            f"checkpoint: '{path}' is refused: it has to be a file in "
+            f"{' or '.join(map(str, allowed))} (node.remote_checkpoints)"
+        )
 
 
 def node_settings() -> list[tuple[str, FieldInfo]]:
@@ -128,10 +144,12 @@ def parameter_type(annotation: Any) -> Parameter.Type:
 def descriptor(field: FieldInfo) -> ParameterDescriptor:
     """Description, range, choices and read-only flag of a setting."""
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    live = extra.get("live", False)
+    note = "" if live else f" {AT_START}"
     result = ParameterDescriptor(
-        description=" ".join((field.description or "").split()),
+        description=" ".join((field.description or "").split()) + note,
         additional_constraints=_constraints(field),
-        read_only=not extra.get("live", False),
+        read_only=not live,
     )
     low, high = _bounds(field)
     if low is None and high is None:
@@ -154,8 +172,11 @@ def descriptor(field: FieldInfo) -> ParameterDescriptor:
     return result
 
 
-def _declare(node: Node, name: str, default: Any, description: str) -> Any:
-    fixed = ParameterDescriptor(description=description, read_only=True)
+def _declare(
+    node: Node, name: str, default: Any, description: str, *, read_only: bool = True
+) -> Any:
+    text = f"{description} {AT_START}" if read_only else description
+    fixed = ParameterDescriptor(description=text, read_only=read_only)
     return node.declare_parameter(name, default, fixed).value
 
 
@@ -168,11 +189,21 @@ def _declare_settings(node: Node, base: Config) -> dict[str, Any]:
         declared = default if default not in (None, ()) else parameter_type(field.annotation)
         if isinstance(declared, tuple):
             declared = list(declared)
-        value = node.declare_parameter(name, declared, descriptor(field)).value
+        unset = isinstance(declared, Parameter.Type) and _says_unset(node, name)
+        value = node.declare_parameter(
+            name, declared, descriptor(field), ignore_override=unset
+        ).value
         value = list(value) if hasattr(value, "typecode") else value
         if value != declared and value is not None:
             changed[name] = value
     return changed
+
+
+def _says_unset(node: Node, name: str) -> bool:
+    """Whether the value given at start is what a parameter dump writes for one that is not set:
+    null, which ROS reads as a word."""
+    given = node._parameter_overrides.get(name)
+    return given is not None and given.value in ("null", "~")
 
 
 def _reason(error: ParameterException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +42,7 @@ def load_imagenet(body: MobileNetV2) -> None:
     path = Path(spec.origin).parent / WEIGHTS
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise PretrainedError(f"{path}: not readable as weights: {error}") from error
     pairs = _pairs(state)
     targets = conv_norm_pairs(body)

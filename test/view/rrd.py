@@ -26,7 +26,7 @@ def read(path: Path) -> Rows:
         for row, number in enumerate(columns["frame"]):
             there = rows.setdefault(chunk.entity_path, {}).setdefault(number, {})
             there |= {name: values[row] for name, values in columns.items()}
-    return rows
+    return {entity: dict(sorted(frames.items())) for entity, frames in rows.items()}
 
 
 def labels(row: dict[str, Any]) -> np.ndarray:
