@@ -18,8 +18,8 @@ import PIL.Image
 from stemseg_ros.errors import MediaError
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-COMPRESSED_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
-"""What image_transport publishes, and WebP. Others are refused: every decoder of files from
+COMPRESSED_FORMATS = ("JPEG", "PNG")
+"""What cameras and image_transport publish. Others are refused: every decoder of files from
 strangers is one more that can be attacked."""
 SHOWN_CHARACTERS = 40
 """Of a text that came with a message; the rest could fill a log."""
