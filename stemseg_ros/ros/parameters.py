@@ -185,13 +185,20 @@ def _declare_settings(node: Node, base: Config) -> dict[str, Any]:
     changed = {}
     for name, field in node_settings():
         default = _value(base, name)
-        # Of an empty array ROS knows no type; and neither command line nor YAML can say it.
-        declared = default if default not in (None, ()) else parameter_type(field.annotation)
-        if isinstance(declared, tuple):
-            declared = list(declared)
-        unset = isinstance(declared, Parameter.Type) and _says_unset(node, name)
+        declared = list(default) if isinstance(default, tuple) else default
+        shown = descriptor(field)
+        unset = declared in (None, [])
+        if unset:
+            # With a static type, rclpy would refuse to tell this and all that is asked for with
+            # it, so that nothing could be dumped. An empty array has no type in ROS.
+            kind = parameter_type(field.annotation).name.lower().replace("_", " ")
+            shown.dynamic_typing = True
+            shown.additional_constraints = f"{kind}, or not set"
         value = node.declare_parameter(
-            name, declared, descriptor(field), ignore_override=unset
+            name,
+            None if unset else declared,
+            shown,
+            ignore_override=unset and _says_unset(node, name),
         ).value
         value = list(value) if hasattr(value, "typecode") else value
         if value != declared and value is not None:

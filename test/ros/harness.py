@@ -28,7 +28,8 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from stemseg.msg import InstanceArray
 
-from stemseg_ros.ros.node import MakePipeline, StemsegNode
+from stemseg_ros.ros.engine import MakePipeline
+from stemseg_ros.ros.node import StemsegNode
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -116,12 +117,16 @@ class LocalNode:
         output: pytest.CaptureFixture[str],
         *parameters: str,
         make_pipeline: MakePipeline = ToyPipeline,
+        file: Path | None = None,
     ) -> None:
+        """file: of parameters, as ros2 param dump writes it."""
         self._output = output
         self._log = ""
         self._context = Context()
         self._stop = False
-        rclpy.init(args=ros_arguments(*parameters), context=self._context)
+        arguments = ros_arguments(*parameters)
+        arguments += ["--params-file", str(file)] if file else []
+        rclpy.init(args=arguments, context=self._context)
         self.node = StemsegNode(make_pipeline, lambda: self._stop, context=self._context)
         self._thread = threading.Thread(target=self._spin)
         self._thread.start()

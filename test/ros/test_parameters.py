@@ -18,6 +18,7 @@ from rclpy.parameter import Parameter
 
 from stemseg_ros.config import load_config, walk_settings
 from stemseg_ros.ros.parameters import (
+    AT_START,
     NodeParameters,
     ParameterError,
     changed_config,
@@ -135,6 +136,7 @@ def test_descriptors_tell_range_choices_and_whether_it_can_change(declare: Decla
     assert heat.description == "Lowest heat map value of an instance centre."
     size = node.describe_parameter("input.min_dim")
     assert size.read_only
+    assert size.description.endswith(f" {AT_START}")
     assert (size.integer_range[0].from_value, size.integer_range[0].to_value) == (32, 4096)
     assert (
         node.describe_parameter("window.length").additional_constraints

@@ -1,0 +1,160 @@
+"""Parameters of a running node, through its services: what takes effect, what is refused, and a
+dump that starts the same node again."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from colour_network import ColourNetwork
+from colour_network import scene as colours
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("stemseg.msg", reason="needs the built messages")
+
+from rcl_interfaces.srv import GetParameters, ListParameters, SetParametersAtomically
+from rclpy.parameter import Parameter, parameter_value_to_python
+from ros.harness import LocalNode, Peer, message
+from stemseg.msg import InstanceArray
+
+from stemseg_ros.config import Config
+from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.ros.parameters import node_settings
+
+pytestmark = pytest.mark.ros
+
+STARTED = (
+    "input.min_dim:=36",
+    "window.length:=4",
+    "window.overlap:=2",
+    "window.flush_after:=0.0",
+    "stitching.variant:=reference",
+    "output.min_area:=0",
+    "input.mean_bgr:=[1.0,2.5,1e-3]",
+)
+IMAGES = [colours((36, 64), (1, 1, 2, 2 * t, 12), (2, 2, 20, 50 - t, 6)) for t in range(7)]
+
+
+def colour_pipeline(config: Config, checkpoint: str | None, device: str) -> Pipeline:
+    return Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
+
+
+def change(peer: Peer, **values: Any) -> Any:
+    request = SetParametersAtomically.Request(
+        parameters=[
+            Parameter(name.replace("__", "."), value=value).to_parameter_msg()
+            for name, value in values.items()
+        ]
+    )
+    return peer.call(SetParametersAtomically, "stemseg/set_parameters_atomically", request).result
+
+
+def dump(peer: Peer, root: str) -> str:
+    """As ros2 param dump writes it, through the same services."""
+    names = peer.call(ListParameters, "stemseg/list_parameters", ListParameters.Request())
+    request = GetParameters.Request(names=sorted(names.result.names))
+    values = peer.call(GetParameters, "stemseg/get_parameters", request).values
+    tree: dict[str, Any] = {}
+    for name, value in zip(request.names, values, strict=True):
+        *sections, leaf = name.split(".")
+        section = tree
+        for part in sections:
+            section = section.setdefault(part, {})
+        plain = parameter_value_to_python(value)
+        section[leaf] = list(plain) if hasattr(plain, "typecode") else plain
+    return yaml.dump({root: {"ros__parameters": tree}}, default_flow_style=False)
+
+
+def answers(peer: Peer) -> list[tuple[int, list[tuple[int, str, float, bytes]]]]:
+    peer.received.clear()
+    peer.connect()
+    for second, image in enumerate(IMAGES):
+        peer.publisher.publish(message(image, second))
+    assert peer.trigger("flush").success
+    return [content(answer) for answer in peer.expect(len(IMAGES))]
+
+
+def content(answer: InstanceArray) -> tuple[int, list[tuple[int, str, float, bytes]]]:
+    return answer.header.stamp.sec, [
+        (i.track_id, i.class_name, i.score, bytes(i.mask_rle)) for i in answer.instances
+    ]
+
+
+@pytest.mark.parametrize("root", ["/stemseg", "/**"])
+def test_a_dump_starts_a_node_with_equal_settings_and_results(
+    capfd: pytest.CaptureFixture[str], peer: Peer, tmp_path: Path, root: str
+) -> None:
+    with closing(LocalNode(capfd, *STARTED, make_pipeline=colour_pipeline)) as node:
+        before = answers(peer)
+        live = {"output__min_area": 50, "clustering__min_heat": 0.123456789012345678}
+        live |= {"node__load_policy": "stride", "health__warn_lost": 1e-7}
+        assert change(peer, **live).successful
+        assert peer.trigger("reset").success
+        expected, config = answers(peer), node.node._config
+        text = dump(peer, root)
+    assert before != expected  # the small object is left out
+    assert (config.output.min_area, config.health.warn_lost) == (50, 1e-7)
+    assert "cameras: null" in text  # what is not set; ROS reads it as a word
+    file = tmp_path / "dump.yaml"
+    file.write_text(text)
+    with closing(LocalNode(capfd, file=file, make_pipeline=colour_pipeline)) as node:
+        assert node.node.parameters.config == config
+        assert answers(peer) == expected
+        assert dump(peer, root) == text
+
+
+def test_several_settings_are_changed_together_or_not_at_all(
+    capfd: pytest.CaptureFixture[str], peer: Peer
+) -> None:
+    with closing(LocalNode(capfd, "autostart:=false")) as node:
+        config = node.node._config
+        for bad, reason in [
+            ({"clustering__min_heat": 1.5}, "clustering.min_heat out of range"),
+            ({"clustering__min_probability": 0.0}, "greater than 0"),
+            ({"node__load_policy": "drop_all"}, "node.load_policy: Input should be 'drop_oldest'"),
+            ({"node__queue_size": "many"}, "expected 'Type.INTEGER'"),
+            ({"window__length": 4}, "read-only"),
+            ({"node__cameras": ["front"]}, "read-only"),
+            ({"health__out_of_memory": "error"}, "read-only"),
+            ({"config": "davis"}, "read-only"),
+            ({"checkpoint": "weights.pt"}, "read-only"),
+            ({"device": "cpu"}, "read-only"),
+        ]:
+            result = change(peer, output__min_area=7, **bad)
+            assert not result.successful
+            assert reason.lower() in result.reason.lower(), result.reason
+        assert node.node._config == config
+
+
+def test_every_live_setting_is_accepted_by_a_running_node(
+    capfd: pytest.CaptureFixture[str], peer: Peer
+) -> None:
+    """And arrives in the pipeline and the queue."""
+    with closing(LocalNode(capfd, *STARTED, make_pipeline=colour_pipeline)) as node:
+        node.wait_for_log("is ready")
+        peer.connect()
+        for name, _ in node_settings():
+            if not node.node.describe_parameter(name).read_only:
+                value = node.node.get_parameter(name).value
+                changed = another(name, value)
+                result = change(peer, **{name.replace(".", "__"): changed})
+                assert result.successful, f"{name}: {result.reason}"
+        assert peer.trigger("flush").success  # the worker has taken all over
+        (camera,) = node.node._cameras
+        for name, _ in node_settings():
+            if not node.node.describe_parameter(name).read_only:
+                section, leaf = name.split(".")
+                wanted = node.node.get_parameter(name).value
+                assert getattr(getattr(camera.stream.pipeline.config, section), leaf) == wanted
+
+
+def another(name: str, value: Any) -> Any:
+    """A permitted value that is not the present one."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return {"drop_oldest": "drop_newest"}[value]
+    return value + 1 if isinstance(value, int) else value / 2 + 0.01
