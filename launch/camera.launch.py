@@ -1,6 +1,7 @@
-"""The stemseg node on a camera topic.
+"""The stemseg node on a camera topic, or on several.
 
 ros2 launch stemseg camera.launch.py image_topic:=/camera/image_raw
+ros2 launch stemseg camera.launch.py cameras:=my_cameras.yaml   # as config/cameras.yaml
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import yaml
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
@@ -15,6 +17,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
 SHARE = Path(get_package_share_directory("stemseg"))
+RESPAWN_DELAY_S = 2.0
 PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"
 ARGUMENTS = {
     "namespace": ("", "namespace of the node"),
@@ -22,6 +25,7 @@ ARGUMENTS = {
         "/camera/image_raw",
         "images to segment: the base name, whatever the transport",
     ),
+    "cameras": ("", "YAML file of several cameras, instead of image_topic: name: image topic"),
     "image_transport": ("", "raw (sensor_msgs/Image) or compressed (sensor_msgs/CompressedImage)"),
     "config": ("", "preset, or path of a YAML file"),
     "checkpoint": ("", "file of the weights"),
@@ -31,6 +35,7 @@ ARGUMENTS = {
         "seconds without images after which pending frames are finished; 0: never",
     ),
     "autostart": ("", "true: configure and activate at start; false: leave that to a manager"),
+    "respawn": ("true", "true: start the node again when its process ends, 2 s later"),
     "use_sim_time": ("", "true: use the time of /clock"),
     "params_file": (
         str(SHARE / "config" / "stemseg.param.yaml"),
@@ -68,6 +73,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         for name, (parameter, read) in PARAMETERS.items()
         if value[name]
     }
+    remappings = [("image", value["image_topic"])]
+    if value["cameras"]:
+        cameras = read_cameras(Path(value["cameras"]))
+        given["node.cameras"] = list(cameras)
+        remappings = [(f"{name}/image", topic) for name, topic in cameras.items()]
     logger = ".".join([*value["namespace"].strip("/").split("/"), "stemseg"]).lstrip(".")
     actions: list[LaunchDescriptionEntity] = []
     if PROFILES not in os.environ:
@@ -80,7 +90,9 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             name="stemseg",
             namespace=value["namespace"],
             parameters=[value["params_file"], given],
-            remappings=[("image", value["image_topic"])],
+            remappings=remappings,
+            respawn=value["respawn"].lower() == "true",
+            respawn_delay=RESPAWN_DELAY_S,
             arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
             output="screen",
         )
@@ -96,3 +108,19 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             )
         )
     return actions
+
+
+def read_cameras(file: Path) -> dict[str, str]:
+    """Name -> image topic. Raises ValueError, which ends the launch, for what is no such file."""
+    try:
+        cameras = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"cameras: '{file}' cannot be read: {error}") from error
+    if not isinstance(cameras, dict) or not cameras:
+        raise ValueError(f"cameras: '{file}' holds no lines such as 'front: /front/image_raw'")
+    for name, topic in cameras.items():
+        if not isinstance(name, str) or not isinstance(topic, str) or not topic:
+            raise ValueError(
+                f"cameras: '{file}': expected a name and a topic, got {name}: {topic}"
+            )
+    return cameras

@@ -66,6 +66,7 @@ def generate_launch_description() -> LaunchDescription:
         launch_arguments={
             "image_transport": LaunchConfiguration("bag_transport"),
             "flush_after": "0.0",
+            "respawn": "false",  # the player would wait for answers that are lost
         }.items(),
     )
     return LaunchDescription(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,12 @@ pytest.importorskip(
 )
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from launch import LaunchContext
+from launch.actions import DeclareLaunchArgument
+from launch.utilities import perform_substitutions
 from ros.harness import Peer, message, process, scene
+from sensor_msgs.msg import Image
+from stemseg.msg import InstanceArray
 
 from stemseg_ros.evaluation.truth_bag import read_sequence, write_labelled_bag
 from stemseg_ros.masks import encode
@@ -45,6 +52,8 @@ COMMON = {
     "config",
     "flush_after",
     "rviz",
+    "cameras",
+    "respawn",
 }
 SQUARE = encode(np.pad(np.ones((16, 16), bool), ((40, 40), (56, 56))))["counts"].decode()
 SMALL = ["checkpoint:=random", "device:=cpu"]
@@ -75,6 +84,7 @@ def load(name: str) -> ModuleType:
     ("name", "arguments"),
     [
         ("camera", COMMON),
+        ("rectified", COMMON | {"camera_info_topic", "republish"}),
         ("replay", COMMON | {"bag", "bag_topic", "rate", "in_flight", "evaluate", "out"}),
     ],
 )
@@ -111,6 +121,110 @@ def test_camera_leaves_to_the_file_what_no_argument_says(peer: Peer, small: str)
         assert peer.spin_until(lambda: "stemseg" in peer.node.get_node_names())
         peer.spin_for(1.0)
         assert not child.lines("is ready")
+
+
+def test_several_cameras_from_a_file(peer: Peer, small: str, tmp_path: Path) -> None:
+    file = tmp_path / "cameras.yaml"
+    file.write_text("front: /image\nrear: /other/image\n")
+    answers: list[InstanceArray] = []
+    with process("run_launch.py", "camera.launch.py", f"cameras:={file}", small, *SMALL) as child:
+        other = peer.node.create_publisher(Image, "/other/image", 50)
+        peer.subscribe(InstanceArray, "/stemseg/front/instances", answers)
+        peer.subscribe(InstanceArray, "/stemseg/rear/instances", answers)
+        assert peer.spin_until(
+            lambda: peer.publisher.get_subscription_count() and other.get_subscription_count()
+        ), child.log
+        assert peer.spin_until(lambda: peer.node.count_publishers("/stemseg/rear/instances"))
+        peer.spin_for(1.0)
+        for second in range(4):
+            peer.publisher.publish(message(scene(second, (96, 128)), second, "front"))
+            other.publish(message(scene(second, (96, 128)), second, "rear"))
+        assert peer.spin_until(lambda: len(answers) >= 4), child.log
+    by_frame = sorted((answer.header.frame_id, answer.header.stamp.sec) for answer in answers)
+    assert by_frame == [("front", 0), ("front", 1), ("rear", 0), ("rear", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "holds no lines such as"),
+        ("[front]", "holds no lines such as"),
+        ("front: {image: /x}", "expected a name and a topic"),
+        ("front: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_file_of_cameras_is_explained(tmp_path: Path, text: str, reason: str) -> None:
+    file = tmp_path / "cameras.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=rf"cameras: '.*cameras\.yaml'.*{reason}"):
+        load("camera").read_cameras(file)
+
+
+def test_the_file_of_cameras_that_is_shipped() -> None:
+    assert load("camera").read_cameras(SHARE / "config" / "cameras.yaml") == {
+        "front": "/front_camera/image_raw",
+        "rear": "/rear_camera/image_raw",
+    }
+
+
+def test_a_node_that_dies_is_started_again(peer: Peer, small: str) -> None:
+    arguments = ["camera.launch.py", "image_topic:=/image", small, *SMALL]
+    with process("run_launch.py", *arguments) as child:
+        peer.connect()
+        (started,) = child.lines("process started with pid")
+        os.kill(int(started.rpartition("[")[2].rstrip("]")), signal.SIGKILL)
+        child.wait_for_log("process has died")
+        assert peer.spin_until(lambda: len(child.lines("is ready")) == 2), child.log
+        assert peer.spin_until(lambda: len(child.lines("subscribed to /image")) == 2), child.log
+        assert peer.spin_until(peer.publisher.get_subscription_count)
+        peer.spin_for(1.0)
+        for second in range(4):
+            peer.publisher.publish(message(scene(second, (96, 128)), second))
+        assert peer.expect(2)[0].epoch == 0
+
+
+def composed(*arguments: str) -> tuple[list[dict[str, Any]], LaunchContext]:
+    """The components that rectified.launch.py would load; the packages are not needed for it."""
+    context = LaunchContext()
+    context.launch_configurations.update(argument.split(":=") for argument in arguments)
+    module = load("rectified")
+    for action in module.generate_launch_description().entities:
+        if isinstance(action, DeclareLaunchArgument):
+            action.visit(context)
+    (container,) = module.preprocess(context)
+    assert container._Node__node_executable  # made by the constructor of ComposableNodeContainer
+
+    def text(words: Any) -> str:
+        return perform_substitutions(context, words)
+
+    loaded = container._ComposableNodeContainer__composable_node_descriptions
+    return [
+        {
+            "plugin": text(node.node_plugin),
+            "remappings": {text(a): text(b) for a, b in node.remappings or []},
+        }
+        for node in loaded
+    ], context
+
+
+def test_images_are_rectified_before_the_node() -> None:
+    (rectify,), _ = composed("image_topic:=/front/image_raw")
+    assert rectify["plugin"] == "image_proc::RectifyNode"
+    assert rectify["remappings"] == {
+        "image": "/front/image_raw",
+        "camera_info": "/front/camera_info",
+        "image_rect": "stemseg/input/image_rect",
+    }
+
+
+def test_packed_images_are_unpacked_before_they_are_rectified() -> None:
+    (republish, rectify), _ = composed("image_topic:=/front/image_raw", "republish:=theora")
+    assert republish["plugin"] == "image_transport::Republisher"
+    assert republish["remappings"] == {
+        "in/theora": "/front/image_raw/theora",
+        "out": rectify["remappings"]["image"],
+    }
+    assert rectify["remappings"]["camera_info"] == "/front/camera_info"
 
 
 @pytest.mark.parametrize("encoding", ["bgr8", "jpeg"])

@@ -1,0 +1,86 @@
+"""Camera images unpacked and rectified in one container, then the stemseg node.
+
+ros2 launch stemseg rectified.launch.py image_topic:=/camera/image_raw
+ros2 launch stemseg rectified.launch.py image_topic:=/camera/image_raw republish:=compressed
+
+Needs image_proc (apt install ros-jazzy-image-proc), and for republish the plugin of the transport.
+The container passes images between its components without a copy; the node, which is Python and
+therefore no component, is a process of its own. The other arguments are those of camera.launch.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import ComposableNodeContainer
+from launch_ros.descriptions import ComposableNode
+
+CAMERA = Path(get_package_share_directory("stemseg")) / "launch" / "camera.launch.py"
+ARGUMENTS = {
+    "image_topic": ("/camera/image_raw", "images of the camera as they come, distorted"),
+    "camera_info_topic": ("", "its calibration; empty: camera_info beside the images"),
+    "republish": ("", "transport to unpack first (compressed, theora, ...); empty: raw"),
+    "namespace": ("", "namespace of all nodes"),
+}
+UNPACKED, RECTIFIED = "stemseg/input/image_raw", "stemseg/input/image_rect"
+INTRA_PROCESS = [{"use_intra_process_comms": True}]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declares the arguments; the actions need their values."""
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    camera = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(CAMERA)),
+        launch_arguments={"image_topic": RECTIFIED, "image_transport": "raw"}.items(),
+    )
+    return LaunchDescription([*declared, OpaqueFunction(function=preprocess), camera])
+
+
+def preprocess(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The container: republish, if asked for, and rectify."""
+    value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    raw = value["image_topic"]
+    info = value["camera_info_topic"] or f"{raw.rpartition('/')[0]}/camera_info"
+    nodes = []
+    if value["republish"]:
+        transport = value["republish"]
+        nodes.append(
+            ComposableNode(
+                package="image_transport",
+                plugin="image_transport::Republisher",
+                name="republish",
+                namespace=value["namespace"],
+                parameters=[{"in_transport": transport, "out_transport": "raw"}],
+                remappings=[(f"in/{transport}", f"{raw}/{transport}"), ("out", UNPACKED)],
+                extra_arguments=INTRA_PROCESS,
+            )
+        )
+        raw = UNPACKED
+    nodes.append(
+        ComposableNode(
+            package="image_proc",
+            plugin="image_proc::RectifyNode",
+            name="rectify",
+            namespace=value["namespace"],
+            remappings=[("image", raw), ("camera_info", info), ("image_rect", RECTIFIED)],
+            extra_arguments=INTRA_PROCESS,
+        )
+    )
+    return [
+        ComposableNodeContainer(
+            package="rclcpp_components",
+            executable="component_container",
+            name="stemseg_input",
+            namespace=value["namespace"],
+            composable_node_descriptions=nodes,
+            output="screen",
+        )
+    ]
