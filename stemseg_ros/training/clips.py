@@ -234,7 +234,8 @@ def _photometric(frames: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt
     levels = levels ** np.exp(rng.uniform(-0.35, 0.35))
     levels = (levels - 0.5) * rng.uniform(0.75, 1.25) + 0.5 + rng.uniform(-0.06, 0.06)
     table = np.clip(levels * rng.uniform(0.93, 1.07, 3) * 255, 0, 255).astype(np.uint8)  # (256, 3)
-    return np.stack([table[frames[..., channel], channel] for channel in range(3)], axis=-1)
+    looked_up = [cv2.LUT(frame, table[None]) for frame in frames]
+    return np.stack(looked_up).astype(np.uint8, copy=False)
 
 
 def paste_objects(clip: Clip, sources: Sources, rng: np.random.Generator) -> Clip:

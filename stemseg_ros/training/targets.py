@@ -61,8 +61,11 @@ def _covered_throughout(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
 
 def _mostly_covered(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """The label that covers most of each cell, thin and small objects first."""
-    present, dense = np.unique(labels, return_inverse=True)
-    cover = _cover(dense.reshape(labels.shape), len(present))  # (L, T, h, w)
+    # Counting and a table, because np.unique sorts all pixels to number them.
+    present = np.flatnonzero(np.bincount(labels.ravel()))
+    number = np.zeros(present[-1] + 1, np.int64)
+    number[present] = np.arange(len(present))
+    cover = _cover(number[labels], len(present))  # (L, T, h, w)
     objects = (present != 0) & (present != IGNORE_LABEL)
     # Half a pixel for what is no background decides ties alone.
     grid = (cover + 0.5 * (present != 0)[:, None, None, None]).argmax(0)  # (T, h, w)
