@@ -239,16 +239,12 @@ class Robot:
         """How many subscriptions the images have."""
         return 0 if self.camera is None else int(self.camera.get_subscription_count())
 
-    def stream(
-        self, images: Sequence[Frame], rate: float, seconds: float, first_stamp: int
-    ) -> int:
-        """Show the images over and over at a rate in Hz; how many were shown."""
-        begin, shown = time.monotonic(), 0
-        while (now := shown / rate) < seconds:
-            self.spin_for(begin + now - time.monotonic())
-            self.show(images[shown % len(images)], first_stamp + int(now * SECOND))
-            shown += 1
-        return shown
+    def stream(self, images: Iterator[Frame], rate: float, number: int, stamp: int) -> None:
+        """Show the next images at a rate in Hz, the first with the given stamp, ns."""
+        begin = time.monotonic()
+        for index in range(number):
+            self.show(next(images), stamp + int(index / rate * SECOND))
+            self.spin_for(begin + (index + 1) / rate - time.monotonic())
 
     def call(self, kind: Any, service: str, request: Any, seconds: float = PATIENCE) -> Any:
         """The answer of a service of the node."""
