@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -27,15 +29,20 @@ if TYPE_CHECKING:
     from stemseg_ros.training.train import Progress as TrainingProgress
 
 
-def _bar(*columns: TextColumn, shown: bool = True) -> Progress:
-    """On standard error, so that standard output holds results alone."""
+def _bar(
+    *columns: TextColumn, remaining: ProgressColumn | None = None, shown: bool = True
+) -> Progress:
+    """On standard error, so that standard output holds results alone.
+
+    remaining: column of the remaining time, where it is known better than by the bar's pace.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         *columns,
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        remaining or TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=not shown,
     )
@@ -52,8 +59,10 @@ def frames_progress(name: str, total: int | None) -> Iterator[Callable[[int], No
 @contextmanager
 def training_progress(shown: bool = True) -> Iterator[Callable[[TrainingProgress], None]]:
     """A bar over steps with the total loss; yields a function that takes a training Progress."""
-    with _bar(TextColumn("{task.fields[loss]}"), shown=shown) as bar:
-        task = bar.add_task("train", total=None, loss="")
+    # The bar's own estimate would take the steps before a resumption for its pace.
+    remaining = TextColumn("{task.fields[remaining]}", style="progress.remaining")
+    with _bar(TextColumn("{task.fields[loss]}"), remaining=remaining, shown=shown) as bar:
+        task = bar.add_task("train", total=None, loss="", remaining="-:--:--")
 
         def report(progress: TrainingProgress) -> None:
             bar.update(
@@ -62,6 +71,7 @@ def training_progress(shown: bool = True) -> Iterator[Callable[[TrainingProgress
                 total=progress.steps,
                 loss=f"loss {progress.losses['total']:.3f}, "
                 f"{progress.clips_per_second:.2f} clips/s",
+                remaining=str(timedelta(seconds=round(progress.remaining_seconds))),
             )
 
         yield report

@@ -37,8 +37,8 @@ def save(run: Run, path: Path, config: Config) -> None:
             file.flush()
             os.fsync(file.fileno())  # on the disk before it takes the place of the last one
         partial.replace(path)
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
+    except (OSError, RuntimeError) as error:  # the latter, when torch meets a full disk
+        raise TrainingError(f"{path}: cannot be written: {error}") from error
 
 
 def restore(run: Run, path: Path, config: Config) -> None:

@@ -61,7 +61,7 @@ def start(config: Config, device: torch.device | None = None, world: World | Non
         network.compile_parts()
     model: nn.Module = network
     if world.size > 1:
-        model = DistributedDataParallel(network, broadcast_buffers=False)
+        model = DistributedDataParallel(network)
     scaler = torch.amp.GradScaler(device.type, enabled=config.training.precision == "float16")
     return Run(network, model, average, make_optimizer(network, config), scaler, world)
 

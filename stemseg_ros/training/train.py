@@ -125,6 +125,11 @@ def _check(config: Config, out: Path, resume: bool) -> Path:
             "training.frozen_encoder: an encoder that is not trained needs weights; "
             "training.start_from names their file"
         )
+    if training.start_from and not resume and not Path(training.start_from).is_file():
+        raise TrainingError(
+            f"training.start_from: no file '{training.start_from}'; name another, or null to "
+            "start from random weights"
+        )
     if resume and not checkpoint.is_file():
         raise TrainingError(f"{checkpoint}: nothing to resume; leave out --resume to start a run")
     if checkpoint.exists() and not resume:

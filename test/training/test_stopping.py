@@ -87,7 +87,7 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(
     assert f"stopped by SIGTERM after step {step} of {STEPS}; --resume goes on" in output
     assert "Traceback" not in output
     assert not (out / "weights.safetensors").exists()
-    finish_training(rarely, pack, out, "--resume")
+    finish_training(config(), pack, out, "--resume")
     assert_same_end(out, whole)
 
 

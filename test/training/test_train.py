@@ -12,8 +12,10 @@ from driving_pack import tiny_config, write_pack
 
 from stemseg_ros.config import update_config
 from stemseg_ros.datasets.sequence import DataError
+from stemseg_ros.errors import MediaError
 from stemseg_ros.network import load_network
 from stemseg_ros.training.batches import batches, load_sources, make_batch
+from stemseg_ros.training.checkpointing import save
 from stemseg_ros.training.pretrained import load_imagenet
 from stemseg_ros.training.steps import Run, TrainingError, start, take_step
 from stemseg_ros.training.train import Progress, train
@@ -98,6 +100,13 @@ def test_values_that_are_not_finite_stop_the_run_and_name_the_clips(pack: Path) 
             "no 'stills_mars', which training.mix names",
         ),
         ({"mix": {"clips": 0.0}}, DataError, "training.mix gives no weight"),
+        (
+            {"mix": {"clips": {"crop": [96, 100]}}},
+            TrainingError,
+            r"training\.mix\.clips\.crop: 96x100",
+        ),
+        ({"frozen_encoder": True}, TrainingError, r"frozen_encoder: .* needs weights"),
+        ({"start_from": "no.pth"}, TrainingError, r"start_from: no file 'no\.pth'; name another"),
     ],
 )
 def test_settings_that_cannot_work(
@@ -106,6 +115,15 @@ def test_settings_that_cannot_work(
     with pytest.raises(error, match=reason):
         train(tiny_config(**settings), pack, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_cannot_be_written_is_named(pack: Path, tmp_path: Path) -> None:
+    run = start(tiny_config())
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: cannot be written"):
+        save(run, tmp_path / "missing/checkpoint.pt", tiny_config())
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(MediaError, match=r"run: cannot write the run folder"):
+        train(tiny_config(steps=1), pack, tmp_path / "run")
 
 
 def test_run_folders_are_not_overwritten_and_damage_is_named(pack: Path, tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""Several processes train one network: as torchrun starts them, on the CPU with gloo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from driving_pack import tiny_config, write_pack
+from training.run_process import checkpoint, finish_training, losses
+
+from stemseg_ros.config import Config
+from stemseg_ros.training.batches import load_sources, make_batch
+from stemseg_ros.training.distributed import World
+from stemseg_ros.training.train import train
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+
+
+def config(batch_size: int, **training: object) -> Config:
+    """Short steps: longer ones would amplify the rounding of sums, which differs."""
+    return tiny_config(
+        steps=3,
+        optimizer="sgd",
+        learning_rate=0.01,
+        clip_norm=0.1,
+        batch_size=batch_size,
+        ema=0.5,
+        picture_steps=0,
+        **training,
+    )
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pack(tmp_path_factory.mktemp("pack"))
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    a, b = checkpoint(one)["average"], checkpoint(other)["average"]
+    return max(float((value - b[name]).abs().max()) for name, value in a.items())
+
+
+def test_two_processes_equal_one_with_twice_the_batch(pack: Path, tmp_path: Path) -> None:
+    train(config(4), pack, tmp_path / "one")
+    train(config(2), pack, tmp_path / "half")
+    # Two passes a step on each process: gradients are exchanged with the second.
+    finish_training(config(1, accumulate=2), pack, tmp_path / "two", launcher=TORCHRUN)
+    assert checkpoint(tmp_path / "two")["step"] == 3
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-6
+    assert largest_difference(tmp_path / "one", tmp_path / "half") > 1e-5, "the test can fail"
+    ours, theirs = (losses(tmp_path / run)[-1].split(",") for run in ("two", "one"))
+    assert [float(x) for x in ours] == pytest.approx([float(x) for x in theirs], rel=1e-3)
+    assert "2 process(es)" in (tmp_path / "two/train.log").read_text()
+
+
+def test_processes_share_the_clips_of_a_larger_batch(pack: Path) -> None:
+    sources = load_sources(config(4), pack)
+    whole = make_batch(sources, config(4), step=5)
+    parts = [make_batch(sources, config(2), 5, World(rank, 2)) for rank in range(2)]
+    assert torch.equal(torch.cat([part.clips for part in parts]), whole.clips)
+    assert tuple(name for part in parts for name in part.names) == whole.names
