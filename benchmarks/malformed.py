@@ -21,8 +21,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from stemseg_ros.config import NodeConfig
 from stemseg_ros.ros.conversions import ImageMessageError, bgr_image
 
-LIMITS = NodeConfig(max_pixels=10_000, max_message_bytes=20_000)
+LIMITS = NodeConfig(max_pixels=25_000, max_message_bytes=80_000)
 """Small, so that what passes them by little is cheap to make."""
+TALL = LIMITS.max_pixels // 100 + 1
+"""Height of an image 100 pixels wide that passes the limit."""
 ROOM = 16_000
 """Bytes of damaged data that stay below the limit."""
 PIXEL_BYTES = {"bgr8": 3, "rgba8": 4, "mono8": 1, "mono16": 2, "bgr16": 6, "yuv422": 2} | {
@@ -104,7 +106,7 @@ def _bad_length(message: Image, draw: Callable[..., Any]) -> None:
 def _too_large(message: Image, draw: Callable[..., Any]) -> None:
     """A sound picture, only beyond the limits: of pixels, or by its padding of bytes."""
     wide = draw(st.booleans())
-    message.encoding, message.height, message.width = "mono8", 1 if wide else 101, 100
+    message.encoding, message.height, message.width = "mono8", 1 if wide else TALL, 100
     message.step = LIMITS.max_message_bytes + 1 if wide else 100
     message.data = array("B", bytes(message.height * message.step))
 
@@ -153,14 +155,14 @@ def _jpeg_of(width: int, height: int) -> bytes:
 
 
 JPEG, PNG, BMP, WEBP = (_encoded(suffix) for suffix in (".jpg", ".png", ".bmp", ".webp"))
-BOMB = _encoded(".png", (101, 100))
-"""More pixels than LIMITS."""
+BOMB = cv2.imencode(".png", np.zeros((TALL, 100, 3), np.uint8))[1].tobytes()
+"""Few bytes, too many pixels."""
 
 
 @st.composite
 def compressed(draw: Callable[..., Any]) -> CompressedImage:
     """A sensor_msgs/CompressedImage with one fault."""
-    side = st.integers(101, 2**16 - 1)
+    side = st.integers(TALL, 2**16 - 1)
     data = draw(
         st.one_of(
             st.binary(max_size=200).filter(lambda data: data[:2] != b"\xff\xd8"),

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -102,14 +103,20 @@ class Rig:
 
     @contextmanager
     def node(
-        self, name: str = "node", namespace: str = "", *parameters: str, domain: int | None = None
-    ) -> Iterator[ChildProcess]:
+        self,
+        name: str = "node",
+        *parameters: str,
+        namespace: str = "",
+        domain: int | None = None,
+        compressed: bool = False,
+    ) -> Iterator[NodeProcess]:
         """The node as a process; its log lies in ``out`` under the given name."""
         words = ["--ros-args", "-r", f"__ns:=/{namespace}"]
-        for parameter in (*self.parameters, *parameters):
+        transport = f"node.image_transport:={'compressed' if compressed else 'raw'}"
+        for parameter in (*self.parameters, transport, *parameters):
             words += ["-p", parameter]
         with self.process(name, self.module, words, domain=domain) as child:
-            yield child
+            yield NodeProcess(child, namespace, domain, compressed)
 
     def process(
         self, name: str, module: str, words: list[str], domain: int | None = None
@@ -121,6 +128,36 @@ class Rig:
         if domain is not None:
             environment["ROS_DOMAIN_ID"] = str(domain)
         return ChildProcess(name, module, words, self.out / f"{name}.log", environment)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProcess:
+    """A running node."""
+
+    process: ChildProcess
+    namespace: str
+    domain: int | None
+    compressed: bool
+
+    @property
+    def usage(self) -> Usage:
+        """What it holds now."""
+        return Usage.of(self.process.pid)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process.exit_code is None
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        os.kill(self.process.pid, signal.SIGKILL)
+
+    def robot(self, camera: bool = True) -> AbstractContextManager[Robot]:
+        """A robot around it; camera: whether that publishes images itself."""
+        return closing(
+            Robot(self.namespace, self.domain, compressed=self.compressed, camera=camera)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +173,9 @@ class Robot:
     """The other side of the topics of one node: camera, listener and operator."""
 
     def __init__(
-        self,
-        namespace: str = "",
-        *,
-        compressed: bool = False,
-        camera: bool = True,
-        listener: bool = True,
-        best_effort: bool = False,
-        domain: int | None = None,
+        self, namespace: str, domain: int | None, *, compressed: bool, camera: bool
     ) -> None:
-        """camera: whether it publishes images, best effort or reliable. listener: whether it
-        takes answers and diagnostics."""
+        """camera: whether it publishes images itself."""
         prefix = f"/{namespace}" if namespace else ""
         self.topic = f"{prefix}/image" + ("/compressed" if compressed else "")
         self.stemseg = f"{prefix}/stemseg"
@@ -158,20 +187,13 @@ class Robot:
         self.node = Node("robot", context=self._context, enable_rosout=False)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        policy = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
         self._kind = CompressedImage if compressed else Image
-        self.camera = self.results = None
-        if camera:
-            qos = QoSProfile(depth=DEPTH, reliability=policy)
-            self.camera = self.node.create_publisher(self._kind, self.topic, qos)
-        if listener:
-            qos = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.RELIABLE)
-            self.results = self.node.create_subscription(
-                InstanceArray, f"{self.stemseg}/instances", self._on_result, qos
-            )
-            self.node.create_subscription(
-                DiagnosticArray, "/diagnostics", self._on_diagnostics, 10
-            )
+        qos = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+        self.camera = self.node.create_publisher(self._kind, self.topic, qos) if camera else None
+        self.results = self.node.create_subscription(
+            InstanceArray, f"{self.stemseg}/instances", self._on_result, qos
+        )
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def close(self) -> None:
         """Leave the graph."""
@@ -212,12 +234,12 @@ class Robot:
             raise FaultError(f"{what}: not within {seconds:g} s")
 
     def connect(self) -> None:
-        """Wait until the node takes images and its answers arrive here."""
+        """Wait until the node takes images, and its answers and diagnostics arrive here."""
         if self.camera is not None:
             self.need(lambda: self.subscribed, f"a subscription to {self.topic}")
-        if self.results is not None:
-            self.need(self.results.get_publisher_count, f"a publisher of {self.stemseg}/instances")
-            self.trigger("flush")  # who answers this has found this peer
+        self.need(self.results.get_publisher_count, f"a publisher of {self.stemseg}/instances")
+        self.trigger("flush")  # who answers this has found this peer
+        self.need(lambda: self.counts, f"diagnostics of {self.stemseg}")
 
     def show(self, image: Frame, stamp: int) -> None:
         """Publish an image with a stamp in ns."""
@@ -276,11 +298,6 @@ class Robot:
         )
 
 
-def robot(*arguments: Any, **options: Any) -> Any:
-    """A Robot as a context manager."""
-    return closing(Robot(*arguments, **options))
-
-
 def video_frames(number: int, size: tuple[int, int]) -> list[Frame]:
     """The first frames of the bundled video, scaled to (width, height)."""
     with open_source(resource_path(VIDEO)) as source:
@@ -306,6 +323,8 @@ class Report:
     fault: str
     numbers: dict[str, float] = field(default_factory=dict)
     checks: dict[str, bool] = field(default_factory=dict)
+    series: dict[str, list[float]] = field(default_factory=dict)
+    """Courses that the JSON file keeps and the table leaves out."""
 
     @property
     def passed(self) -> bool:

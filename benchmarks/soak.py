@@ -29,7 +29,6 @@ from benchmarks.rig import (
     Rig,
     Usage,
     own_domain,
-    robot,
     show_reports,
     video_frames,
     write_reports,
@@ -77,7 +76,11 @@ def soak(rig: Rig, minutes: float, rate: float, interval: float) -> tuple[list[S
     """Run the stream; samples, and a report with the counts."""
     samples: list[Sample] = []
     shown, received, epochs = 0, 0, set[int]()
-    with rig.node() as node, robot() as peer, Progress(console=Console(stderr=True)) as progress:
+    with (
+        rig.node() as node,
+        node.robot() as peer,
+        Progress(console=Console(stderr=True)) as progress,
+    ):
         peer.connect()
         bar = progress.add_task("soak", total=minutes * 60)
         begin = time.monotonic()
@@ -92,7 +95,7 @@ def soak(rig: Rig, minutes: float, rate: float, interval: float) -> tuple[list[S
             samples.append(
                 Sample(
                     time.monotonic() - begin,
-                    Usage.of(node.pid),
+                    node.usage,
                     len(peer.answers),
                     None if device is None else float(device),
                 )

@@ -278,7 +278,7 @@ class NodeConfig(Section):
     """A step of the stamps by more seconds is a jump of time: tracking starts anew; 0: never."""
     image_transport: Literal["raw", "compressed"] = "raw"
     """Type of the input topic: sensor_msgs/Image or sensor_msgs/CompressedImage."""
-    max_pixels: int = Field(64_000_000, ge=1, le=178_000_000)
+    max_pixels: int = Field(64_000_000, ge=1, le=1_000_000_000)
     """Most pixels of an image. Larger ones, by their header, are refused undecoded: more likely a
     broken message than a camera."""
     max_message_bytes: int = Field(256_000_000, ge=1000, le=4_000_000_000)

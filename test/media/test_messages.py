@@ -131,9 +131,9 @@ FAULTS = {
     "truncated jpeg": (SimpleNamespace(format="jpeg", data=JPEG[:-200]), "truncated JPEG"),
     "not an image": (
         SimpleNamespace(format="png", data=b"text"),
-        "no readable header of JPEG, PNG",
+        "no readable header of JPEG or PNG",
     ),
-    "bitmap": (SimpleNamespace(format="bmp", data=BMP), "no readable header of JPEG, PNG"),
+    "bitmap": (SimpleNamespace(format="bmp", data=BMP), "no readable header of JPEG or PNG"),
     "broken content": (SimpleNamespace(format="png", data=PNG[:-300]), "not decodable"),
     "endless name": (bgr8(encoding="x\n" * 9999), r"encoding '(x\\n)+\.\.\.' is not supported"),
 }
