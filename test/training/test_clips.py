@@ -13,6 +13,7 @@ from stemseg_ros.config import Config, load_config
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledFrame
 from stemseg_ros.training.batches import make_batch
 from stemseg_ros.training.clips import Sources, draw_clip, paste_objects, warp
+from stemseg_ros.training.targets import grid_targets
 
 COLOURS = {1001: (200, 30, 30), 1002: (30, 200, 30), 2001: (30, 30, 200)}
 
@@ -90,6 +91,57 @@ def test_ignored_pixels_stay_ignored() -> None:
     assert (clip.labels[0, 7:27, 5:] == IGNORE_LABEL).all()
     assert (clip.labels[0, :7] == 0).all()
     assert (clip.labels[0, :, :5] == 0).all()
+
+
+def test_objects_that_leave_the_frame_are_gone_there_and_come_back() -> None:
+    shifts = [np.array([[1.0, 0, x], [0, 1, 0], [0, 0, 1]]) for x in (0, -40, -90, 0)]
+    clip = warp([painted()] * 4, shifts, (96, 128))
+    seen = [(frame == 1001).sum() for frame in clip.labels]
+    assert seen[0] == seen[3] > seen[1] > seen[2] == 0
+    assert (clip.labels[1][:, :15] == 1001).any(), "what is left of it keeps its label"
+    targets = grid_targets(clip.labels, config())
+    first = next(mask for mask in targets.masks if mask[0, 10, 5])  # a cell of 1001
+    assert [bool(frame.any()) for frame in first] == [True, True, False, True]
+
+
+def striped() -> LabelledFrame:
+    labels = np.zeros((300, 400), np.int32)
+    frame = LabelledFrame(np.full((300, 400, 3), (60, 120, 90), np.uint8), labels)
+    frame.image[::8] = 200  # something that blur can blur
+    return frame
+
+
+def test_colour_and_blur_are_drawn_for_each_frame_of_a_still() -> None:
+    sources: Sources = {"a": [[striped()]]}
+    for seed in range(3):
+        clip = draw_clip(sources, config(scale=[1.5, 1.5]), np.random.default_rng(seed))
+        assert len({tuple(frame[48, 64]) for frame in clip.frames}) > 1
+
+
+def test_a_video_has_one_change_of_tones() -> None:
+    sources: Sources = {"a": [[striped()] * 8]}
+    changed = False
+    for seed in range(3):
+        clip = draw_clip(sources, config(scale=[1.5, 1.5]), np.random.default_rng(seed))
+        assert (clip.frames == clip.frames[0]).all()
+        changed |= bool((clip.frames[0] != striped().image[0, 0]).any())
+    assert changed
+
+
+def test_videos_are_mirrored_as_a_whole() -> None:
+    sources: Sources = {"a": [[painted(shift=t) for t in range(8)]]}
+    orders = []
+    for seed in range(8):
+        clip = draw_clip(sources, config(crop=[96, 224]), np.random.default_rng(seed))
+        places = [
+            [np.argwhere(frame == label).mean(0)[1] for label in (1001, 1002)]
+            for frame in clip.labels
+            if {1001, 1002} <= set(np.unique(frame))
+        ]
+        order = {left < right for left, right in places}
+        assert len(order) <= 1
+        orders += order
+    assert set(orders) == {True, False}
 
 
 def test_pasted_objects_are_new_and_in_front() -> None:
