@@ -112,7 +112,7 @@ class Camera:
         self._bursts.poll(finish=True)
         self._notes.poll(finish=True)
         waiting = self.queue.clear()
-        self._count("frames_dropped", waiting)
+        self._count_dropped("reset", waiting)
         return waiting
 
     def release(self) -> None:
@@ -198,7 +198,7 @@ class Camera:
     def reset(self) -> int:
         """Forget all tracks and the frames inside the window; how many got no result."""
         dropped = self.stream.reset()
-        self._count("frames_dropped", dropped)
+        self._count_dropped("reset", dropped)
         return dropped
 
     def lose_pending(self) -> None:
@@ -238,6 +238,10 @@ class Camera:
     def _count(self, name: str, number: int = 1) -> None:
         self.statistics.count(name, number)
 
+    def _count_dropped(self, cause: str, number: int) -> None:
+        self._count("frames_dropped", number)
+        self._count(f"dropped.{cause}", number)
+
     def _refuse(self, error: ImageMessageError) -> None:
         self._count("frames_refused")
         self._bursts.add(
@@ -245,8 +249,7 @@ class Camera:
         )
 
     def _on_drop(self, cause: str, number: int) -> None:
-        self._count("frames_dropped", number)
-        self._count(f"dropped.{cause}", number)
+        self._count_dropped(cause, number)
         what, total = REASONS[cause]
         what = what.format(size=self._config.node.queue_size, every=self.queue.every)
         text = f"the device is slower than the images come: {what}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -145,7 +147,8 @@ class Engine:
         try:
             self._call(self._open, lambda: self.stalled)
         except Exception as error:  # of any kind: what cannot be loaded cannot go on
-            self.broken = f"the worker cannot be restarted: {error}"
+            if not self._stopping():
+                self.broken = f"the worker cannot be restarted: {error}"
         else:
             self._log.warning(f"the worker is restarted ({self.restarts}.), tracking starts anew")
 
@@ -176,6 +179,7 @@ class Engine:
         """Its state, as the diagnostics show it."""
         values = {"worker_restarts": str(self.restarts)}
         values["busy_s"] = f"{self._worker.busy_seconds:.1f}"
+        values["process_memory_mb"] = f"{_resident_mb():.0f}"
         if self._model is None:
             return values
         config = self._fallbacks.config(self._model.config)
@@ -246,7 +250,8 @@ class Engine:
                 device = self._fallbacks.device(model.device)
                 make = partial(self._make_pipeline, config, model.checkpoint, device)
                 try:
-                    return rig.open(make, config)
+                    rig.open(make, config)
+                    return
                 except MEMORY_ERRORS as error:
                     reason = f"out of memory on {device}: {error}"
                 rig.close()
@@ -276,3 +281,9 @@ class Engine:
     def _on_error(self, error: Exception) -> None:
         for camera in self._cameras:
             camera.failed(error)
+
+
+def _resident_mb() -> float:
+    """Memory of the process that lies in RAM, 10^6 bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -24,12 +24,12 @@ LOSSES = (
     "frames_dropped",
     "frames_failed",
 )
-CAUSES = tuple(f"dropped.{cause}" for cause in DROPS)
+CAUSES = tuple(f"dropped.{cause}" for cause in (*DROPS, "reset"))
 COUNTS = ("frames_in", "messages_out", *LOSSES, *CAUSES)
 """Counted since the node was configured: images that arrived, answers, images that the middleware
 lost on the way, that were no picture, whose stamp was that of the one before or behind it, that
-had to make room or were reset, and whose window failed; and how many of those dropped each rule of
-the queue dropped."""
+had to make room or were reset, and whose window failed; and those dropped by cause: the rules of
+the queue, and a reset or the end of the active state."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ def test_frames_are_counted_by_what_became_of_them(local_node: Start, peer: Peer
     assert peer.spin_until(lambda: listener.level() == OK)
     assert peer.trigger("reset").success
     assert peer.spin_until(lambda: listener.values()["frames_dropped"] == "2")  # in the window
+    assert listener.values()["dropped.reset"] == "2"
     assert int(listener.values()["epoch"]) == int(values["epoch"]) + 1
 
 
@@ -90,6 +91,7 @@ def test_stages_model_and_device_of_the_real_pipeline(local_node: Start, peer: P
     expected = {"state": "active", "model": "lite", "checkpoint": "random", "device": "cpu"}
     expected |= {"window": "near_online 4/2", "fallback": "no", "worker_restarts": "0"}
     assert {name: worker[name] for name in expected} == expected
+    assert 50 < float(worker["process_memory_mb"]) < 50_000
     assert (listener.level("worker"), listener.text("worker")) == (OK, "ready")
 
 
