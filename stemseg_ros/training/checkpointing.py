@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from stemseg_ros import __version__
@@ -41,8 +42,9 @@ def save(run: Run, path: Path, config: Config) -> None:
         raise TrainingError(f"{path}: cannot be written: {error}") from error
 
 
-def restore(run: Run, path: Path, config: Config) -> None:
-    """Set a fresh run to where a checkpoint left off. Raises TrainingError."""
+def restore(run: Run, path: Path, config: Config) -> list[str]:
+    """Set a fresh run to where a checkpoint left off; returns what differs from the settings it
+    had. Raises TrainingError."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         run.network.load_state_dict(content["network"])
@@ -52,6 +54,7 @@ def restore(run: Run, path: Path, config: Config) -> None:
             value.copy_(content["average"][name])
         run.step, run.bad, run.sums = content["step"], content["bad"], content["sums"]
         torch.set_rng_state(content["torch_rng"])
+        return _changes(yaml.safe_load(content["config"]), config)
     except (
         OSError,
         EOFError,
@@ -61,10 +64,26 @@ def restore(run: Run, path: Path, config: Config) -> None:
         TypeError,
         AttributeError,
         pickle.UnpicklingError,
+        yaml.YAMLError,
     ) as error:
         raise TrainingError(
             f"{path}: is damaged or does not fit the config '{config.name}': {error}"
         ) from error
+
+
+def _changes(before: dict[str, Any], config: Config) -> list[str]:
+    """What differs, as "training.steps 100 -> 200"."""
+    now = config.model_dump(mode="json")
+    changes = []
+    for section, values in now.items():
+        old = before.get(section)
+        if isinstance(values, dict) and isinstance(old, dict):
+            changes += [
+                f"{section}.{name} {old.get(name)} -> {value}"
+                for name, value in values.items()
+                if old.get(name) != value
+            ]
+    return changes
 
 
 def export(state: dict[str, Tensor], config: Config, path: Path, **facts: object) -> None:

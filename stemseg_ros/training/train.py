@@ -86,15 +86,14 @@ def train(
         # A resumed run has weights of its own.
         fresh = update_config(config, {"training.start_from": None}) if resume else config
         run = start(fresh, world.device(place), world)
-        if resume:
-            restore(run, checkpoint, config)
+        changes = restore(run, checkpoint, config) if resume else []
         if world.main:
             write_facts(out, config, data, sources)
         with (
             run_log(out, run.step) if world.main else nullcontext() as writer,
             stop_requests() as request,
         ):
-            _announce(run, config, resume)
+            _announce(run, config, resume, changes)
             keeper = (
                 None
                 if writer is None
@@ -139,7 +138,7 @@ def _check(config: Config, out: Path, resume: bool) -> Path:
     return checkpoint
 
 
-def _announce(run: Run, config: Config, resume: bool) -> None:
+def _announce(run: Run, config: Config, resume: bool, changes: list[str]) -> None:
     log.info(
         "%s at step %d of %d: config %s, stemseg %s %s, torch %s, %d process(es) on %s",
         "resumed" if resume else "started",
@@ -152,6 +151,8 @@ def _announce(run: Run, config: Config, resume: bool) -> None:
         run.world.size,
         describe_device(run.network.device),
     )
+    if changes and run.world.main:
+        log.warning("settings are not what they were: %s", ", ".join(changes))
 
 
 def _loop(

@@ -194,3 +194,18 @@ def test_memory_format_and_compilation_change_nothing_but_speed(
     # Captured as graphs, but run eagerly: generating code takes minutes on two cores.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     assert difference(after_steps(config(compile=True), batch), last) < 1e-6
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_gpu_takes_the_steps_of_the_cpu(pack: Path, precision: str) -> None:
+    batch = batch_of(pack, 2)
+    settings = config(precision=precision, batch_size=1, accumulate=2, clip_norm=1.0)
+    expected = after_steps(config(batch_size=2, clip_norm=1.0), batch).sums["total"]
+    run = start(settings, torch.device("cuda"))
+    for _ in range(12):
+        take_step(run, batch, settings)
+        if run.sums:
+            break
+    assert run.sums["total"] == pytest.approx(expected, rel=0.05)
+    assert all(value.device.type == "cuda" for value in run.average.values())

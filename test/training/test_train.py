@@ -117,6 +117,17 @@ def test_settings_that_cannot_work(
     assert not (tmp_path / "run").exists()
 
 
+def test_changed_settings_of_a_resumed_run_are_logged(
+    pack: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tiny_config(steps=1), pack, tmp_path / "run")
+    assert "settings are not" not in caplog.text
+    train(tiny_config(steps=2, picture_steps=0), pack, tmp_path / "run", resume=True)
+    assert (
+        "settings are not what they were: training.steps 1 -> 2, training.picture_steps 500 -> 0"
+    ) in caplog.text
+
+
 def test_a_disk_that_cannot_be_written_is_named(pack: Path, tmp_path: Path) -> None:
     run = start(tiny_config())
     with pytest.raises(TrainingError, match=r"checkpoint\.pt: cannot be written"):
