@@ -22,7 +22,6 @@ from stemseg_ros.errors import StemsegError
 from stemseg_ros.resources import resource_path
 from stemseg_ros.sections import (
     ClusteringConfig,
-    DatasetConfig,
     HealthConfig,
     InputConfig,
     Mixing,
@@ -33,9 +32,9 @@ from stemseg_ros.sections import (
     RuntimeConfig,
     Section,
     StitchingConfig,
-    TrainingConfig,
     WindowConfig,
 )
+from stemseg_ros.training_sections import DatasetConfig, TrainingConfig
 
 __all__ = [
     "ClusteringConfig",
