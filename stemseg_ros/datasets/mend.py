@@ -257,7 +257,7 @@ def _whole(carried: LabelArray, a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool
 
 
 def _main(labels: npt.NDArray[np.int32]) -> int:
-    """The object that most of the pixels belong to; 0 if most belong to none."""
+    """The object that at least half of the pixels belong to; 0: background, -1: none."""
     values, counts = np.unique(labels, return_counts=True)
     best = int(values[counts.argmax()])
     return best if best != IGNORE_LABEL and 2 * counts.max() >= labels.size else -1

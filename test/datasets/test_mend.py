@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from driving_pack import tiny_config, write_pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stemseg_ros.config import load_config
 from stemseg_ros.datasets.mend import mend
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelArray, LabelledFrame
+from stemseg_ros.training.batches import load_sources
 
 HEIGHT, WIDTH, FRAMES = 96, 192, 10
 
@@ -54,7 +59,9 @@ def texture(seed: int, height: int, width: int) -> np.ndarray:
     return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
 
 
-def edited(frames: list[LabelledFrame], *edits: tuple[int, tuple[slice, slice], int]):
+def edited(
+    frames: list[LabelledFrame], *edits: tuple[int, tuple[slice, slice] | slice, int]
+) -> list[LabelledFrame]:
     """(frame, area, label) painted over the labels."""
     labels = [frame.labels.copy() for frame in frames]
     for frame, area, label in edits:
@@ -184,3 +191,30 @@ def test_short_videos_and_stills_come_back_as_they_are() -> None:
     frames = video(LEFT)[:3]
     mended, report = mend(frames)
     assert mended == frames and report.ignored_pixels == 0
+
+
+def test_a_video_without_objects() -> None:
+    mended, report = mend(video())
+    assert (stack(mended)[:, :-6] == 0).all() and report.ids_before == report.ids_after == 0
+
+
+def test_the_setting_mends_what_training_sees(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_pack(tmp_path)
+    label = data / "clips" / "0000" / "000004.png"
+    pixels = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)
+    piece = pixels == 1001
+    piece[:, : np.argwhere(piece)[:, 1].max() - 9] = False  # the right end of the first car
+    cv2.imwrite(str(label), np.where(piece, 1003, pixels).astype(np.uint16))
+    for switch, expected in ((False, 1003), (True, 1001)):
+        config = tiny_config(mix={"clips": {"weight": 1.0, "mend": switch}})
+        with caplog.at_level(logging.INFO, "stemseg_ros.datasets.mend"):
+            sources = load_sources(config, data)
+        assert set(np.unique(sources["clips"][0][4].labels[piece])) == {expected}
+    assert "clips/0000 mended: 3 -> 2 ids, 1 masks merged" in caplog.text
+
+
+def test_clips_of_the_default_mix_are_mended_and_nothing_else() -> None:
+    mix = load_config("lite").training.mix
+    assert [name for name, entry in mix.items() if entry.mend] == ["clips"]
