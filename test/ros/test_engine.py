@@ -124,7 +124,8 @@ def test_without_a_fallback_the_node_goes_through_the_error_state(
     assert peer.spin_until(lambda: state(peer) == "unconfigured")
     assert peer.spin_until(lambda: listener.level("worker") == ERROR)
     assert "out of memory" in listener.text("worker")
-    assert listener.values("worker")["state"] == "unconfigured"
+    assert peer.spin_until(lambda: listener.values("worker")["state"] == "unconfigured")
+    assert listener.level("worker") == ERROR
     assert peer.publisher.get_subscription_count() == 0
     assert not peer.trigger("flush").success
     Full.gpu_too = False
