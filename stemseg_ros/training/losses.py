@@ -8,6 +8,7 @@ function below says what the difference is where it makes one.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -131,17 +132,22 @@ def semantic_loss(logits: Tensor, classes: Tensor, ignore: Tensor, config: Confi
 
 def saliency_loss(logits: Tensor, classes: Tensor, ignore: Tensor, config: Config) -> Tensor:
     """Bootstrapped cross-entropy of foreground and background (Sec. 4.5; Wu et al., 2016): its
-    mean over the hardest cells of each window, a share of ``training.bootstrap_share``.
+    mean over the hard cells of each window.
 
-    logits: float (N, 2, T, h, w): background, foreground. classes: int64 (N, T, h, w), 0
-    background, everything else foreground. ignore: (N, T, h, w), cells that are left out. Returns
-    a scalar: the mean over windows; one of ignored cells alone adds nothing.
+    Hard are cells whose true label has a probability below ``training.bootstrap_probability``, in
+    any case the hardest ``training.bootstrap_share``. logits: float (N, 2, T, h, w): background,
+    foreground. classes: int64 (N, T, h, w), 0 background, everything else foreground. ignore: (N,
+    T, h, w), cells that are left out. Returns a scalar: the mean over windows; one of ignored
+    cells alone adds nothing.
     """
+    training = config.training
     entropy = F.cross_entropy(logits, (classes > 0).long(), reduction="none").flatten(1)  # (N, P)
     valid = ~ignore.bool().flatten(1)
-    counts = (valid.sum(1) * config.training.bootstrap_share).ceil().long()  # (N,)
     # A cross-entropy is never negative, so ignored cells sort behind all others.
     hardest = entropy.masked_fill(~valid, -1.0).sort(dim=1, descending=True).values
+    least = (valid.sum(1) * training.bootstrap_share).ceil()
+    hard = (hardest > -math.log(training.bootstrap_probability)).sum(1)
+    counts = torch.maximum(hard, least.long())  # (N,)
     chosen = torch.arange(hardest.shape[1], device=hardest.device) < counts[:, None]
     return (hardest.where(chosen, 0.0).sum(1) / counts.clamp(min=1)).mean()
 
