@@ -1,9 +1,9 @@
 """Ablations like Table I of the paper: one short training a row, measured on the development clip.
 
-Every row is the preset with a few settings changed, trained with the same number of steps, clips a
-step and crop, and measured on ``clips/0003`` of the driving pack, which no row is trained on. A
-heat map that was trained briefly stays low, so every row is measured at several values of
-``clustering.min_heat``, and its table line is the one with the best sMOTSA.
+Every row is the preset with a few settings changed, trained from ImageNet weights with the same
+number of steps, clips a step and crop, and measured on ``clips/0003`` of the driving pack, which
+no row is trained on. A heat map that was trained briefly stays low, so every row is measured at
+several values of ``clustering.min_heat``, and its table line is the one with the best sMOTSA.
 
     python benchmarks/ablations.py --data DRIVING_PACK --out out/ablations
 
@@ -42,7 +42,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "xyff": {"network.mixing": "xyff"},
     "T8": {"window.length": 8, "window.overlap": 4},
     "xytf": {"network.mixing": "xytf"},
-    "second seed": {"training.seed": 1},
+    "second seed": {"training.seed": 1001},
     "xyf": {"network.mixing": "xyf"},
     "clips not mended": {"mix": "not mended"},
     "no copy-paste": {"training.copy_paste": 0.0},
@@ -60,6 +60,25 @@ COLUMNS = {
     "min_heat": "min_heat",
 }
 Result = dict[str, float]
+
+
+def short(preset: Config, steps: int, crop: tuple[int, int], min_dim: int) -> Config:
+    """The preset with a schedule of so many steps, from where its backbone starts, on crops of one
+    size."""
+    mix = {name: {**e.model_dump(), "crop": None} for name, e in preset.training.mix.items()}
+    return update_config(
+        preset,
+        {
+            "input.min_dim": min_dim,
+            "training.steps": steps,
+            "training.crop": list(crop),
+            "training.mix": mix,
+            "training.warmup_steps": steps // 10,
+            "training.ema": 0.98,
+            "training.start_from": None,
+            "training.workers": 0,
+        },
+    )
 
 
 def row_config(base: Config, name: str) -> Config:
@@ -139,9 +158,11 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the runs and the table.")],
     config: Annotated[str, typer.Option(help="Preset that the rows start from.")] = "lite",
     steps: Annotated[int, typer.Option(min=1, help="Steps of each row.")] = 300,
-    crop: Annotated[tuple[int, int], typer.Option(help="Height and width of clips.")] = (128, 160),
+    crop: Annotated[tuple[int, int], typer.Option(help="Height and width of clips.")] = (192, 256),
     min_dim: Annotated[int, typer.Option(help="Shorter side when measured.")] = 384,
-    heats: Annotated[str, typer.Option(help="Seed thresholds tried, with commas.")] = "0.4,0.6",
+    heats: Annotated[
+        str, typer.Option(help="Seed thresholds tried, with commas.")
+    ] = "0.45,0.6,0.75",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
     rows: Annotated[str | None, typer.Option(help="Only these rows, with commas.")] = None,
 ) -> None:
@@ -149,17 +170,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     console = Console()
     try:
-        base = load_config(
-            config,
-            {
-                "input.min_dim": min_dim,
-                "training.steps": steps,
-                "training.crop": list(crop),
-                "training.warmup_steps": steps // 10,
-                "training.ema": 0.98,
-                "training.workers": 0,
-            },
-        )
+        base = short(load_config(config), steps, crop, min_dim)
         out.mkdir(parents=True, exist_ok=True)
         results: dict[str, Result] = {}
         thresholds = [float(heat) for heat in heats.split(",")]

@@ -11,7 +11,7 @@ from driving_pack import tiny_config, write_pack
 pytest.importorskip("trackeval", reason="the eval extra is not installed")
 pytest.importorskip("tensorboard", reason="the train extra is not installed")
 
-from benchmarks.ablations import COLUMNS, ROWS, markdown, row_config, run_row
+from benchmarks.ablations import COLUMNS, ROWS, markdown, row_config, run_row, short
 from stemseg_ros.config import Config, load_config
 
 
@@ -42,6 +42,16 @@ def test_rows_of_the_mix() -> None:
     assert drawn["clips only"] == {"clips"}
     assert drawn["stills only"] == set(base.training.mix) - {"clips"}
     assert not row_config(base, "clips not mended").training.mix["clips"].mend
+
+
+def test_schedules_are_short_and_equal() -> None:
+    mix = {"clips": {"weight": 0.6, "crop": [96, 96]}, "stills_city": 0.4}
+    preset = load_config("lite", {"training.mix": mix, "training.start_from": "some.pt"})
+    config = short(preset, 300, (192, 256), 384)
+    assert (config.training.steps, config.training.crop) == (300, (192, 256))
+    assert config.training.start_from is None
+    assert [entry.crop for entry in config.training.mix.values()] == [None, None]
+    assert config.training.mix["clips"].weight == 0.6
 
 
 def test_a_row_is_trained_measured_and_kept(tmp_path: Path) -> None:
