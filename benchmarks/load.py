@@ -253,17 +253,26 @@ class Observer:
     def capacity(self, size: str) -> float:
         """Results a second while more images come than can be served."""
         self.wait_for_node()
-        with camera(200.0, 25.0, size) as child:
+        rate, answered = 5.0, float("inf")
+        while answered > 0.8 * rate:
+            rate *= 2
+            answered = self._answered(rate, size)
+        return answered
+
+    def _answered(self, rate: float, size: str) -> float:
+        """Results a second at a rate of images."""
+        self.answers.clear()
+        with camera(rate, 25.0, size) as child:
             while not self.answers:
                 self.spin(0.2)
-            self.spin(5.0)
+            self.spin(4.0)
             before, begin = len(self.answers), time.monotonic()
-            self.spin(15.0)
-            rate = (len(self.answers) - before) / (time.monotonic() - begin)
+            self.spin(16.0)
+            answered = (len(self.answers) - before) / (time.monotonic() - begin)
             while child.poll() is None:
                 self.spin(0.1)
         self.settle()
-        return rate
+        return answered
 
     def set_policy(self, policy: str, max_latency_ms: int) -> None:
         """Change both in the running node."""

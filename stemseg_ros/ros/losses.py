@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 
-INTERVALS = 15
+INTERVALS = 31
 """The usual interval is the lower quartile of so many last ones: losses make intervals longer,
 never shorter. Each is the mean of two that follow each other, in which the jitter of a single
 stamp cancels out."""
 FEWEST_INTERVALS = 5
 PAUSE_NS = 2_000_000_000
 """A longer gap is a pause of the camera, and says nothing about the way."""
+IRREGULAR = 3.0
+"""Where the mean of the last intervals is so many usual ones, images come in bursts, and gaps say
+nothing."""
 REMEMBERED = 200
 """Received images that the share of the lost ones is taken over."""
 FEWEST_EXPECTED = 40
@@ -26,10 +29,10 @@ CYCLONE_DDS_URI = "CYCLONEDDS_URI"
 class LostFrames:
     """Counts lost images twice and believes the higher count.
 
-    The stamps show a gap where they step by more than one and a half of the usual interval: that
-    sees what gets lost anywhere between camera and callback, but needs a camera of a steady rate,
-    most of whose images arrive. The middleware reports what it noticed itself, for best-effort
-    publishers only.
+    The stamps show a gap where they step by more than one and a half of the usual interval, unless
+    the following images catch up: that sees what gets lost anywhere between camera and callback,
+    but needs a camera of a steady rate, most of whose images arrive. The middleware reports what
+    it noticed itself, for best-effort publishers only.
     """
 
     def __init__(self, on_lost: Callable[[int], None], explain: Callable[[float], None]) -> None:
@@ -40,6 +43,7 @@ class LostFrames:
         self._intervals: deque[float] = deque(maxlen=INTERVALS)
         self._last_step: int | None = None
         self._gaps = 0
+        self._suspected = 0
         self._reported = 0
         self._told = 0
         self._recent: deque[int] = deque(maxlen=REMEMBERED)
@@ -47,7 +51,7 @@ class LostFrames:
 
     def received(self, stamp_ns: int) -> None:
         """An image arrived."""
-        self._gaps += self._missing_before(stamp_ns)
+        self._look_for_gap(stamp_ns)
         self._recent.append(self._tell())
         lost = sum(self._recent)
         expected = lost + len(self._recent)
@@ -67,29 +71,39 @@ class LostFrames:
             self._on_lost(new)
         return new
 
-    def _missing_before(self, stamp_ns: int) -> int:
+    def _look_for_gap(self, stamp_ns: int) -> None:
         newest, self._newest = self._newest, stamp_ns
-        if newest is None:
-            return 0
-        step = stamp_ns - newest
-        if step < -PAUSE_NS:  # time begins anew
-            self._intervals.clear()
+        step = 0 if newest is None else stamp_ns - newest
+        if step > PAUSE_NS or step < -PAUSE_NS:  # a pause, or time begins anew
             self._last_step = None
-            return 0
-        if step <= 0:  # a repeated or exchanged frame
+            if step < 0:
+                self._intervals.clear()
+        elif step > 0:
+            self._judge(step)
+        elif newest is not None:  # a repeated or exchanged image
             self._newest = newest
-            return 0
-        if step > PAUSE_NS:
-            self._last_step = None
-            return 0
-        known = len(self._intervals) >= FEWEST_INTERVALS
-        usual = sorted(self._intervals)[len(self._intervals) // 4] if known else None
+
+    def _judge(self, step: int) -> None:
+        usual = self._usual(step)
         if self._last_step is not None:
             self._intervals.append((step + self._last_step) / 2)
         self._last_step = step
-        if usual is None or step <= 1.5 * usual:
-            return 0
-        return round(step / usual) - 1
+        if usual is None:
+            self._suspected = 0
+        elif step < usual / 2:  # late, not lost
+            self._suspected = max(0, self._suspected - 1)
+        else:
+            self._gaps += self._suspected
+            self._suspected = round(step / usual) - 1 if step > 1.5 * usual else 0
+
+    def _usual(self, step: int) -> float | None:
+        """The interval between images; none: not known, or there is no usual one."""
+        known = sorted(self._intervals)
+        if len(known) < FEWEST_INTERVALS:
+            return None
+        usual = known[len(known) // 4]
+        mean = (sum(known) + step) / (len(known) + 1)
+        return usual if mean < IRREGULAR * usual else None
 
 
 def remedy(middleware: str, environment: Mapping[str, str]) -> str:

@@ -35,8 +35,12 @@ class Counted:
         ([*range(50), *range(1050, 1100)], 0),  # a pause of 100 s
         ([*range(50), 40, 41, *range(50, 99)], 0),  # repeated ones
         ([*range(50), *range(-5000, -4950)], 0),  # a bag loop
-        ([*range(20), *range(20, 60, 2)], 12),  # from 10 to 5 Hz: until the estimate follows
+        ([*range(20), *range(20, 80, 2)], 24),  # from 10 to 5 Hz: until the estimate follows
         ([0, 5, 7, 30], 0),  # no rate is known yet
+        # A driver that does not get the processor: bursts that catch up after a hole, ...
+        ([*range(20), 25, 25.1, 25.2, 25.3, 25.4, 25.5, *range(26, 40)], 0),
+        # ... or that are the only way in which it sends.
+        ([10 * n + k / 1000 for n in range(9) for k in range(10)], 0),
     ],
 )
 def test_gaps(numbers: list[float], lost: int) -> None:
@@ -58,10 +62,10 @@ def test_what_both_notice_counts_once() -> None:
     it = Counted()
     it.receive(*range(30))
     it.frames.reported(2)
-    it.receive(32)
+    it.receive(32, 33)
     assert it.lost == 2
     it.frames.reported(5)
-    it.receive(33)
+    it.receive(34)
     assert it.lost == 7
 
 
