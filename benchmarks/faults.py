@@ -2,6 +2,7 @@
 
 camera      a camera is killed (SIGKILL) and started again, many times; stamps go on, or back
 node        the node is killed while a bag plays, and started again by this script
+launch      the same, but camera.launch.py starts it again; left out where ROS 2 has no launch
 messages    malformed images: at the conversion, and a part of them through the node
 lifecycle   deactivated and activated, cleaned up and configured, many times, without leaks
 isolation   nodes of different namespaces and domains do not hear each other
@@ -13,177 +14,36 @@ Ends with exit code 1 if something does not hold.
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from benchmarks import malformed
-from benchmarks.rig import (
-    SECOND,
-    Answer,
+from benchmarks.kills import kill_cameras, kill_launched, kill_nodes, launch_is_here
+from benchmarks.reports import (
     FaultError,
-    NodeProcess,
     Report,
-    Rig,
-    Robot,
-    Usage,
-    own_domain,
+    growth_kb,
+    leaks,
     show_reports,
-    video_frames,
     write_reports,
 )
-from stemseg_ros.media.bag import write_bag
-from stemseg_ros.media.instance_bag import InstanceBagReader
+from benchmarks.rig import SECOND, NodeProcess, Rig, Robot, own_domain, video_frames
 from stemseg_ros.processes import free_domain, termination_as_exit
 
-STEP_BACK_S = 1000.0
-WARM_UP_SHARE = 0.2
-"""First part of the samples that a slope leaves out."""
+FAULTS = ("isolation", "messages", "lifecycle", "camera", "node", "launch")
 FLAT_KB = 20.0
 """Growth of memory per cycle that counts as none."""
 SHOWN = 8
 """Images at once, when the node has to answer."""
 BATCH = 10
 """Messages sent at once; fewer than the node's subscription holds."""
-
-
-def growth_kb(samples: Sequence[Usage]) -> float:
-    """Slope of the memory in kB per sample, by a straight line through those after the warm-up."""
-    rest = [sample.anonymous_mb for sample in samples[int(len(samples) * WARM_UP_SHARE) :]]
-    if len(rest) < 2:
-        return 0.0
-    return float(np.polyfit(np.arange(len(rest)), rest, 1)[0]) * 1e3
-
-
-def leaks(report: Report, samples: Sequence[Usage], kind: str) -> None:
-    """Add what a process holds after the warm-up and in the end to a report."""
-    first, last = samples[int(len(samples) * WARM_UP_SHARE)], samples[-1]
-    report.numbers |= {
-        f"memory in the end, MB ({kind})": last.rss_mb,
-        f"growth, kB per {kind}": growth_kb(samples),
-        f"threads ({kind})": last.threads,
-        f"open files ({kind})": last.files,
-    }
-    report.series[f"memory after each {kind}, MB"] = [sample.anonymous_mb for sample in samples]
-    report.checks[f"no more threads, {kind}"] = last.threads <= first.threads
-    report.checks[f"no more open files, {kind}"] = last.files <= first.files
-
-
-def kill_cameras(
-    rig: Rig, node: NodeProcess, rounds: int, answers: int = 6, back_every: int = 10
-) -> Report:
-    """Start a camera, wait for answers to its images, kill it; and again.
-
-    The stamps of every back_every-th one lie before those of the one before. The node must not
-    take the time until the next camera for a jump (node.max_gap).
-    """
-    report = Report(f"camera killed and started again {rounds} times")
-    np.save(rig.out / "still.npy", rig.images[0])
-    waits, samples, back = [], [], 0
-    with node.robot(camera=False) as listener:
-        for index in range(rounds + 1):
-            back += index % back_every == back_every - 1
-            waits.append(_one_camera(rig, listener, index, back * STEP_BACK_S, answers))
-            samples.append(node.usage)
-    epochs: dict[int, list[Answer]] = {}
-    for answer in listener.answers:
-        epochs.setdefault(answer.epoch, []).append(answer)
-    report.numbers |= {
-        "answers": len(listener.answers),
-        "median s from the start of a camera to an answer": median(waits),
-        "longest": max(waits),
-        "times that stamps went back": back,
-        "epochs": len(epochs),
-    }
-    leaks(report, samples, "restart")
-    first = min(epochs)
-    report.checks |= {
-        "the node lives": node.alive,
-        "an epoch for each time that stamps went back, and no other": sorted(epochs)
-        == list(range(first, first + back + 1)),
-        "stamps advance within each epoch": all(
-            before.stamp_ns < after.stamp_ns
-            for part in epochs.values()
-            for before, after in pairwise(part)
-        ),
-        "a still scene keeps its ids within an epoch": all(
-            len({answer.track_ids for answer in part}) == 1 for part in epochs.values()
-        ),
-    }
-    return report
-
-
-def _one_camera(rig: Rig, listener: Robot, index: int, behind: float, answers: int) -> float:
-    """Seconds from the start of a camera to the first answer to one of its images."""
-    words = [str(rig.out / "still.npy"), "--topic", listener.topic]
-    words += ["--rate", "20", "--behind", str(behind)]
-    words += ["--best-effort"] if index % 2 else []  # every other one
-    begin, first_stamp = time.monotonic(), time.time_ns() - int(behind * SECOND)
-    last_stamp = first_stamp + int(STEP_BACK_S / 2 * SECOND)
-
-    def answered() -> int:
-        return sum(first_stamp <= a.stamp_ns < last_stamp for a in listener.answers)
-
-    with rig.process("camera", "benchmarks.camera", words) as camera:
-        listener.need(answered, f"an answer to camera {index}")
-        seconds = time.monotonic() - begin
-        listener.need(lambda: answered() >= answers, f"{answers} answers to camera {index}")
-        os.kill(camera.pid, signal.SIGKILL)
-    return seconds
-
-
-def kill_nodes(rig: Rig, rounds: int, within: float) -> Report:
-    """Play a bag, kill the node, start it again while the bag goes on; and again."""
-    report = Report(f"node killed {rounds} times while a bag plays")
-    bag, recorded = rig.out / "played.mcap", rig.out / "recorded.mcap"
-    bag.unlink(missing_ok=True)
-    recorded.unlink(missing_ok=True)
-    write_bag(((SECOND + i * SECOND // 10, x) for i, x in enumerate(rig.images)), bag)
-    play = ["--bag", str(bag), "--topic", "/image", "--in-flight", "0", "--loop"]
-    waits: list[float] = []
-    with ExitStack() as stack:
-        others = [
-            stack.enter_context(rig.process(name, f"stemseg_ros.ros.{name}", words))
-            for name, words in (("player", play), ("recorder", ["--out", str(recorded)]))
-        ]
-        for index in range(rounds + 1):
-            waits.append(_one_node(rig, index, within, last=index == rounds))
-        report.checks["player and recorder live"] = all(x.exit_code is None for x in others)
-        others[1].stop()
-    with InstanceBagReader(recorded) as reader:
-        written = sum(1 for _ in reader)
-    report.numbers |= {
-        "s from the first start to an answer": waits[0],
-        "median s from a kill to the next answer": median(waits[1:] or waits),
-        "longest": max(waits[1:] or waits),
-        "answers recorded": written,
-    }
-    report.checks[f"answers again within {within:g} s"] = max(waits) <= within
-    report.checks["the record holds answers of all nodes"] = written > 3 * (rounds + 1)
-    return report
-
-
-def _one_node(rig: Rig, index: int, within: float, last: bool) -> float:
-    """Seconds from the start of a node to its first answer; kills it, but for the last one."""
-    begin = time.monotonic()
-    with rig.node(f"node-{index}") as node, node.robot(camera=False) as listener:
-        listener.need(lambda: listener.answers, f"an answer of node {index}", within)
-        seconds = time.monotonic() - begin
-        listener.need(lambda: len(listener.answers) > 3, f"answers of node {index}")
-        if not last:
-            node.kill()
-    return seconds
 
 
 def refuse_at_conversion(cases: int) -> Report:
@@ -339,7 +199,8 @@ def try_faults(rig: Rig, tries: Mapping[str, Callable[[], list[Report]]]) -> lis
 
 def main(
     faults: Annotated[
-        list[str] | None, typer.Argument(help="isolation messages lifecycle camera node [all]")
+        list[str] | None,
+        typer.Argument(help="isolation messages lifecycle camera node launch [all]"),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report and the logs.")] = Path(
         "out/faults"
@@ -360,22 +221,24 @@ def main(
     own_domain()
     rig = Rig(out, video_frames(50, (192, 108)), (*Rig.parameters, *(parameter or ())))
     with termination_as_exit(), ExitStack() as stack:
-        # One trio of nodes for everything, but for the one that is killed.
-        nodes = start_separate(rig, stack)
-        front = nodes["front"]
+        if unknown := set(faults or ()) - set(FAULTS):
+            raise typer.BadParameter(f"{', '.join(sorted(unknown))}; known: {', '.join(FAULTS)}")
+        possible = FAULTS if launch_is_here() else FAULTS[:-1]
+        chosen = [fault for fault in FAULTS if fault in (faults or possible)]
+        # One trio of nodes for everything, but for those that are killed.
+        nodes = start_separate(rig, stack) if set(chosen) - {"node", "launch"} else {}
         tries = {
             "isolation": lambda: [separate(rig, nodes)],
             "messages": lambda: [
                 refuse_at_conversion(cases),
                 *(refuse_in_node(rig, nodes[name], through) for name in ("front", "rear")),
             ],
-            "lifecycle": lambda: [switch(rig, front, activations, configurations)],
-            "camera": lambda: [kill_cameras(rig, front, restarts)],
+            "lifecycle": lambda: [switch(rig, nodes["front"], activations, configurations)],
+            "camera": lambda: [kill_cameras(rig, nodes["front"], restarts)],
             "node": lambda: [kill_nodes(rig, respawns, within)],
+            "launch": lambda: [kill_launched(rig, respawns, within)],
         }
-        if unknown := set(faults or ()) - set(tries):
-            raise typer.BadParameter(f"{', '.join(sorted(unknown))}; known: {', '.join(tries)}")
-        reports = try_faults(rig, {x: tries[x] for x in tries if x in (faults or tries)})
+        reports = try_faults(rig, {fault: tries[fault] for fault in chosen})
     sys.exit(0 if all(report.passed for report in reports) else 1)
 
 

@@ -7,13 +7,12 @@ memory behind.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,12 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rich.console import Console
-from rich.table import Table
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from stemseg.msg import InstanceArray
 
+from benchmarks.reports import FaultError, Usage
 from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.media.sources import open_source
 from stemseg_ros.processes import ChildProcess, free_domain
@@ -57,35 +55,6 @@ TRANSITIONS = {
     "deactivate": Transition.TRANSITION_DEACTIVATE,
     "cleanup": Transition.TRANSITION_CLEANUP,
 }
-
-
-class FaultError(RuntimeError):
-    """Something that has to happen did not; the message says what."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a process holds (Linux)."""
-
-    rss_mb: float
-    """Resident memory, MB (10^6 bytes)."""
-    anonymous_mb: float
-    """The part of it that is no file: what a leak adds to."""
-    threads: int
-    files: int
-    """Open file descriptors."""
-
-    @classmethod
-    def of(cls, pid: int) -> Usage:
-        """Of a running process. Raises FaultError if it is gone."""
-        try:
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-        except OSError as error:
-            raise FaultError(f"process {pid} is gone") from error
-        status = {name: value.split() for name, _, value in (x.partition(":") for x in lines)}
-        rss, anonymous = (int(status[name][0]) * 1024 / 1e6 for name in ("VmRSS", "RssAnon"))
-        return cls(rss, anonymous, int(status["Threads"][0]), files)
 
 
 @dataclass(frozen=True)
@@ -314,37 +283,3 @@ def own_domain() -> int:
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "UDPv4"
     return domain
-
-
-@dataclass
-class Report:
-    """Outcome of one fault: numbers, and what had to hold."""
-
-    fault: str
-    numbers: dict[str, float] = field(default_factory=dict)
-    checks: dict[str, bool] = field(default_factory=dict)
-    series: dict[str, list[float]] = field(default_factory=dict)
-    """Courses that the JSON file keeps and the table leaves out."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether everything holds that had to."""
-        return all(self.checks.values())
-
-
-def show_reports(reports: Sequence[Report]) -> None:
-    """Print a table for each."""
-    console = Console()
-    for report in reports:
-        table = Table("what", "found", title=report.fault, title_justify="left")
-        for name, value in report.numbers.items():
-            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else f"{value:,}")
-        for name, holds in report.checks.items():
-            table.add_row(name, "[green]yes" if holds else "[red]NO")
-        console.print(table)
-
-
-def write_reports(reports: Sequence[Report], path: Path) -> None:
-    """The same as JSON."""
-    rows = [{**asdict(report), "passed": report.passed} for report in reports]
-    path.write_text(json.dumps(rows, indent=1) + "\n")

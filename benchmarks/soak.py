@@ -23,16 +23,8 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy.stats import linregress
 
-from benchmarks.rig import (
-    SECOND,
-    Report,
-    Rig,
-    Usage,
-    own_domain,
-    show_reports,
-    video_frames,
-    write_reports,
-)
+from benchmarks.reports import Report, Usage, show_reports, write_reports
+from benchmarks.rig import SECOND, Rig, own_domain, video_frames
 from stemseg_ros.errors import needs_extra
 from stemseg_ros.processes import termination_as_exit
 

@@ -13,8 +13,9 @@ from colour_network import scene
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
 
-from benchmarks import faults, malformed
-from benchmarks.rig import NodeProcess, Report, Rig, Usage
+from benchmarks import faults, kills, malformed
+from benchmarks.reports import Report, Usage, growth_kb, leaks
+from benchmarks.rig import NodeProcess, Rig
 
 pytestmark = pytest.mark.ros
 
@@ -103,13 +104,13 @@ def test_activations_and_configurations_leave_nothing_behind(
 
 
 def test_killed_cameras_are_followed_by_others(rig: Rig, nodes: dict[str, NodeProcess]) -> None:
-    report = faults.kill_cameras(rig, nodes["front"], rounds=3, answers=3, back_every=3)
+    report = kills.kill_cameras(rig, nodes["front"], rounds=3, answers=3, back_every=3)
     assert_passed(report, rig)
     assert report.numbers["epochs"] == 2
 
 
 def test_a_killed_node_is_followed_by_another_while_the_bag_plays(rig: Rig) -> None:
-    assert_passed(faults.kill_nodes(rig, rounds=1, within=120.0), rig)
+    assert_passed(kills.kill_nodes(rig, rounds=1, within=120.0), rig)
 
 
 @pytest.mark.parametrize(
@@ -118,12 +119,12 @@ def test_a_killed_node_is_followed_by_another_while_the_bag_plays(rig: Rig) -> N
 )
 def test_growth_is_that_after_the_warm_up(memory: list[float], kb: float) -> None:
     samples = [Usage(0.0, megabytes, 1, 1) for megabytes in memory]
-    assert faults.growth_kb(samples) == pytest.approx(kb, abs=1e-9)
+    assert growth_kb(samples) == pytest.approx(kb, abs=1e-9)
 
 
 @pytest.mark.parametrize("change", [{"threads": 6}, {"files": 11}])
 def test_leaks_are_told(change: dict[str, int]) -> None:
     held = {"threads": 5, "files": 10}
     report = Report("")
-    faults.leaks(report, [Usage(1, 1, **held), Usage(1, 1, **(held | change))], "round")
+    leaks(report, [Usage(1, 1, **held), Usage(1, 1, **(held | change))], "round")
     assert not report.passed
