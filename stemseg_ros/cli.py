@@ -54,7 +54,9 @@ app.command()(view)
 
 ConfigOption = Annotated[
     str,
-    typer.Option("--config", help="Preset (lite, kitti_mots, davis, youtube_vis) or YAML file."),
+    typer.Option(
+        "--config", help="Preset (lite, kitti_mots, davis, youtube_vis, saliency) or YAML file."
+    ),
 ]
 CheckpointOption = Annotated[
     str | None,

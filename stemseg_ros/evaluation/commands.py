@@ -103,7 +103,8 @@ def evaluate(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that work in parallel.")] = 1,
     config: Annotated[
-        str, typer.Option(help="Preset (lite, kitti_mots, davis, youtube_vis) or YAML file.")
+        str,
+        typer.Option(help="Preset (lite, kitti_mots, davis, youtube_vis, saliency) or YAML file."),
     ] = "lite",
     checkpoint: Annotated[
         str | None,
