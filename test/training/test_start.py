@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from driving_pack import tiny_config, write_pack
+from safetensors.torch import load_file
 
-from stemseg_ros.config import Config
+from stemseg_ros.config import Config, update_config
 from stemseg_ros.network import CheckpointError, StemSeg, load_network, save_weights
 from stemseg_ros.network.checkpoint import initialise
 from stemseg_ros.training.model import build_for_training
@@ -70,6 +71,38 @@ def test_a_second_run_starts_where_the_first_ended_with_its_own_steps(tmp_path: 
     checkpoint.unlink()  # a resumed run has its own weights
     train(second, pack, tmp_path / "second", resume=True)
     assert torch.load(tmp_path / "second/checkpoint.pt", weights_only=True)["step"] == 1
+
+
+def test_the_second_step_of_a_schedule(tmp_path: Path) -> None:
+    """As for DAVIS: norms as published, then longer windows and a frozen encoder."""
+    pack = write_pack(tmp_path / "pack")
+    one = tiny_config(steps=1, fold_norms=False, picture_steps=0)
+    weights = train(one, pack, tmp_path / "one")
+    assert any(name.endswith("running_var") for name in load_file(weights))
+    two = update_config(
+        one,
+        {
+            "window.length": 8,
+            "training.start_from": str(tmp_path / "one/checkpoint.pt"),
+            "training.frozen_encoder": True,
+        },
+    )
+    train(two, pack, tmp_path / "two")
+    before, after = (
+        torch.load(tmp_path / run / "checkpoint.pt", weights_only=True)[part]
+        for run, part in (("one", "average"), ("two", "network"))
+    )
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved
+    assert not [name for name in moved if name.startswith("backbone.")]
+
+
+def test_a_run_with_folded_norms_does_not_fit_one_without(tmp_path: Path) -> None:
+    pack = write_pack(tmp_path / "pack")
+    train(tiny_config(steps=1, picture_steps=0), pack, tmp_path / "one")
+    start_from = str(tmp_path / "one/checkpoint.pt")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: lacks keys"):
+        build_for_training(tiny_config(fold_norms=False, start_from=start_from))
 
 
 @pytest.mark.parametrize(

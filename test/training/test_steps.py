@@ -10,7 +10,7 @@ import pytest
 import torch
 from driving_pack import tiny_config, write_pack
 
-from stemseg_ros.config import Config
+from stemseg_ros.config import Config, load_config
 from stemseg_ros.training.batches import Batch, load_sources, make_batch
 from stemseg_ros.training.checkpointing import restore, save
 from stemseg_ros.training.objective import compute_losses
@@ -112,6 +112,34 @@ def test_frozen_parts_keep_their_weights(
         found = any(f".{part}." in name or f".{part}_" in name for name in moved)
         assert found is expected, part
     assert any("embedding_head" in name for name in moved)
+
+
+@pytest.mark.parametrize("preset", ["davis", "youtube_vis", "kitti_mots"])
+def test_published_networks_take_a_step(pack: Path, preset: str) -> None:
+    """Small ones of their form: every weight but those of the frozen stages has a gradient."""
+    small: dict[str, object] = {
+        "network.backbone": "resnet50",
+        "network.fpn_channels": 16,
+        "network.decoder_channels": [16, 16, 16, 16],
+        "network.norm_groups": 4,
+        "network.classes": ["object"] if preset == "davis" else ["car", "pedestrian"],
+        "network.semantic_channels": None,
+        "window.length": 4,
+        "window.overlap": 2,
+        "training.crop": [96, 96],
+        "training.mix": {"clips": {"weight": 1.0, "scale": [1.0, 1.0]}},
+        "training.start_from": None,
+    }
+    settings = load_config(preset, small)
+    batch = make_batch(load_sources(settings, pack), settings, 0)
+    assert len(batch.names) == 2
+    run = after_steps(settings, batch)
+    assert run.sums["count"] == 1
+    frozen = {name for name, p in run.network.named_parameters() if p.grad is None}
+    stages = ("backbone.body.stem.", "backbone.body.layer1.")
+    assert frozen == {
+        name for name, _ in run.network.named_parameters() if name.startswith(stages)
+    }
 
 
 def test_norms_that_stay_have_no_gradient(pack: Path, tmp_path: Path) -> None:
