@@ -103,9 +103,7 @@ class Engine:
         """Take over changed settings from the next window on."""
         if self._model is not None:
             self._model = Model(config, self._model.checkpoint, self._model.device)
-        in_use = self._fallbacks.config(config)
-        for camera in self._cameras:
-            self._worker.submit(partial(camera.update, in_use))
+        self._worker.submit(partial(self._update, config))
 
     # Life
 
@@ -118,7 +116,11 @@ class Engine:
         self._fallbacks = Fallbacks(model.config.health.out_of_memory)
         self.failed = ""
         started = time.monotonic()
-        self._call(self._open, lambda: False)
+        try:
+            self._call(self._open, lambda: False)
+        except Exception as error:
+            self._model, self.failed = None, f"no model is loaded: {error}"
+            raise
         self._load_seconds = time.monotonic() - started
 
     def release(self) -> None:
@@ -258,6 +260,11 @@ class Engine:
                 self._fall_back(reason)
         finally:
             self._opening = False
+
+    def _update(self, config: Config) -> None:
+        in_use = self._fallbacks.config(config)
+        for camera in self._cameras:
+            camera.update(in_use)
 
     def _fall_back(self, reason: str) -> None:
         """Choose what needs less memory. Raises EngineError if nothing is left."""

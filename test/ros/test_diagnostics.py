@@ -104,6 +104,14 @@ def test_a_node_without_a_model_says_so(local_node: Start, peer: Peer) -> None:
     assert listener.text() == "not active"
 
 
+def test_a_node_that_cannot_load_its_model_is_in_error(local_node: Start, peer: Peer) -> None:
+    local_node("checkpoint:=broken")
+    listener = Listener(peer)
+    assert peer.spin_until(lambda: listener.level("worker") == ERROR)
+    assert listener.text("worker") == "no model is loaded: broken: not a checkpoint"
+    assert listener.values("worker")["state"] == "unconfigured"
+
+
 @pytest.mark.parametrize(
     ("period", "level", "text"),
     [
