@@ -75,8 +75,9 @@ def bundled_checkpoint(config: Config) -> Path:
         return path
     except FileNotFoundError:
         raise CheckpointError(
-            f"no weights are bundled with the config '{config.name}': name a checkpoint file; "
-            f"{AUTHORS_SOURCE}. 'random' gives seeded random weights, for benchmarks"
+            f"no weights are bundled with the config '{config.name}': name a checkpoint file "
+            f"('stemseg train' makes one; {AUTHORS_SOURCE}). "
+            "'random' gives seeded random weights, for benchmarks"
         ) from None
 
 
