@@ -151,6 +151,17 @@ def test_the_network_gives_the_same_in_batches(network: Any) -> None:
             )
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_in_batches() -> None:
+    settings = {"input.min_dim": 96, **WINDOW, "runtime.precision": "float32"}
+    network = load_network(load_config("lite", settings), "random", "cuda")
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 256, (3, 96, 160, 3), dtype=np.uint8))
+    for image, batched in zip(images, network.features_of(images), strict=True):
+        for a, b in zip(network.frame_features(image).maps, batched.maps, strict=True):
+            torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-3)
+
+
 def test_pipelines_on_the_network_agree_with_separate_runs(network: Any) -> None:
     # Untrained, it finds many an object where thresholds ask for next to nothing.
     low = {
