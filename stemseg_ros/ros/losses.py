@@ -75,7 +75,7 @@ class LostFrames:
         newest, self._newest = self._newest, stamp_ns
         step = 0 if newest is None else stamp_ns - newest
         if step > PAUSE_NS or step < -PAUSE_NS:  # a pause, or time begins anew
-            self._last_step = None
+            self._last_step, self._suspected = None, 0
             if step < 0:
                 self._intervals.clear()
         elif step > 0:
