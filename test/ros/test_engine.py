@@ -66,14 +66,13 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stemseg_ros.ros.node.resolve_device", lambda name: torch.device("cuda:0"))
 
 
-@pytest.mark.parametrize("when", ["running", "loading"])
 @pytest.mark.parametrize(
-    ("limit", "gpu_too", "policy", "left"),
+    ("when", "limit", "gpu_too", "policy", "left"),
     [
-        (FULL - 1, False, "smaller_then_cpu", (round(0.7 * FULL), "cuda:0")),
-        (round(0.6 * FULL), False, "smaller", (round(0.5 * FULL), "cuda:0")),
-        (0, True, "smaller_then_cpu", (FULL, "cpu")),
-        (0, True, "cpu", (FULL, "cpu")),
+        ("running", FULL - 1, False, "smaller_then_cpu", (round(0.7 * FULL), "cuda:0")),
+        ("running", 0, True, "smaller_then_cpu", (FULL, "cpu")),
+        ("loading", round(0.6 * FULL), False, "smaller", (round(0.5 * FULL), "cuda:0")),
+        ("loading", 0, True, "cpu", (FULL, "cpu")),
     ],
 )
 @pytest.mark.usefixtures("gpu")

@@ -42,12 +42,12 @@ class Log:
         """Once, so many seconds after the last frame."""
         if not self._pending or not self._pause:
             return None
-        if not self.done or self.done[-1] == "soon":
-            self._pending = False
-            self.done[-1:] = ["paused"]
-            return None
-        self.done.append("soon")
-        return self._pause
+        if self.done[-1] != "soon":
+            self.done.append("soon")
+            return self._pause
+        self._pending = False
+        self.done.append("paused")
+        return None
 
     def hold(self) -> None:
         """Nothing runs from here to the opening of the gate."""
@@ -94,14 +94,17 @@ def test_a_job_does_not_wait_for_frames_that_are_gone() -> None:
 
 
 def test_pauses_are_asked_for_and_kept() -> None:
-    with log(pause=0.1) as it:
-        time.sleep(0.15)
+    with log(pause=0.2) as it:
+        it.worker.call(lambda: None)
         assert it.done == []  # no frame, no pause
+        begin = time.monotonic()
         it.frame(1)
-        time.sleep(0.05)
-        assert it.done == [1, "soon"]
-        time.sleep(0.4)
-        assert it.done == [1, "paused"]
+        while len(it.done) < 3 and time.monotonic() < begin + 30:
+            time.sleep(0.01)
+        assert it.done == [1, "soon", "paused"]
+        assert time.monotonic() - begin >= 0.2
+        time.sleep(0.3)
+        assert len(it.done) == 3
 
 
 def test_errors_are_handed_on_and_the_worker_goes_on() -> None:
