@@ -18,6 +18,7 @@ from stemseg_ros.masks import label_image
 from stemseg_ros.media.overlay import draw_instances
 from stemseg_ros.records import FrameResult
 from stemseg_ros.ros.conversions import image_message, instances_message, jpeg_message
+from stemseg_ros.ros.ended_tracks import EndedTracks
 from stemseg_ros.ros.stream import Source
 
 if find_spec("vision_msgs") is not None:
@@ -41,7 +42,8 @@ class ResultPublishers:
         depth = max(10, 4 * config.window.length)
         qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
         self._node = node
-        self._settings = config.node
+        self._config = config
+        self._ended = EndedTracks()
         self._all: list[Any] = []
 
         def publisher(kind: type, name: str) -> Any:
@@ -61,7 +63,7 @@ class ResultPublishers:
 
     def update(self, config: Config) -> None:
         """Draw overlays as the settings say from now on."""
-        self._settings = config.node
+        self._config = config
 
     @property
     def overlay_wanted(self) -> bool:
@@ -71,6 +73,12 @@ class ResultPublishers:
     def publish(self, source: Source, result: FrameResult) -> None:
         """Everything that is wanted of one frame, under the header of its image."""
         self._instances.publish(instances_message(result, source.header))
+        max_gap = self._config.stitching.max_gap
+        for track in self._ended.push(result, max_gap):
+            self._node.get_logger().debug(
+                f"track {track} has ended: unseen for more than {max_gap} frames "
+                "(stitching.max_gap), so that what comes back gets a new id"
+            )
         if self._detections is not None and _wanted(self._detections):
             self._detections.publish(detections_message(result, source.header))
         if _wanted(self._labels):
@@ -81,7 +89,7 @@ class ResultPublishers:
     def _publish_overlay(
         self, source: Source, image: npt.NDArray[np.uint8], result: FrameResult
     ) -> None:
-        settings = self._settings
+        settings = self._config.node
         drawn = draw_instances(
             image, result, opacity=settings.overlay_opacity, labels=settings.overlay_labels
         )
