@@ -154,6 +154,11 @@ def _jpeg_of(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def _turned_over(file: bytes, place: int) -> bytes:
+    """With one wrong bit, which the check sums of a PNG file tell."""
+    return file[:place] + bytes([file[place] ^ 1]) + file[place + 1 :]
+
+
 JPEG, PNG, BMP, WEBP = (_encoded(suffix) for suffix in (".jpg", ".png", ".bmp", ".webp"))
 BOMB = cv2.imencode(".png", np.zeros((TALL, 100, 3), np.uint8))[1].tobytes()
 """Few bytes, too many pixels."""
@@ -170,7 +175,8 @@ def compressed(draw: Callable[..., Any]) -> CompressedImage:
             st.binary(max_size=400).map(lambda data: b"\x89PNG\r\n\x1a\n" + data),
             st.binary(max_size=99).map(lambda data: b"II*\x00" + data),  # TIFF
             st.integers(0, len(JPEG) - 2).map(lambda length: JPEG[:length]),
-            st.integers(0, len(PNG) - 100).map(lambda length: PNG[:length]),
+            st.integers(0, len(PNG) - 9).map(lambda length: PNG[:length]),
+            st.integers(41, len(PNG) - 17).map(lambda place: _turned_over(PNG, place)),
             st.tuples(side, side).map(lambda size: _png_of(*size)),
             st.tuples(side, side).map(lambda size: _jpeg_of(*size)),
             st.sampled_from((BMP, WEBP, BOMB, _png_of(2**31 - 1, 2**31 - 1), _png_of(0, 5))),

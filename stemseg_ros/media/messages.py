@@ -19,13 +19,6 @@ from PIL.PngImagePlugin import PngImageFile
 
 from stemseg_ros.errors import MediaError
 
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_FILES: tuple[tuple[bytes, type[ImageFile]], ...] = (
-    (JPEG_START, JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", PngImageFile),
-)
-"""What cameras and image_transport publish. Other formats are refused: every decoder of files from
-strangers is one more that can be attacked."""
 SHOWN_CHARACTERS = 40
 """Of a text that came with a message; the rest could fill a log."""
 
@@ -43,6 +36,27 @@ class ImageMessageError(MediaError):
     def __init__(self, fault: Fault, text: str) -> None:
         super().__init__(text)
         self.fault = fault
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A format of compressed images."""
+
+    name: str
+    start: bytes
+    end: bytes
+    """Stands close to the end of a whole file."""
+    reader: type[ImageFile]
+    """Reads the header."""
+
+
+_FILES = (
+    _File("JPEG", b"\xff\xd8", b"\xff\xd9", JpegImageFile),
+    _File("PNG", b"\x89PNG\r\n\x1a\n", b"IEND", PngImageFile),
+)
+"""What cameras and image_transport publish. Other formats are refused: every decoder of files from
+strangers is one more that can be attacked."""
+END_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +121,7 @@ def image_size(message: Any) -> tuple[int, int]:
         raise ImageMessageError("length", f"compressed image ({_shown(message.format)}), no data")
     try:
         data = bytes(memoryview(message.data))
-        kind = next(kind for start, kind in _FILES if data.startswith(start))
-        with kind(io.BytesIO(data)) as file:
+        with _file(data).reader(io.BytesIO(data)) as file:
             return file.size
     except Exception as error:  # of any kind: the readers of Pillow promise none for broken files
         raise ImageMessageError(
@@ -135,13 +148,19 @@ def bgr_from_message(message: Any) -> npt.NDArray[np.uint8]:
     return _convert(message)
 
 
+def _file(data: bytes) -> _File:
+    """The format of a file by its first bytes. Raises StopIteration for an unknown one."""
+    return next(file for file in _FILES if data.startswith(file.start))
+
+
 def _decompress(message: Any) -> npt.NDArray[np.uint8]:
     width, height = image_size(message)
     encoded = np.frombuffer(message.data, np.uint8)
+    file = _file(encoded[:8].tobytes())
     # OpenCV fills the missing part of a truncated JPEG with grey and says nothing.
-    if encoded[:2].tobytes() == JPEG_START and JPEG_END not in encoded[-1024:].tobytes():
+    if file.end not in encoded[-END_BYTES:].tobytes():
         raise ImageMessageError(
-            "length", f"truncated JPEG image ({encoded.size} bytes without end marker)"
+            "length", f"truncated {file.name} image ({encoded.size} bytes without end marker)"
         )
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)

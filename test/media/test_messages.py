@@ -134,7 +134,11 @@ FAULTS = {
         "no readable header of JPEG or PNG",
     ),
     "bitmap": (SimpleNamespace(format="bmp", data=BMP), "no readable header of JPEG or PNG"),
-    "broken content": (SimpleNamespace(format="png", data=PNG[:-300]), "not decodable"),
+    "truncated png": (SimpleNamespace(format="png", data=PNG[:-300]), "truncated PNG"),
+    "broken content": (
+        SimpleNamespace(format="png", data=PNG[:500] + bytes(9) + PNG[509:]),
+        "not decodable",
+    ),
     "endless name": (bgr8(encoding="x\n" * 9999), r"encoding '(x\\n)+\.\.\.' is not supported"),
 }
 
