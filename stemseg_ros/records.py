@@ -80,7 +80,8 @@ class NetworkOutput:
     bandwidths: Tensor
     """(V, T, h, w), 10 * exp(raw): precisions 1 / sigma^2 of the learned dimensions."""
     heatmap: Tensor
-    """(1, T, h, w) in [0, 1], probability of being an instance centre."""
+    """(1, T, h, w) in [0, 1], probability of being an instance centre; for saliency, where E and V
+    are 0, of being foreground."""
     semantic_logits: Tensor | None = None
     """(C + 1, T, h, w): background, classes, and a separate foreground channel last; or None
     (DAVIS)."""
