@@ -66,8 +66,9 @@ def check_image(message: Any, settings: NodeConfig) -> None:
 def bgr_image(message: Any, settings: NodeConfig = DEFAULTS) -> npt.NDArray[np.uint8]:
     """Pixels of a sensor_msgs/Image or CompressedImage: uint8 (H, W, 3), BGR, a copy of its own.
 
-    Encodings and scaling as in stemseg_ros.media.messages. Raises ImageMessageError with the
-    reason for everything that check_image refuses or that cannot be decoded.
+    settings: the bounds. Encodings and scaling as in stemseg_ros.media.messages. Raises
+    ImageMessageError with the reason for everything that check_image refuses or that cannot be
+    decoded.
     """
     check_image(message, settings)
     try:

@@ -21,12 +21,14 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from stemseg.msg import InstanceArray
 
+from stemseg_ros.config import NodeConfig
 from stemseg_ros.masks import encode
 from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.records import FrameResult, Instance
 from stemseg_ros.ros.conversions import (
     ImageMessageError,
     bgr_image,
+    check_image,
     image_message,
     instances_message,
     result_from_message,
@@ -114,6 +116,37 @@ def test_the_image_is_a_copy() -> None:
 def test_absurd_sizes_are_refused(height: int, width: int) -> None:
     with pytest.raises(ImageMessageError, match="at most 64,000,000"):
         bgr_image(Image(height=height, width=width, encoding="mono8", step=1, data=[0]))
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_pixels": 24 * 40}, None),
+        ({"max_pixels": 24 * 40 - 1}, r"40x24 pixels; at most 959 .*\(node\.max_pixels\)"),
+        ({"max_message_bytes": 2880 + len("camera_optical")}, None),
+        (
+            {"max_message_bytes": 2880},
+            r"2,894 bytes; at most 2,880 .*\(node\.max_message_bytes\)",
+        ),
+    ],
+)
+def test_bounds_are_settings_and_named(limits: dict[str, int], reason: str | None) -> None:
+    settings = NodeConfig(**limits)
+    if reason is None:
+        assert bgr_image(message(scene(), 1), settings).shape == (24, 40, 3)
+    else:
+        with pytest.raises(ImageMessageError, match=reason) as caught:
+            check_image(message(scene(), 1), settings)
+        assert caught.value.fault == "limit"
+
+
+@pytest.mark.parametrize(("sec", "nanosec"), [(-1, 0), (0, 10**9), (5, 2**32 - 1)])
+def test_stamps_that_are_no_time_are_refused(sec: int, nanosec: int) -> None:
+    image = message(scene(), 1)
+    image.header.stamp.sec, image.header.stamp.nanosec = sec, nanosec
+    with pytest.raises(ImageMessageError, match="which is no time") as caught:
+        check_image(image, NodeConfig())
+    assert caught.value.fault == "stamp"
 
 
 def test_size_of_a_compressed_image_is_known_before_it_is_decoded(
