@@ -8,7 +8,6 @@
 | camera/boxes       | box of each instance, labelled "id class score"                      |
 | camera/trails      | way of the middle of each track that is seen, pixels                 |
 | timing/latency_ms  | from the image to its result                                         |
-| timing/instances   | number of instances                                                  |
 | stage/NAME         | milliseconds of each stage, as the node reports them                 |
 | events             | text: new epochs, frames without an image                            |
 
@@ -47,6 +46,10 @@ MAX_CLASS_ID = 2**16 - 1
 """Highest one that rerun takes."""
 MEMORY_LIMIT = "2GiB"
 """What the server keeps for pages that open late; beyond it, the oldest frames are dropped."""
+
+
+BACKGROUND = rr.AnnotationInfo(0, None, (0, 0, 0, 0))
+"""Not tinted."""
 
 
 class ViewError(StemsegError):
@@ -117,7 +120,6 @@ class Recording:
         self._show_instances(result)
         if frame.latency_ms is not None:
             stream.log("timing/latency_ms", rr.Scalars(frame.latency_ms))
-        stream.log("timing/instances", rr.Scalars(len(result.instances)))
         for stage, milliseconds in frame.stage_ms.items():
             stream.log(f"stage/{stage}", rr.Scalars(milliseconds))
 
@@ -134,13 +136,13 @@ class Recording:
     def _show_instances(self, result: FrameResult) -> None:
         items = result.instances
         ids = [_class_id(item) for item in items]
-        context = [
+        tracks = [
             rr.AnnotationInfo(number, _name(item), _rgb(item))
             for number, item in zip(ids, items, strict=True)
         ]
         stream = self._stream
         # Of this frame alone: over a day, the tracks of a node are many.
-        stream.log("camera", rr.AnnotationContext(context))
+        stream.log("camera", rr.AnnotationContext([BACKGROUND, *tracks]))
         stream.log("camera/masks", rr.SegmentationImage(_labels(result), opacity=MASK_OPACITY))
         stream.log(
             "camera/boxes",
@@ -152,7 +154,10 @@ class Recording:
             ),
         )
         trails = self._trails.push(items)
-        stream.log("camera/trails", rr.LineStrips2D(trails, class_ids=ids, radii=1.5))
+        stream.log(
+            "camera/trails",
+            rr.LineStrips2D(trails, class_ids=ids, radii=1.5, show_labels=False),
+        )
 
     def close(self) -> None:
         """Finish the file, or end the server; a second call does nothing."""
@@ -222,7 +227,7 @@ def _layout(follow: bool) -> rrb.Blueprint:
         rrb.Horizontal(
             rrb.Spatial2DView(origin="camera", name="masks, ids, trails"),
             rrb.Vertical(
-                rrb.TimeSeriesView(origin="timing", name="latency, instances"),
+                rrb.TimeSeriesView(origin="timing", name="latency of the answers"),
                 rrb.TimeSeriesView(origin="stage", name="milliseconds by stage"),
                 rrb.TextLogView(origin="events", name="events"),
             ),
