@@ -244,9 +244,8 @@ class Camera:
 
     def _refuse(self, error: ImageMessageError) -> None:
         self._count("frames_refused")
-        self._bursts.add(
-            f"refused: {error.fault}", f"image refused: {error}", f"images refused ({error.fault})"
-        )
+        total = f"images refused ({error.fault}; first: {error})"
+        self._bursts.add(f"refused: {error.fault}", f"image refused: {error}", total)
 
     def _on_drop(self, cause: str, number: int) -> None:
         self._count_dropped(cause, number)
