@@ -132,7 +132,7 @@ def test_several_settings_are_changed_together_or_not_at_all(
 def test_every_live_setting_is_accepted_by_a_running_node(
     capfd: pytest.CaptureFixture[str], peer: Peer
 ) -> None:
-    """And arrives in the pipeline and the queue."""
+    """And arrives in the pipeline, the queue, and the overlay."""
     with closing(LocalNode(capfd, *STARTED, make_pipeline=colour_pipeline)) as node:
         node.wait_for_log("is ready")
         peer.connect()
@@ -149,6 +149,7 @@ def test_every_live_setting_is_accepted_by_a_running_node(
                 section, leaf = name.split(".")
                 wanted = node.node.get_parameter(name).value
                 assert getattr(getattr(camera.stream.pipeline.config, section), leaf) == wanted
+        assert camera.queue._settings == camera._results._settings == node.node._config.node
 
 
 def another(name: str, value: Any) -> Any:
