@@ -149,7 +149,7 @@ def test_every_live_setting_is_accepted_by_a_running_node(
                 section, leaf = name.split(".")
                 wanted = node.node.get_parameter(name).value
                 assert getattr(getattr(camera.stream.pipeline.config, section), leaf) == wanted
-        assert camera.queue._settings == camera._results._settings == node.node._config.node
+        assert camera.queue._settings == camera._results._config.node == node.node._config.node
 
 
 def another(name: str, value: Any) -> Any:
