@@ -314,7 +314,7 @@ class Observer:
         return {
             name.removeprefix("dropped."): int(value)
             for name, value in self.values.items()
-            if name.startswith("dropped.") or name == "frames_lost"
+            if name.startswith("dropped.")
         }
 
     def settle(self) -> None:
