@@ -110,6 +110,22 @@ def test_each_camera_gives_what_it_gives_alone(
     assert not node.lines("failed")
 
 
+def test_the_network_answers_every_frame_of_both(
+    local_node: Start, peer: Peer, eyes: tuple[Eye, Eye]
+) -> None:
+    small = ("checkpoint:=random", "device:=cpu", "input.min_dim:=96")
+    node = local_node(*small, *WINDOW, NO_PAUSE, make_pipeline=Pipeline)
+    front, rear = eyes
+    for eye in eyes:
+        eye.connect()
+    front.send(*range(5))
+    rear.send(*range(7), image=scene(size=(40, 24)))
+    assert peer.trigger("flush").success
+    assert (front.expect(5), rear.expect(7)) == (list(range(5)), list(range(7)))
+    assert {(answer.height, answer.width) for answer in rear.received} == {(40, 24)}
+    assert not node.lines("failed"), node.log
+
+
 @pytest.mark.parametrize("trouble", ["bad images", "failing windows", "silence", "time goes back"])
 def test_trouble_of_one_camera_leaves_the_other_alone(
     local_node: Start, peer: Peer, eyes: tuple[Eye, Eye], trouble: str
