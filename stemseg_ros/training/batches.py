@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from stemseg_ros.datasets.sequence import LabelledFrame, read_all
 from stemseg_ros.network.preprocess import normalise
 from stemseg_ros.training.clips import Sources, draw_clip, draw_size
 from stemseg_ros.training.distributed import World
-from stemseg_ros.training.interrupts import leave_signals_to_the_parent
+from stemseg_ros.training.interrupts import leave_signals_to_the_parent, signals_held
 from stemseg_ros.training.targets import Targets, grid_targets
 
 
@@ -84,11 +84,11 @@ def load_sources(config: Config, data: Path) -> Sources:
 
 def batches(
     sources: Sources, config: Config, first: int, world: World | None = None
-) -> DataLoader[Batch]:
+) -> Iterator[Batch]:
     """Batches of the steps from ``first`` on, in order, drawn ahead by worker processes if there
     are any."""
     workers = config.training.workers
-    return DataLoader(
+    loader = DataLoader(
         _Steps(sources, config, world or World()),
         batch_size=None,
         sampler=range(first, config.training.steps),
@@ -96,6 +96,8 @@ def batches(
         multiprocessing_context="spawn" if workers else None,
         worker_init_fn=_start_worker,
     )
+    with signals_held():
+        return iter(loader)
 
 
 def make_batch(sources: Sources, config: Config, step: int, world: World | None = None) -> Batch:

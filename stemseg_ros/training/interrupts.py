@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -45,8 +46,21 @@ def stop_requests() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let signals wait. Processes started meanwhile inherit that: one that dies before it has read
+    what it is to do would leave its parent waiting for ever."""
+    resource_tracker.ensure_running()  # it would be started on the way, and end the waiting
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_signals_to_the_parent() -> None:
     """For worker processes: a signal to the whole group must not take the clips away from the
     step that is running."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
