@@ -118,12 +118,13 @@ def kill_launched(rig: Rig, rounds: int, within: float) -> Report:
         rig.process("launch", "benchmarks.ros2", words) as launch,
         closing(Robot("", None, compressed=False, camera=False)) as listener,
     ):
+        begin = time.monotonic()
         for index in range(rounds + 1):
-            begin = time.monotonic()
             listener.need(lambda: listener.answers, f"an answer of node {index}", within)
             waits.append(time.monotonic() - begin)
             listener.need(lambda: len(listener.answers) > ANSWERS, "further answers")
             if index < rounds:
+                begin = time.monotonic()
                 os.kill(_started(launch.log)[-1], signal.SIGKILL)
                 listener.spin_for(0.5)  # what is on the way
                 listener.answers.clear()
