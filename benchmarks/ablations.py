@@ -156,7 +156,7 @@ def markdown(results: Mapping[str, Result]) -> str:
 def main(
     data: Annotated[Path, typer.Option(help="Folder of the driving pack.")],
     out: Annotated[Path, typer.Option(help="Folder of the runs and the table.")],
-    config: Annotated[str, typer.Option(help="Preset that the rows start from.")] = "lite",
+    config: Annotated[str, typer.Option(help="Preset that the rows start from.")] = "lite_2",
     steps: Annotated[int, typer.Option(min=1, help="Steps of each row.")] = 300,
     crop: Annotated[tuple[int, int], typer.Option(help="Height and width of clips.")] = (192, 256),
     min_dim: Annotated[int, typer.Option(help="Shorter side when measured.")] = 384,

@@ -13,7 +13,7 @@ from driving_pack import tiny_config, write_pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemseg_ros.config import load_config
+from stemseg_ros.config import TrainingConfig
 from stemseg_ros.datasets.mend import mend
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelArray, LabelledFrame
 from stemseg_ros.training.batches import load_sources
@@ -216,5 +216,5 @@ def test_the_setting_mends_what_training_sees(
 
 
 def test_clips_of_the_default_mix_are_mended_and_nothing_else() -> None:
-    mix = load_config("lite").training.mix
+    mix = TrainingConfig().mix
     assert [name for name, entry in mix.items() if entry.mend] == ["clips"]
