@@ -1,0 +1,43 @@
+"""The parts of the load benchmark that need no node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.load import LOADS, VARIANTS, Run, StandIn, draw
+from stemseg_ros.config import load_config
+from stemseg_ros.pipeline import Pipeline
+
+
+def run(policy: str = "stride", bound: int = 0, load: float = 2.0) -> Run:
+    times = np.arange(10.0)
+    return Run(policy, bound, load, 25, times, times / 10, {"stride": 15, "late": 0})
+
+
+def test_the_stand_in_takes_its_time_and_answers_every_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("benchmarks.load.time.sleep", slept.append)
+    config = load_config("lite", {"window.length": 4, "window.overlap": 2, "input.min_dim": 64})
+    network: Any = StandIn(config, 0.1, 0.6)
+    pipeline = Pipeline(config, network=network)
+    image = np.zeros((64, 96, 3), np.uint8)
+    results = [r for index in range(8) for r in pipeline.push(image, index)]
+    assert [(r.stamp_ns, r.instances) for r in results] == [(index, ()) for index in range(8)]
+    assert (slept.count(0.1), slept.count(0.6)) == (8, 3)
+
+
+def test_a_row_of_the_table() -> None:
+    assert run().row() == "| stride | 2 | 25 | 10 | stride 15 | 0.45 | 0.85 | 0.90 | 0.90 |"
+    assert run(bound=500).row().startswith("| stride, max_latency_ms 500 | 2 |")
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra 'evaluation'")
+    draw([run(*variant, load) for variant in VARIANTS for load in LOADS], 2.4, tmp_path / "a.jpg")
+    assert (tmp_path / "a.jpg").stat().st_size > 10_000
