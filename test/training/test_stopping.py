@@ -77,9 +77,10 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(
     out = tmp_path / "run"
     rarely = config(checkpoint_seconds=3600.0, workers=1)
     process = start_training(rarely, pack, out)
-    log = out / "train.log"
-    wait_until(lambda: log.exists() and "started at step 0" in log.read_text(), process)
-    os.killpg(process.pid, signal.SIGTERM)  # the worker that draws clips gets it, too
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    # The worker that draws clips, and the process in which Python keeps count of what they share.
+    wait_until(lambda: len(children.read_text().split()) == 2, process)
+    os.killpg(process.pid, signal.SIGTERM)  # while the worker starts, which gets it, too
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 128 + signal.SIGTERM
     step = checkpoint(out)["step"]
