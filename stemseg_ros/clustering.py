@@ -196,11 +196,12 @@ def _probability(
 
 
 def _class_logits(semantic: Tensor, cells: Tensor, found: _Clusters) -> Tensor:
-    """Mean logits (R, C) of the classes over cluster 1, 2, ...; rows after the K-th are empty.
+    """Mean logits (R, 1 + C) of background and classes over cluster 1, 2, ...; rows after the K-th
+    are empty.
 
-    Background and foreground channel are left out.
+    The foreground channel is left out.
     """
-    logits = semantic[1:-1].flatten(1)[:, cells].T  # (P, C)
+    logits = semantic[:-1].flatten(1)[:, cells].T  # (P, 1 + C)
     rounds = found.seeds.numel()
     # Outliers (-1) go to a row of their own, which is cut off again.
     rows = torch.where(found.labels > 0, found.labels.long() - 1, rounds)

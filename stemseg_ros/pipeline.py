@@ -22,7 +22,6 @@ from stemseg_ros.network import StemSeg, load_network
 from stemseg_ros.network.preprocess import geometry
 from stemseg_ros.records import Features, FrameResult, Geometry, Instance, NetworkOutput, Window
 from stemseg_ros.stitching import Stitcher
-from stemseg_ros.tracks import Track
 from stemseg_ros.window import WindowBuffer
 
 NOWHERE = Geometry((0, 0), (0, 0), (0, 0))
@@ -238,25 +237,15 @@ class Pipeline:
 
     def _instance(self, mask: FullMask) -> Instance:
         track = self._stream.stitcher.tracks[mask.label]
-        index, probability = _best_class(track)
+        index = track.class_index or 0
         return Instance(
             track_id=mask.label,
             class_id=index + 1,
             class_name=self.config.network.classes[index],
-            score=track.heat * probability,
+            score=track.heat * track.class_probability,
             rle=mask.rle,
             box=mask.box,
         )
-
-
-def _best_class(track: Track) -> tuple[int, float]:
-    """Index of a track's most probable class and its probability, from the logits averaged so
-    far."""
-    if track.class_logits is None:
-        return 0, 1.0
-    logits = track.class_logits / max(track.cells_seen, 1)
-    weights = np.exp(logits - logits.max())
-    return int(logits.argmax()), float(weights.max() / weights.sum())
 
 
 def _check_image(image: npt.NDArray[np.uint8]) -> None:

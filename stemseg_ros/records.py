@@ -102,8 +102,8 @@ class WindowClusters:
     scores: npt.NDArray[np.float32]
     """(K,) in [0, 1], heat of the centre of each cluster."""
     class_logits: npt.NDArray[np.float32] | None = None
-    """(K, C) class logits averaged over the cluster's pixels (Sec. 3.6); None without a semantic
-    head."""
+    """(K, 1 + C) logits of background and classes averaged over the cluster's pixels (Sec. 3.6);
+    None without a semantic head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,8 @@ class Instance:
     """1-based position in the configured class list."""
     class_name: str
     score: float
-    """[0, 1]: heat of the track's cluster centre times the probability of its class."""
+    """[0, 1]: heat of the track's cluster centre times the probability of its class against the
+    other ones and the background."""
     rle: Rle
     """Mask in the source image."""
     box: tuple[int, int, int, int]

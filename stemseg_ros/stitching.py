@@ -158,7 +158,7 @@ class Stitcher:
         old = np.array([self.tracks[track_id].class_index for track_id in rows.tolist()]).reshape(
             -1, 1
         )
-        agree: npt.NDArray[np.bool_] = np.equal(old, clusters.class_logits.argmax(axis=1))
+        agree: npt.NDArray[np.bool_] = np.equal(old, clusters.class_logits[:, 1:].argmax(axis=1))
         return agree
 
     def _near(self, track: Track, cluster: int, clusters: WindowClusters) -> bool:

@@ -33,8 +33,8 @@ class Track:
     age: int = 0
     """Number of frames that came out with it."""
     class_logits: npt.NDArray[np.float64] | None = None
-    """(C,) sum over the windows so far of the mean class logits times the cells behind them (Sec.
-    3.6)."""
+    """(1 + C,) sum over the windows so far of the mean logits of background and classes times the
+    cells behind them (Sec. 3.6)."""
     cells_seen: float = 0.0
     """Number of those cells."""
     heat: float = 1.0
@@ -45,7 +45,17 @@ class Track:
     @property
     def class_index(self) -> int | None:
         """Index of the most probable class, if classes are known."""
-        return None if self.class_logits is None else int(self.class_logits.argmax())
+        return None if self.class_logits is None else int(self.class_logits[1:].argmax())
+
+    @property
+    def class_probability(self) -> float:
+        """Probability of that class, against the other ones and the background; 1 if classes are
+        not known."""
+        if self.class_logits is None:
+            return 1.0
+        logits = self.class_logits / max(self.cells_seen, 1)
+        weights = np.exp(logits - logits.max())
+        return float(weights[1:].max() / weights.sum())
 
     def motion(self, frame: int) -> tuple[int, int]:
         """Whole cells (dy, dx) from the last mask to ``frame`` at constant velocity."""
@@ -54,7 +64,7 @@ class Track:
         return round((y1 - y0) * steps), round((x1 - x0) * steps)
 
     def see_class(self, logits: npt.NDArray[np.float32], cells: int) -> None:
-        """Take in the mean class logits (C,) of so many cells."""
+        """Take in the mean logits (1 + C,) of so many cells."""
         total = cells * logits.astype(np.float64)
         self.class_logits = total if self.class_logits is None else self.class_logits + total
         self.cells_seen += cells

@@ -169,6 +169,7 @@ def test_pipelines_on_the_network_agree_with_separate_runs(network: Any) -> None
         "clustering.foreground_probability": 0.0,
         "clustering.leftover_probability": 0.001,
         "output.min_area": 0,
+        "output.min_score": 0.0,
     }
     config = update_config(network.config, {**low, "clustering.max_instances": 3})
     rng = np.random.default_rng(1)

@@ -173,7 +173,7 @@ def test_three_hundred_instances() -> None:
 
 def test_scores_centers_and_averaged_class_logits() -> None:
     logits = [
-        [0.0, 1.0, 3.0, 9.0],
+        [4.0, 1.0, 3.0, 9.0],
         [0.0, 5.0, 1.0, 9.0],
         [0.0, 0.0, 7.0, 9.0],
     ]  # background, car, pedestrian, foreground
@@ -183,7 +183,7 @@ def test_scores_centers_and_averaged_class_logits() -> None:
     np.testing.assert_allclose(found.scores, [0.97, 0.95])
     np.testing.assert_allclose(found.centers[:, 2], [9, 0])
     assert found.class_logits is not None
-    np.testing.assert_allclose(found.class_logits, [[0, 7], [3, 2]])
+    np.testing.assert_allclose(found.class_logits, [[0, 0, 7], [2, 3, 2]])
 
 
 def test_free_dimensions_have_a_fixed_sigma() -> None:

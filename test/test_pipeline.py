@@ -103,7 +103,9 @@ def test_three_hundred_instances() -> None:
         y, x = divmod(number, 20)
         group = SECOND_COLOUR * (number // 150)
         image[16 * y : 16 * y + 12, 16 * x : 16 * x + 12] = (number % 150 + 1, 1 + group, 255)
-    results = run(make(input__min_dim=240, input__max_dim=320)[0], [image] * 4)
+    results = run(
+        make(input__min_dim=240, input__max_dim=320, output__min_area=100)[0], [image] * 4
+    )
     assert all(len({i.track_id for i in r.instances}) == 300 for r in results)
     assert all(i.class_name == "car" for r in results for i in r.instances)
 

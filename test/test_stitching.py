@@ -105,12 +105,14 @@ def test_padding_slots_do_not_count() -> None:
 
 
 def clusters(labels: np.ndarray, *logits: list[float]) -> WindowClusters:
+    """With the logits of two classes for each; that of the background is 1."""
     count = int(labels.max())
+    classes = np.array(logits, np.float32).reshape(count, 2)
     return WindowClusters(
         labels,
         np.zeros((count, 3), np.float32),
         np.ones(count, np.float32),
-        np.array(logits, np.float32).reshape(count, 2),
+        np.hstack((np.ones((count, 1), np.float32), classes)),
     )
 
 
@@ -131,6 +133,18 @@ def test_class_of_a_track_is_that_of_all_its_windows() -> None:
     assert stitcher.tracks[1].class_index == 0
     stitcher.link([2, 3], clusters(rows("11", "11"), [0, 6]))
     assert stitcher.tracks[1].class_index == 1
+
+
+def test_probability_of_a_class_is_against_the_others_and_the_background() -> None:
+    stitcher = Stitcher(StitchingConfig())
+    stitcher.link([0, 1], clusters(rows("11", "11"), [3, 0]))  # background 1, car 3, pedestrian 0
+    track = stitcher.tracks[1]
+    expected = np.exp(3) / (np.exp(1) + np.exp(3) + np.exp(0))
+    assert track.class_probability == pytest.approx(expected, rel=1e-6)
+    stitcher.link([2, 3], clusters(rows("11", "11"), [-1, 0]))  # logits of all cells so far: 1, 0
+    assert track.class_index == 0
+    expected = np.exp(1) / (np.exp(1) + np.exp(1) + np.exp(0))
+    assert track.class_probability == pytest.approx(expected, rel=1e-6)
 
 
 def test_old_frames_and_lost_tracks_are_forgotten() -> None:

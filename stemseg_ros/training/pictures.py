@@ -76,7 +76,7 @@ def _instance(
 ) -> Instance:
     class_id = 1
     if clusters.class_logits is not None:
-        class_id = int(clusters.class_logits[label - 1].argmax()) + 1
+        class_id = int(clusters.class_logits[label - 1, 1:].argmax()) + 1
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     name = config.network.classes[class_id - 1]
     score = float(clusters.scores[label - 1])
