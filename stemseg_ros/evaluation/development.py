@@ -181,7 +181,12 @@ def evaluate_development(
     found_N and precision_N: masks from N pixels on; sMOTSA_large: true masks below 1,000 pixels
     ignored. progress: called after every frame. Raises DataError, MissingExtraError.
     """
-    results = [run_sequence(pipeline, sequence, progress) for sequence in held_out(data)[0]]
+    clips, _ = held_out(data)
+    return measures([run_sequence(pipeline, sequence, progress) for sequence in clips])
+
+
+def measures(results: Sequence[SequenceResult]) -> dict[str, float]:
+    """What evaluate_development tells, of these sequences; tracking of the first one."""
     report = {"semantic_iou": 100 * semantic_iou(results, 1)}
     for area in (1000, 300):
         quality = mask_quality(results, 1, area)
