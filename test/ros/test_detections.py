@@ -54,6 +54,7 @@ MANIFEST = """
   <export><build_type>ament_cmake</build_type></export>
 </package>
 """
+ALL = ("output.min_area:=0",)
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
@@ -89,7 +90,9 @@ def vision_msgs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_boxes_come_out_as_detections(peer: Peer, vision_msgs: dict[str, str]) -> None:
-    node = process("toy_node.py", *ros_arguments("window.length:=2"), **vision_msgs)
+    node = process(
+        "toy_node.py", *ros_arguments(*ALL, "window.length:=2", "window.overlap:=1"), **vision_msgs
+    )
     listening = process("detection_listener.py", "3", **vision_msgs)
     with node as child, listening as listener:
         peer.connect()
@@ -130,7 +133,7 @@ def test_the_compressed_overlay_is_the_overlay(peer: Peer) -> None:
     """Without labels no pixel outside of the masks changes, which JPEG leaves nearly so."""
     raw: list[Image] = []
     compressed: list[CompressedImage] = []
-    with toy_node("window.length:=2", "node.overlay_labels:=false"):
+    with toy_node(*ALL, "window.length:=2", "window.overlap:=1", "node.overlay_labels:=false"):
         peer.connect()
         peer.subscribe(Image, "stemseg/overlay", raw)
         peer.subscribe(CompressedImage, "stemseg/overlay/compressed", compressed)

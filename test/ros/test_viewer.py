@@ -14,11 +14,13 @@ from view.rrd import labels, read, values
 
 pytestmark = pytest.mark.ros
 
+ALL = ("output.min_area:=0",)
+
 
 def test_a_live_stream_is_shown(peer: Peer, tmp_path: Path) -> None:
     out = tmp_path / "live.rrd"
     viewer = process("view_live.py", "--image-topic", "/image", "--save", str(out))
-    with toy_node("window.length:=2", "window.overlap:=1") as node, viewer as child:
+    with toy_node(*ALL, "window.length:=2", "window.overlap:=1") as node, viewer as child:
         peer.connect()
         assert peer.spin_until(lambda: peer.publisher.get_subscription_count() == 2), child.log
         assert peer.spin_until(lambda: peer.node.count_subscribers("/stemseg/instances") == 2)
