@@ -1,4 +1,4 @@
-"""Boxes on ~/detections, with the real vision_msgs interface built for the test.
+"""Boxes on ~/detections, with the interface of vision_msgs built for the test.
 
 The definitions are those of vision_msgs 4 (ROS 2), written out below; no package index has them.
 """
