@@ -80,7 +80,7 @@ class TrainingConfig(Section):
     scale: tuple[float, float] = (0.75, 2.0)
     """Range of the random scale before the crop."""
     copy_paste: float = Field(0.5, ge=0, le=1)
-    """Probability of pasting moving cars from other images into a clip."""
+    """Probability of pasting moving objects from other images into a clip."""
     workers: int = Field(0, ge=0, le=64)
     """Processes that draw clips; 0: the training process does."""
     steps: int = Field(10000, ge=1)
