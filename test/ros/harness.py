@@ -218,8 +218,7 @@ class Peer:
 
         A question of state is repeated: the node may be asked before it knows where to answer to.
         """
-        client = self.node.create_client(kind, name)
-        assert self.spin_until(client.service_is_ready), f"no service {name}"
+        client = self._client(kind, name)
         for _ in range(10 if kind is GetState else 1):
             future = client.call_async(request)
             if self.spin_until(future.done, PATIENCE / 10 if kind is GetState else PATIENCE):
@@ -227,6 +226,16 @@ class Peer:
         assert future.done(), f"no answer of {name}"
         self.node.destroy_client(client)
         return future.result()
+
+    def _client(self, kind: Any, name: str) -> Any:
+        # Made anew from time to time: on a starved machine the discovery of one now and then
+        # stays half done.
+        for _ in range(6):
+            client = self.node.create_client(kind, name)
+            if self.spin_until(client.service_is_ready, PATIENCE / 6):
+                return client
+            self.node.destroy_client(client)
+        raise AssertionError(f"no service {name}")
 
     def trigger(self, name: str) -> Any:
         return self.call(Trigger, f"stemseg/{name}", Trigger.Request())
