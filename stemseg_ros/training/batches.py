@@ -16,6 +16,7 @@ from stemseg_ros.config import Config
 from stemseg_ros.datasets.mend import mend_all
 from stemseg_ros.datasets.mix import load_mix
 from stemseg_ros.datasets.sequence import LabelledFrame, read_all
+from stemseg_ros.errors import StemsegError
 from stemseg_ros.network.preprocess import normalise
 from stemseg_ros.training.clips import Sources, draw_clip, draw_size
 from stemseg_ros.training.distributed import World
@@ -86,7 +87,10 @@ def batches(
     sources: Sources, config: Config, first: int, world: World | None = None
 ) -> Iterator[Batch]:
     """Batches of the steps from ``first`` on, in order, drawn ahead by worker processes if there
-    are any."""
+    are any.
+
+    Drawing one raises DataError, which names the bad file.
+    """
     workers = config.training.workers
     loader = DataLoader(
         _Steps(sources, config, world or World()),
@@ -97,7 +101,8 @@ def batches(
         worker_init_fn=_start_worker,
     )
     with signals_held():
-        return iter(loader)
+        drawn = iter(loader)
+    return map(_raise_errors, drawn)
 
 
 def make_batch(sources: Sources, config: Config, step: int, world: World | None = None) -> Batch:
@@ -126,15 +131,25 @@ def make_batch(sources: Sources, config: Config, step: int, world: World | None 
     )
 
 
-class _Steps(Dataset[Batch]):
-    """The batch of each step."""
+class _Steps(Dataset[Batch | StemsegError]):
+    """The batch of each step, or what is wrong with its files: raised in a worker process, its
+    message would come with a stack trace."""
 
     def __init__(self, sources: Sources, config: Config, world: World) -> None:
         self._sources, self._config, self._world = sources, config, world
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | StemsegError:
         cv2.setNumThreads(1)  # processes are the parallelism, and the network needs the cores
-        return make_batch(self._sources, self._config, step, self._world)
+        try:
+            return make_batch(self._sources, self._config, step, self._world)
+        except StemsegError as error:
+            return error
+
+
+def _raise_errors(drawn: Batch | StemsegError) -> Batch:
+    if isinstance(drawn, StemsegError):
+        raise drawn
+    return drawn
 
 
 def _start_worker(number: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dataset_files import CASES
 from driving_pack import tiny_config, write_pack
 
 from stemseg_ros.config import update_config
@@ -45,6 +46,17 @@ def test_worker_processes_draw_the_same_batches(pack: Path) -> None:
     by_worker = list(batches(sources, update_config(config, {"training.workers": 1}), first=0))
     for step, batch in enumerate(by_worker):
         assert torch.equal(batch.clips, make_batch(sources, config, step).clips)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_file_is_named_by_whoever_draws_it(tmp_path: Path, workers: int) -> None:
+    CASES["kitti_mots"].write(tmp_path)
+    for image in tmp_path.glob("training/image_02/*/*.png"):
+        image.write_bytes(b"none")
+    config = tiny_config(mix={"kitti": {"format": "kitti_mots"}}, workers=workers, steps=1)
+    with pytest.raises(DataError, match=r"\.png: .*") as caught:
+        next(batches(load_sources(config, tmp_path), config, first=0))
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_the_weights_load_into_a_network_and_give_the_same_maps(
