@@ -38,6 +38,8 @@ JOIN_SECONDS = 1.0
 """How long the end of the process waits for the window in progress."""
 WATCH_SECONDS = 0.2
 """How often it is looked after the worker."""
+TAKE_SECONDS = 0.5
+"""How long a service waits at most for the executor to take the images that came before."""
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
 
 
@@ -222,8 +224,9 @@ class StemsegNode(LifecycleNode):
         if self._state != "active":
             answer.success, answer.message = False, "the node is not active"
             return answer
-        seen = None
-        while seen != self._images_seen():  # let the executor take the images here, one a turn
+        seen, until = None, time.monotonic() + TAKE_SECONDS
+        # Let the executor take the images that are here, one a turn; fast ones never end.
+        while seen != self._images_seen() and time.monotonic() < until:
             seen = self._images_seen()
             await _Later()  # this far it has polled coroutines alone
             await _Later()

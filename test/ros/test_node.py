@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from stemseg_ros.media.bag import write_bag
 from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.ros.node import StemsegNode
 
 pytestmark = pytest.mark.ros
 
@@ -88,6 +90,17 @@ def test_missing_device_fails_with_one_line(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     node = local_node("device:=cuda:3")
     node.wait_for_log("cannot configure: no CUDA device for 'cuda:3'")
+
+
+@pytest.mark.parametrize("service", ["flush", "reset"])
+def test_services_answer_while_images_come_fast(
+    local_node: Start, peer: Peer, monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    images = count()  # another one at every look
+    monkeypatch.setattr(StemsegNode, "_images_seen", lambda node: next(images))
+    local_node(*WINDOW)
+    assert peer.trigger(service).success
+    assert next(images) > 4  # it did wait for a while
 
 
 def test_pause_finishes_the_window(local_node: Start, peer: Peer) -> None:
