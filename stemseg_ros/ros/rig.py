@@ -70,7 +70,13 @@ class CameraRig:
 
     def turn(self) -> None:
         """Serve the next frame of every camera that has one."""
-        taken = [frame for frame in (camera.take() for camera in self._cameras) if frame]
+        taken = []
+        for camera in self._cameras:
+            frame = camera.take()
+            if self.abandoned:
+                return
+            if frame is not None:
+                taken.append(frame)
         failures = push_frames(taken)
         if self.abandoned:
             return
@@ -82,6 +88,8 @@ class CameraRig:
         """Finish the windows of cameras that pause; seconds until another one may."""
         waits = []
         for camera in self._cameras:
+            if self.abandoned:
+                return None
             seconds = camera.seconds_to_pause()
             if seconds is not None and seconds <= 0:
                 self._attempt(camera, camera.pause)
@@ -103,10 +111,13 @@ class CameraRig:
             self._attempt(camera, partial(camera.stream.clock_jumped, now_ns))
 
     def _attempt(self, camera: Camera, step: Callable[[], object]) -> Exception | None:
+        if self.abandoned:  # the stream of the camera belongs to another thread now
+            return None
         try:
             step()
         except Exception as error:  # of this camera alone
-            self._tell([(camera.stream, error)])
+            if not self.abandoned:
+                self._tell([(camera.stream, error)])
             return error
         return None
 
