@@ -23,6 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from stemseg_ros.datasets.sequence import (
     CLASS_STEP,
     IGNORE_LABEL,
+    DataError,
     LabelArray,
     LabelledFrame,
     LabelledSequence,
@@ -115,15 +116,27 @@ def mend_all(
 ) -> list[list[LabelledFrame]]:
     """Every frame of every sequence, decoded and repaired; what changed goes to the log.
 
-    Raises DataError at the first bad file.
+    Raises DataError at the first bad file, and for a video whose frames differ in size.
     """
     videos = []
     for sequence in sequences:
         frames = [sequence.read(index, classes) for index in range(len(sequence))]
+        _refuse_mixed_sizes(frames, sequence.name)
         mended, report = mend(frames)
         log.info("%s mended: %s", sequence.name, report)
         videos.append(mended)
     return videos
+
+
+def _refuse_mixed_sizes(frames: Sequence[LabelledFrame], name: str) -> None:
+    height, width = frames[0].labels.shape
+    for index, frame in enumerate(frames):
+        if frame.labels.shape != (height, width):
+            rows, columns = frame.labels.shape
+            raise DataError(
+                f"{name}, frame {index}: {columns}x{rows} in a video of {width}x{height}; mending "
+                "needs frames of one size, or mend: false"
+            )
 
 
 @dataclass(slots=True, eq=False)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stemseg_ros.config import TrainingConfig
 from stemseg_ros.datasets.mend import mend
-from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelArray, LabelledFrame
+from stemseg_ros.datasets.sequence import IGNORE_LABEL, DataError, LabelArray, LabelledFrame
 from stemseg_ros.training.batches import load_sources
 
 HEIGHT, WIDTH, FRAMES = 96, 192, 10
@@ -213,6 +213,16 @@ def test_the_setting_mends_what_training_sees(
             sources = load_sources(config, data)
         assert set(np.unique(sources["clips"][0][4].labels[piece])) == {expected}
     assert "clips/0000 mended: 3 -> 2 ids, 1 masks merged" in caplog.text
+
+
+def test_mending_refuses_frames_of_different_sizes(tmp_path: Path) -> None:
+    data = write_pack(tmp_path)
+    stem = data / "clips" / "0000" / "000004"
+    cv2.imwrite(f"{stem}.jpg", np.zeros((64, 128, 3), np.uint8))
+    cv2.imwrite(f"{stem}.png", np.zeros((64, 128), np.uint16))
+    config = tiny_config(mix={"clips": {"weight": 1.0, "mend": True}})
+    with pytest.raises(DataError, match=r"clips/0000, frame 4: 128x64 in a video of 160x96"):
+        load_sources(config, data)
 
 
 def test_clips_of_the_default_mix_are_mended_and_nothing_else() -> None:
