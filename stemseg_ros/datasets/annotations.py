@@ -127,12 +127,23 @@ def _elements(text: str, at: int) -> Iterator[tuple[Span, Json | None]]:
     at = _expect(text, at, "[")
     while not text.startswith("]", at):
         value, end = _DECODER.raw_decode(text, at)
+        raw = text[at:end]
+        if not raw.isascii():  # the text of the value was UTF-8, taken for Latin-1
+            value = _utf8(raw, text, at)
         if not isinstance(value, dict):
             raise json.JSONDecodeError("expected an object", text, at)
         yield (at, end), value
         at = _skip(text, end)
         at = _skip(text, at + 1) if text.startswith(",", at) else _close(text, at, "]")
     yield (at, at + 1), None
+
+
+def _utf8(raw: str, text: str, at: int) -> Any:
+    """The value as it is meant. Raises JSONDecodeError for bytes that are no UTF-8."""
+    try:
+        return json.loads(raw.encode("latin-1"))
+    except UnicodeDecodeError as error:
+        raise json.JSONDecodeError("not UTF-8", text, at + error.start) from error
 
 
 def _skip(text: str, at: int) -> int:

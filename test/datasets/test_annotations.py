@@ -52,8 +52,19 @@ def test_entries_and_their_places(
     found: dict[str, list[Any]] = {"images": [], "annotations": []}
     for entry in scan(file, "images", "annotations"):
         assert entry.position == len(found[entry.key])
-        found[entry.key].append(json.loads(raw[entry.span[0] : entry.span[1]]))
+        found[entry.key].append(entry.value)
+        assert json.loads(raw[entry.span[0] : entry.span[1]]) == entry.value
     assert found == {key: content[key] for key in found}
+
+
+def test_text_is_utf8(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    value = {"images": [{"file_name": "straße.jpg", "city": "京都"}]}
+    file.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    assert [entry.value for entry in scan(file, "images")] == value["images"]
+    file.write_bytes('{"images": [{"file_name": "straße.jpg"}]}'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"a\.json, line 1 column \d+: .*not UTF-8"):
+        list(scan(file, "images"))
 
 
 def test_every_cut_is_noticed(tmp_path: Path) -> None:
