@@ -1,8 +1,8 @@
 """YouTube-VIS 2019 and 2021, and what OVIS shares with them: one JSON file, tracks of run lengths.
 
 Layout: ``train/JPEGImages/<video>/00000.jpg`` with ``train.json`` (2019) or
-``train/instances.json`` (2021). Tracks marked ``iscrowd`` are ignored regions; videos without an
-object of a wanted class are left out.
+``train/instances.json`` (2021). Tracks of a wanted class marked ``iscrowd`` are ignored regions;
+videos without an object of a wanted class are left out.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _add_track(videos: dict[int, _Video], targets: Targets, entry: Entry) -> Non
         )
     for index in range(len(video.files)):
         _mask(value, index, video.size)
-    if value.get("iscrowd") or target == IGNORED:
+    if target and (value.get("iscrowd") or target == IGNORED):
         video.objects.append((IGNORE_LABEL, entry.span))
     elif target > 0:
         video.numbers[target] += 1

@@ -67,6 +67,8 @@ def test_frames_are_read_when_they_are_asked_for(written: tuple[str, Path]) -> N
             {"car": 2001, "person": 1008, "ignored": IGNORE_LABEL},
         ),
         ("youtube_vis", ("giraffe", "sedan"), {"car": 2001, "ignored": IGNORE_LABEL}),
+        ("youtube_vis", ("person",), {"person": 1001, "ignored": 0}),  # a crowd of sedans
+        ("ovis", ("person",), {"person": 1001, "ignored": 0}),
         (
             "coco",
             ("dog", "car"),
