@@ -1,8 +1,8 @@
 """The driving pack: short clips and stills with KITTI-MOTS label images.
 
 Layout: ``clips/<name>/<frame>.jpg`` are videos, ``stills_*/<frame>.jpg`` single images; beside
-every JPEG lies a PNG of the same name, uint16, class * 1000 + track id, 0 background, 10000
-ignored.
+every JPEG (``.jpg``, ``.jpeg``) lies a PNG of the same name, uint16, class * 1000 + track id, 0
+background, 10000 ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from stemseg_ros.datasets.classes import IGNORED, Targets, class_targets, compose
-from stemseg_ros.datasets.folders import refuse_missing
+from stemseg_ros.datasets.folders import refuse_missing, refuse_orphans
 from stemseg_ros.datasets.sequence import (
     CLASS_STEP,
     IGNORE_LABEL,
@@ -25,6 +25,7 @@ from stemseg_ros.datasets.sequence import (
     LabelFiles,
     LabelledSequence,
 )
+from stemseg_ros.media.sources import natural_key
 
 Split = Literal["train", "development"]
 HELD_OUT_CLIPS = frozenset({"0003"})
@@ -102,10 +103,11 @@ def read_labels(targets: Targets | None, path: Path) -> LabelArray:
 
 
 def _images(folder: Path) -> list[Path]:
-    images = sorted(folder.glob("*.jpg"))
-    if not images:
+    found = [file for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg")]
+    if not found:
         raise DataError(f"{folder}: no *.jpg images")
-    return images
+    refuse_orphans(folder.glob("*.png"), [image.with_suffix(".png") for image in found])
+    return sorted(found, key=natural_key)
 
 
 def _sequence(

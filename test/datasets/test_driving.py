@@ -91,6 +91,29 @@ def test_a_missing_label_file_is_named_before_anything_is_read(pack: Path) -> No
         load_driving(pack, "train")
 
 
+def test_an_image_of_another_suffix_is_read(pack: Path) -> None:
+    for name, suffix in (("000000", ".jpeg"), ("000002", ".JPG")):
+        image = pack / "clips/0000" / f"{name}.jpg"
+        image.rename(image.with_suffix(suffix))
+    sequence = load_driving(pack, "train")[0]
+    assert [file.name for file in sequence.images] == ["000000.jpeg", "000001.jpg", "000002.JPG"]
+    sequence.check()
+
+
+@pytest.mark.parametrize("folder", ["clips/0000", "stills_city"])
+def test_a_label_file_without_image_is_named(pack: Path, folder: str) -> None:
+    (pack / folder / "000001.jpg").unlink()
+    with pytest.raises(DataError, match=r"000001\.png: its image is missing"):
+        load_driving(pack, "train")
+
+
+def test_frames_without_leading_zeros_are_in_order(pack: Path) -> None:
+    for frame in (2, 10):
+        write_frame(pack / "clips" / "0001" / str(frame))
+    images = load_driving(pack, "train")[1].images
+    assert [file.name for file in images] == ["2.jpg", "10.jpg"]
+
+
 def test_a_missing_or_empty_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: no such folder"):
         load_driving(tmp_path / "nowhere", "train")
