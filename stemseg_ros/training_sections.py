@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from stemseg_ros.sections import Section, Variant
+
+
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the lower end {bounds[0]:g} is above the upper end {bounds[1]:g}")
+    return bounds
+
+
+PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Crop = tuple[PositiveInt, PositiveInt]
+Scale = Annotated[tuple[PositiveFinite, PositiveFinite], AfterValidator(_rising)]
 
 
 class DatasetConfig(Section):
@@ -24,9 +35,9 @@ class DatasetConfig(Section):
     mend: bool = False
     """Repair split masks and broken ids of machine-made labels when the data is loaded; its frames
     then stay decoded in memory."""
-    crop: tuple[int, int] | None = None
+    crop: Crop | None = None
     """Height and width of its clips, in place of ``training.crop``; a batch holds one size."""
-    scale: tuple[float, float] | None = None
+    scale: Scale | None = None
     """Range of its random scale, in place of ``training.scale``."""
 
     @model_validator(mode="before")
@@ -75,9 +86,9 @@ class TrainingConfig(Section):
     )
     """Datasets that clips are drawn from, {name: {format, root, split, weight}} or {name:
     weight}."""
-    crop: tuple[int, int] = (256, 384)
+    crop: Crop = (256, 384)
     """Height and width of training clips, multiples of 32 pixels."""
-    scale: tuple[float, float] = (0.75, 2.0)
+    scale: Scale = (0.75, 2.0)
     """Range of the random scale before the crop."""
     copy_paste: float = Field(0.5, ge=0, le=1)
     """Probability of pasting moving objects from other images into a clip."""
@@ -91,9 +102,9 @@ class TrainingConfig(Section):
     """Passes of batch_size clips whose gradients make one step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd: momentum 0.9, Nesterov, as in the paper."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
     """Learning rate after the warm-up."""
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False)
     """Weight decay of the optimizer, on every weight."""
     backbone_rate: float = Field(1.0, ge=0)
     """Learning rate of the backbone relative to learning_rate; 0 freezes it."""
@@ -122,7 +133,7 @@ class TrainingConfig(Section):
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of the running average of the weights that is shipped; 0 ships the weights
     themselves."""
-    initial_sigma: tuple[float, float] | None = None
+    initial_sigma: tuple[PositiveFinite, PositiveFinite] | None = None
     """Standard deviations that the coordinates (x and y, t) start with, in units of the grid."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Autocast type of forward and backward passes; coarse decoder blocks stay in float32. float16
