@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 
 import cv2
@@ -13,8 +15,9 @@ from stemseg_ros.errors import MediaError
 from stemseg_ros.masks import encode
 from stemseg_ros.media.overlay import Image, contact_sheet, draw_instances
 from stemseg_ros.records import FrameResult, Instance
-from stemseg_ros.training.batches import load_sources
-from stemseg_ros.training.clips import Clip, draw_clip
+from stemseg_ros.training.batches import load_sources, step_clips
+from stemseg_ros.training.clips import Clip, Sources
+from stemseg_ros.training.distributed import World
 
 STRIPE = 8
 """Pixels from one stripe of an ignored region to the next."""
@@ -28,13 +31,8 @@ def show_clips(config: Config, data: Path, out: Path, clips: int) -> None:
     """
     if out.suffix.lower() != ".png":
         raise MediaError(f"{out}: the contact sheet is a PNG; name it so")
-    sources, training = load_sources(config, data), config.training
     images, captions = [], []
-    for n in range(clips):
-        rng = np.random.default_rng(
-            (training.seed, *divmod(n, training.batch_size))
-        )  # as batches.make_batch
-        clip = draw_clip(sources, config, rng)
+    for clip in islice(_training_clips(load_sources(config, data), config), clips):
         images += draw_labels(clip, config.network.classes)
         captions += [f"{clip.name} {frame}" for frame in range(len(clip.frames))]
     length = config.window.length
@@ -44,6 +42,12 @@ def show_clips(config: Config, data: Path, out: Path, clips: int) -> None:
         out.write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
     except OSError as error:
         raise MediaError(f"cannot write {out}: {error.strerror}") from error
+
+
+def _training_clips(sources: Sources, config: Config) -> Iterator[Clip]:
+    """The clips that training on one process sees, in order."""
+    for step in count():
+        yield from step_clips(sources, config, step, World())
 
 
 def draw_labels(clip: Clip, classes: tuple[str, ...]) -> list[Image]:

@@ -18,7 +18,7 @@ from stemseg_ros.datasets.mix import load_mix
 from stemseg_ros.datasets.sequence import LabelledFrame, read_all
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.network.preprocess import normalise
-from stemseg_ros.training.clips import Sources, draw_clip, draw_size
+from stemseg_ros.training.clips import Clip, Sources, draw_clip, draw_size
 from stemseg_ros.training.distributed import World
 from stemseg_ros.training.interrupts import leave_signals_to_the_parent, signals_held
 from stemseg_ros.training.targets import Targets, grid_targets
@@ -111,14 +111,7 @@ def make_batch(sources: Sources, config: Config, step: int, world: World | None 
 
     Several processes share the clips that one with so many times as large a batch sees.
     """
-    world, seed = world or World(), config.training.seed
-    count = config.training.batch_size * config.training.accumulate
-    # The size is one for all processes.
-    size = draw_size(sources, config, np.random.default_rng((seed, step, count * world.size)))
-    clips = [
-        draw_clip(sources, config, np.random.default_rng((seed, step, place)), size)
-        for place in range(world.rank * count, (world.rank + 1) * count)
-    ]
+    clips = step_clips(sources, config, step, world or World())
     targets = [grid_targets(clip.labels, config) for clip in clips]
     frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).float()  # (N, T, H, W, 3)
     pixels = normalise(frames.permute(0, 1, 4, 2, 3).flatten(0, 1), config.input)
@@ -129,6 +122,17 @@ def make_batch(sources: Sources, config: Config, step: int, world: World | None 
         ignore=torch.from_numpy(np.stack([target.ignore for target in targets])),
         names=tuple(clip.name for clip in clips),
     )
+
+
+def step_clips(sources: Sources, config: Config, step: int, world: World) -> list[Clip]:
+    """The clips of one process in a step, as they are drawn."""
+    seed, count = config.training.seed, config.training.batch_size * config.training.accumulate
+    # The size is one for all processes.
+    size = draw_size(sources, config, np.random.default_rng((seed, step, count * world.size)))
+    return [
+        draw_clip(sources, config, np.random.default_rng((seed, step, place)), size)
+        for place in range(world.rank * count, (world.rank + 1) * count)
+    ]
 
 
 class _Steps(Dataset[Batch | StemsegError]):

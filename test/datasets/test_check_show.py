@@ -10,14 +10,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from dataset_files import CASES, SIZE, masks, painted
 from typer.testing import CliRunner
 
 from stemseg_ros.cli import app
-from stemseg_ros.config import Config, load_config
+from stemseg_ros.config import Config, load_config, update_config
 from stemseg_ros.datasets.check import check_mix
-from stemseg_ros.datasets.show import draw_labels
+from stemseg_ros.datasets.show import draw_labels, show_clips
 from stemseg_ros.media.overlay import track_color
+from stemseg_ros.network.preprocess import normalise
+from stemseg_ros.training.batches import load_sources, make_batch
 from stemseg_ros.training.clips import Clip
 
 MIX = {
@@ -147,6 +150,32 @@ def test_the_contact_sheet_has_a_row_per_clip(data: Path, tmp_path: Path) -> Non
     again = run(data, tmp_path, "show", "--out", tmp_path / "again.png", "--clips", 3)
     assert again.exit_code == 0
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "new/sheet.png").read_bytes()
+
+
+def test_the_clips_shown_are_those_of_training(
+    data: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_sizes = {**MIX, "city": {**MIX["city"], "crop": [32, 64]}}
+    config = update_config(
+        config,
+        {"training.mix": two_sizes, "training.accumulate": 2, "training.copy_paste": 0.0},
+    )
+    shown: list[Clip] = []
+    monkeypatch.setattr(
+        "stemseg_ros.datasets.show.draw_labels",
+        lambda clip, classes: shown.append(clip) or draw_labels(clip, classes),
+    )
+    clips_a_step = 2 * config.training.batch_size
+    show_clips(config, data, tmp_path / "sheet.png", 3 * clips_a_step)
+    sources = load_sources(config, data)
+    for step in range(3):
+        clips = shown[step * clips_a_step :][:clips_a_step]
+        batch = make_batch(sources, config, step)
+        assert tuple(clip.name for clip in clips) == batch.names
+        for clip, pixels in zip(clips, batch.clips, strict=True):
+            frames = torch.from_numpy(clip.frames).float().permute(0, 3, 1, 2)
+            assert torch.equal(normalise(frames, config.input), pixels)
+    assert len({clip.frames.shape for clip in shown}) == 2, "both sizes occur"
 
 
 def test_objects_have_the_colours_of_their_labels_and_ignored_pixels_stripes() -> None:
