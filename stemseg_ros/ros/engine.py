@@ -15,7 +15,7 @@ import torch
 from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.ros.camera import Camera
-from stemseg_ros.ros.health import ERROR, MEMORY_ERRORS, OK, WARN, Fallbacks, Level
+from stemseg_ros.ros.health import ERROR, OK, WARN, Fallbacks, Level, is_memory_error
 from stemseg_ros.ros.rig import CameraRig
 from stemseg_ros.ros.stream import StreamingPipeline
 from stemseg_ros.ros.worker import Worker
@@ -68,7 +68,6 @@ class Engine:
         self._model: Model | None = None
         self._fallbacks = Fallbacks("error")
         self._load_seconds = 0.0
-        self._opening = False
         self._restarted_at: float | None = None
         self.restarts = 0
         self.failed = ""
@@ -110,18 +109,18 @@ class Engine:
     def load(self, model: Model) -> None:
         """Load the model and warm it up, with less memory where that does not suffice.
 
-        Raises what loading raises, EngineError if no fallback is left.
+        Raises what loading raises, EngineError if no fallback is left; ``refuse`` is to follow.
         """
         self._model = model
         self._fallbacks = Fallbacks(model.config.health.out_of_memory)
         self.failed = ""
         started = time.monotonic()
-        try:
-            self._call(self._open, lambda: False)
-        except Exception as error:
-            self._model, self.failed = None, f"no model is loaded: {error}"
-            raise
+        self._call(self._open, lambda: False)
         self._load_seconds = time.monotonic() - started
+
+    def refuse(self, error: Exception) -> None:
+        """Stay without a model, and say why."""
+        self._model, self.failed = None, f"no model is loaded: {error}"
 
     def release(self) -> None:
         """Free the device; if the worker hangs, by leaving it alone."""
@@ -211,7 +210,7 @@ class Engine:
             return 0.0
         reload = RELOAD_FACTOR * self._load_seconds + RELOAD_SECONDS
         limit = max(after, STALL_FACTOR * self._rig.slowest_turn)
-        return limit + reload if self._opening else limit
+        return limit + reload if self._rig.opening else limit
 
     def _call(self, work: Callable[[], T], hangs: Callable[[], bool]) -> T:
         given_up = False
@@ -245,7 +244,7 @@ class Engine:
     def _open(self) -> None:
         assert self._model is not None
         rig, model = self._rig, self._model
-        self._opening = True
+        rig.opening = True
         try:
             while True:
                 config = self._fallbacks.config(model.config)
@@ -254,12 +253,14 @@ class Engine:
                 try:
                     rig.open(make, config)
                     return
-                except MEMORY_ERRORS as error:
+                except Exception as error:
+                    if rig.abandoned or not is_memory_error(error):
+                        raise
                     reason = f"out of memory on {device}: {error}"
                 rig.close()
                 self._fall_back(reason)
         finally:
-            self._opening = False
+            rig.opening = False
 
     def _update(self, config: Config) -> None:
         in_use = self._fallbacks.config(config)

@@ -11,12 +11,21 @@ from stemseg_ros.config import Config, HealthConfig, update_config
 from stemseg_ros.ros.statistics import Period
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError)
+MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+"""What a RuntimeError says that PyTorch raises for want of memory elsewhere than in its allocator
+of the GPU: on the CPU, in CUDA itself where the GPU is full already, in cuBLAS and cuDNN."""
 SCALES = (0.7, 0.5)
 """Sides of the input, relative to the config, that are tried when the memory does not suffice: a
 half and a quarter of the pixels."""
 Level = tuple[bytes, str]
 """Level of a DiagnosticStatus, and its message."""
+
+
+def is_memory_error(error: Exception) -> bool:
+    """Whether the memory of the device did not suffice."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in MEMORY_TEXTS)
 
 
 def judge_stream(period: Period, active: bool, limits: HealthConfig) -> Level:

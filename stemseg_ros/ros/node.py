@@ -17,6 +17,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
+from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -106,6 +107,7 @@ class StemsegNode(LifecycleNode):
             checkpoint = self.get_parameter("checkpoint").value or None
             self._engine.load(Model(self._config, checkpoint, device))
         except Exception as error:  # of any kind: the node stays, and can be configured again
+            self._engine.refuse(error)
             self.get_logger().error(f"cannot configure: {error}")
             return FAILURE
         for camera in self._cameras:
@@ -308,7 +310,7 @@ def main(arguments: Sequence[str] | None = None, make_pipeline: MakePipeline = P
         parser.parse_args(remove_ros_args(list(arguments))[1:])
         rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
         node = StemsegNode(make_pipeline, stopping)
-    except (StemsegError, RuntimeError) as error:
+    except (StemsegError, ParameterException, RuntimeError) as error:
         print(f"stemseg_node: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     _spin(node, stopping)

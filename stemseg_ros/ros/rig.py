@@ -12,7 +12,7 @@ import torch
 from stemseg_ros.batching import push_together
 from stemseg_ros.config import Config
 from stemseg_ros.ros.camera import Camera
-from stemseg_ros.ros.health import MEMORY_ERRORS
+from stemseg_ros.ros.health import is_memory_error
 from stemseg_ros.ros.stream import Stream, StreamingPipeline, push_frames
 
 
@@ -27,6 +27,8 @@ class CameraRig:
         self._cameras = cameras
         self._on_memory = on_memory
         self.opened = False
+        self.opening = False
+        """Whether the model is being loaded, which takes longer than a turn."""
         self.abandoned = False
         """Set from another thread, when this one hangs: nothing that comes of it is wanted."""
         self.slowest_turn = 0.0
@@ -127,7 +129,7 @@ class CameraRig:
             error.__traceback__ = None  # it holds tensors
             camera = next(camera for camera in self._cameras if camera.stream is stream)
             camera.failed(error)
-            if isinstance(error, MEMORY_ERRORS):
+            if is_memory_error(error):
                 memory = f"{type(error).__name__}: {error}"
         if memory:
             self._on_memory(memory)

@@ -112,6 +112,17 @@ def test_a_node_that_cannot_load_its_model_is_in_error(local_node: Start, peer: 
     assert listener.values("worker")["state"] == "unconfigured"
 
 
+def test_a_node_that_lacks_its_device_is_in_error(
+    local_node: Start, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    local_node("device:=cuda:3")
+    listener = Listener(peer)
+    assert peer.spin_until(lambda: listener.level("worker") is not None)
+    assert listener.level("worker") == ERROR
+    assert listener.text("worker").startswith("no model is loaded: no CUDA device for 'cuda:3'")
+
+
 @pytest.mark.parametrize(
     ("period", "level", "text"),
     [
