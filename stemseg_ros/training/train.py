@@ -193,7 +193,8 @@ class _Keeper:
         training, step = self._config.training, self._run.step
         if step % LOG_EVERY == 0 or step == training.steps:
             self._log()
-        if training.picture_steps and step % training.picture_steps == 0:
+        shown = self._writer.board is not None
+        if shown and training.picture_steps and step % training.picture_steps == 0:
             self._draw()
         if ending or time.monotonic() - self._saved > training.checkpoint_seconds:
             save(self._run, self._checkpoint, self._config)
@@ -202,6 +203,8 @@ class _Keeper:
     def _log(self) -> None:
         run, training, now = self._run, self._config.training, time.monotonic()
         means = _means(run)
+        if not means:
+            return  # every step since the last line was left out, and the log says so
         clips = training.batch_size * training.accumulate * run.world.size
         pace = clips * (run.step - self._last_line) / max(now - self._logged, 1e-9)
         rate = training.learning_rate * rate_factor(run.step - 1, self._config)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from dataset_files import CASES
 from driving_pack import tiny_config, write_pack
 
 from stemseg_ros.config import update_config
+from stemseg_ros.console import training_progress
 from stemseg_ros.datasets.sequence import DataError
 from stemseg_ros.errors import MediaError
 from stemseg_ros.network import load_network
@@ -99,6 +102,43 @@ def test_values_that_are_not_finite_stop_the_run_and_name_the_clips(pack: Path) 
     assert all(torch.equal(value, run.average[name]) for name, value in before.items()), (
         "nothing was learned"
     )
+
+
+def test_a_run_whose_last_steps_were_left_out_ends_well(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bad_start(*arguments: Any) -> Run:
+        run = start(*arguments)
+        bad_gradients(run)
+        return run
+
+    monkeypatch.setattr("stemseg_ros.training.train.start", bad_start)
+    config = tiny_config(steps=2)
+    with training_progress(shown=False) as report:
+        weights = train(config, pack, tmp_path / "run", report=report)
+    assert caplog.text.count("is not finite, left out") == 2
+    assert (tmp_path / "run/checkpoint.pt").is_file()
+    load_network(config, weights)
+    assert not (tmp_path / "run/log.csv").exists(), "no line without losses"
+
+
+@pytest.mark.parametrize("board", [True, False])
+def test_pictures_are_drawn_for_tensorboard_alone(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, board: bool
+) -> None:
+    drawn: list[Any] = []
+
+    def sheet(*arguments: Any) -> npt.NDArray[np.uint8]:
+        drawn.append(arguments)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("stemseg_ros.training.train.prediction_sheet", sheet)
+    if board:
+        pytest.importorskip("tensorboard", reason="the train extra is not installed")
+    else:
+        monkeypatch.setattr("stemseg_ros.training.run_log._board", lambda *_: None)
+    train(tiny_config(steps=1, picture_steps=1), pack, tmp_path / "run")
+    assert len(drawn) == (2 if board else 0)
 
 
 @pytest.mark.parametrize(
