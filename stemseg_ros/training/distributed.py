@@ -12,6 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stemseg_ros.errors import DeviceError
+
+START_WITH = "start several processes with torchrun"
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -59,24 +63,42 @@ class World:
 
 
 def this_process() -> World:
-    """Which process of ``torchrun`` this is, by its environment."""
-    rank, size, local = (
-        int(os.environ.get(name, default))
-        for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
+    """Which process of ``torchrun`` this is, by its environment. Raises DeviceError."""
+    try:
+        rank, size, local = (
+            int(os.environ.get(name, default))
+            for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+        )
+    except ValueError as error:
+        raise DeviceError(f"RANK, WORLD_SIZE or LOCAL_RANK: {error}; {START_WITH}") from error
     return World(rank, size, local)
 
 
 @contextmanager
 def join(device: torch.device) -> Iterator[World]:
-    """Meet the other processes of ``torchrun``, if there are any: NCCL on GPUs, gloo on CPUs."""
+    """Meet the other processes of ``torchrun``, if there are any: NCCL on GPUs, gloo on CPUs.
+
+    Raises DeviceError.
+    """
     world = this_process()
     if world.size == 1:
         yield world
         return
     if device.type == "cuda":
+        gpus = torch.cuda.device_count()
+        if world.local_rank >= gpus:
+            raise DeviceError(
+                f"process {world.local_rank + 1} on a machine with {gpus} GPU(s); "
+                f"torchrun --nproc-per-node {gpus}"
+            )
         torch.cuda.set_device(world.device(device))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except ValueError as error:
+        raise DeviceError(
+            f"WORLD_SIZE is {world.size}, and the other processes cannot be met: {error}; "
+            f"{START_WITH}"
+        ) from error
     try:
         with warnings.catch_warnings():
             # Of 1x1x1 convolutions, whose memory format is ambiguous; that costs a small copy.

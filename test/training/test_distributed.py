@@ -10,8 +10,9 @@ from driving_pack import tiny_config, write_pack
 from training.run_process import checkpoint, finish_training, losses
 
 from stemseg_ros.config import Config
+from stemseg_ros.errors import DeviceError
 from stemseg_ros.training.batches import load_sources, make_batch
-from stemseg_ros.training.distributed import World
+from stemseg_ros.training.distributed import World, join
 from stemseg_ros.training.train import train
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
@@ -60,3 +61,27 @@ def test_processes_share_the_clips_of_a_larger_batch(pack: Path) -> None:
     parts = [make_batch(sources, config(2), 5, World(rank, 2)) for rank in range(2)]
     assert torch.equal(torch.cat([part.clips for part in parts]), whole.clips)
     assert tuple(name for part in parts for name in part.names) == whole.names
+
+
+@pytest.mark.parametrize(
+    ("environment", "device", "words"),
+    [
+        ({"RANK": "x"}, "cpu", r"RANK, .*'x'; .*torchrun"),
+        ({"WORLD_SIZE": "2"}, "cpu", r"WORLD_SIZE is 2, .*RANK expected.* with torchrun"),
+        (
+            {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "2"},
+            "cuda",
+            r"process 3 on a machine with 2 GPU\(s\); torchrun --nproc-per-node 2",
+        ),
+    ],
+)
+def test_processes_that_cannot_meet_are_told(
+    environment: dict[str, str], device: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(DeviceError, match=words), join(torch.device(device)):
+        pass
