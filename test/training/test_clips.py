@@ -12,7 +12,7 @@ import pytest
 from stemseg_ros.config import Config, load_config
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledFrame
 from stemseg_ros.training.batches import make_batch
-from stemseg_ros.training.clips import Sources, draw_clip, paste_objects, warp
+from stemseg_ros.training.clips import Sources, _affine, _motion, draw_clip, paste_objects, warp
 from stemseg_ros.training.targets import grid_targets
 
 COLOURS = {1001: (200, 30, 30), 1002: (30, 200, 30), 2001: (30, 30, 200)}
@@ -116,6 +116,39 @@ def test_colour_and_blur_are_drawn_for_each_frame_of_a_still() -> None:
     for seed in range(3):
         clip = draw_clip(sources, config(scale=[1.5, 1.5]), np.random.default_rng(seed))
         assert len({tuple(frame[48, 64]) for frame in clip.frames}) > 1
+
+
+def test_stills_move_as_far_as_in_the_paper() -> None:
+    """Rotation up to 10 degrees, shift up to 10 % of the crop, scale 0.8 to 1.2."""
+    rng = np.random.default_rng(0)
+    height, width = 100, 200
+    found = []
+    for _ in range(1000):
+        matrix = _affine((height, width), *_motion((height, width), rng))
+        middle = matrix @ (width / 2, height / 2, 1)
+        found.append(
+            (
+                np.degrees(np.arctan2(matrix[0, 1], matrix[0, 0])),
+                middle[0] / width - 0.5,
+                middle[1] / height - 0.5,
+                np.hypot(matrix[0, 0], matrix[0, 1]),
+            )
+        )
+    assert np.min(found, axis=0) == pytest.approx([-10, -0.1, -0.1, 0.8], rel=0.02)
+    assert np.max(found, axis=0) == pytest.approx([10, 0.1, 0.1, 1.2], rel=0.02)
+
+
+def test_three_of_five_stills_move_steadily_and_the_rest_frame_by_frame() -> None:
+    frame = LabelledFrame(np.zeros((96, 128, 3), np.uint8), np.zeros((96, 128), np.int32))
+    frame.labels[44:53, 60:69] = 1001  # in the middle, from where no motion takes it out
+    sources: Sources = {"a": [[frame]]}
+    rng, settings = np.random.default_rng(0), config(scale=[1.0, 1.0])
+    steady = 0
+    for _ in range(300):
+        labels = draw_clip(sources, settings, rng).labels
+        places = [np.argwhere(image == 1001).mean(0) for image in labels]
+        steady += bool(np.abs(np.diff(places, n=2, axis=0)).max() < 1.5)  # but for rounding
+    assert steady / 300 == pytest.approx(0.6, abs=0.08)
 
 
 def test_a_video_has_one_change_of_tones() -> None:
