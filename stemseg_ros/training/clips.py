@@ -203,7 +203,7 @@ def _affine(
 
 
 def _blur(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Motion blur in a random direction, for every third image."""
+    """Motion blur in a random direction, for 30 % of the images."""
     length = int(rng.integers(3, 8))
     angle = rng.uniform(0, np.pi)
     if rng.random() > 0.3:
