@@ -181,6 +181,35 @@ def test_short_floats_train(pack: Path, precision: str) -> None:
     assert run.network.embedding_head.conv_embedding.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "parts"),
+    [("adamw", {"step", "exp_avg", "exp_avg_sq"}), ("sgd", {"momentum_buffer"})],
+)
+def test_a_restored_run_goes_on_bit_for_bit(
+    pack: Path, tmp_path: Path, optimizer: str, parts: set[str]
+) -> None:
+    settings = config(
+        optimizer=optimizer, precision="bfloat16", schedule="cosine", ema=0.9, steps=4
+    )
+    sources = load_sources(settings, pack)
+    whole, again = start(settings), start(settings)
+    for step in range(4):
+        if step == 2:
+            save(whole, tmp_path / "checkpoint.pt", settings)
+            restore(again, tmp_path / "checkpoint.pt", settings)
+        for run in [whole] if step < 2 else [whole, again]:
+            take_step(run, make_batch(sources, settings, step), settings)
+    assert again.step == whole.step == 4
+    states = [run.optimizer.state_dict()["state"] for run in (whole, again)]
+    assert set(states[0][0]) == parts and states[0].keys() == states[1].keys()
+    for number, state in states[0].items():
+        for part in parts:
+            assert torch.equal(states[1][number][part], state[part]), (number, part)
+    ours = again.network.state_dict() | {f"average.{k}": v for k, v in again.average.items()}
+    theirs = whole.network.state_dict() | {f"average.{k}": v for k, v in whole.average.items()}
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
 def test_an_overflow_of_float16_lowers_the_scale_and_is_no_fault(
     pack: Path, tmp_path: Path
 ) -> None:
