@@ -73,6 +73,8 @@ class Camera:
         """When the frame arrived that was taken last; monotonic seconds."""
         self._answered = False
         """Whether it brought answers."""
+        self._in_turn = False
+        """Whether it is being processed."""
         title = f"{name}: " if name else ""
         log = node.get_logger()
         self._bursts = BurstLog(lambda text: log.warning(f"{title}{text}"))
@@ -102,6 +104,7 @@ class Camera:
             self._on_image,
             partial(self._count, "frames_lost"),
             topic=f"{self._prefix}image",
+            busy=lambda: self._in_turn,
         )
 
     def stop(self) -> int:
@@ -125,6 +128,7 @@ class Camera:
         """Go on with a new stream, of later epochs: the thread of the old one hangs."""
         self._count("frames_failed", self.stream.abandon())
         self.stream = self._new_stream(self.stream.epoch + 1)
+        self._in_turn = False
 
     def status(self, device: str) -> DiagnosticStatus:
         """Its entry of the diagnostics; from any thread."""
@@ -160,7 +164,7 @@ class Camera:
         if waiting is None:
             return None
         begin = time.monotonic()
-        self._taken, self._answered = waiting.arrived, False
+        self._taken, self._answered, self._in_turn = waiting.arrived, False, True
         try:
             image = bgr_image(waiting.message, self._config.node)
         except ImageMessageError as error:
@@ -177,6 +181,7 @@ class Camera:
     def done(self) -> None:
         """The turn is over, for the frame that was taken, if one was."""
         self.queue.done()
+        self._in_turn = False
         self._last_done = time.monotonic()
         if self._answered:
             self.statistics.delayed(1e3 * (self._last_done - self._taken))

@@ -48,8 +48,11 @@ class ImageSubscription:
         on_image: Callable[[Any], None],
         on_lost: Callable[[int], None],
         topic: str = "image",
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
+        """busy: whether images are being answered, which a player waits for."""
         self._node = node
+        self._busy = busy
         self._settings = config.node
         self._qos = config.qos.image
         self._on_image = on_image
@@ -85,6 +88,8 @@ class ImageSubscription:
         if wanted is not None and settled and (wanted != self._reliability or self._refit):
             self._subscribe(wanted)
         self._bursts.poll()
+        if self._busy():
+            self._last_image = time.monotonic()
         if not self._silence_told and time.monotonic() - self._last_image >= SILENCE_SECONDS:
             self._silence_told = True
             self._report_silence()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import Any
@@ -21,6 +22,7 @@ from rclpy.qos import ReliabilityPolicy
 from ros.harness import LocalNode, Peer, Process, message, process, scene, wait_for
 
 from stemseg_ros.config import load_config
+from stemseg_ros.ros import subscription
 from stemseg_ros.ros.subscription import ImageSubscription
 
 pytestmark = pytest.mark.ros
@@ -44,12 +46,14 @@ class Subscriber:
         self._node = Node("seeing", context=self._context)
         self.images: list[Any] = []
         self.lost = 0
+        self.busy = False
         self.subscription = ImageSubscription(
             self._node,
             load_config("lite", {name.replace("__", "."): v for name, v in settings.items()}),
             self.images.append,
             self._count,
             topic,
+            lambda: self.busy,
         )
         self._stop = False
         self._thread = threading.Thread(target=self._spin)
@@ -183,6 +187,19 @@ def test_lost_images_are_counted_and_explained_once(
     assert it.lost >= 4
     assert len(it.lines("get lost on the way")) == 1
     assert "config/fastdds_shm.xml" in it.lines("get lost on the way")[0]
+
+
+def test_no_silence_is_told_while_images_are_answered(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A player waits for the answers, for a large network long."""
+    monkeypatch.setattr(subscription, "SILENCE_SECONDS", 1.0)
+    with closing(Subscriber(capfd, "image")) as subscriber:
+        subscriber.busy = True
+        time.sleep(2.0)
+        assert not subscriber.lines("no images on")
+        subscriber.busy = False
+        assert wait_for(lambda: subscriber.lines("no images on"))
 
 
 def test_names_that_are_nearly_right_are_suggested(
