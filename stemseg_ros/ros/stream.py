@@ -111,8 +111,12 @@ class Stream:
     def begin(self, image: npt.NDArray[np.uint8], source: Source) -> bool:
         """Expect the result of a frame, which is pushed into the pipeline next; false for a frame
         that is left out."""
-        if self.pipeline is None or not self._admit(image, source):
-            return False
+        try:
+            if self.pipeline is None or not self._admit(image, source):
+                return False
+        except Exception:
+            self._inside.append(source)  # lost with those that were to be finished before it
+            raise
         self._inside.append(source)
         return True
 
@@ -124,7 +128,8 @@ class Stream:
             if self._abandoned:
                 return
             epoch = result.epoch + self._epochs_before
-            self._publish(self._inside.popleft(), dataclasses.replace(result, epoch=epoch))
+            self._publish(self._inside[0], dataclasses.replace(result, epoch=epoch))
+            self._inside.popleft()  # not before: a frame that cannot be published is lost
 
     def abandon(self) -> int:
         """Publish nothing any more, whatever comes of a pipeline that hangs; how many frames got

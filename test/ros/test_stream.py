@@ -192,6 +192,35 @@ def test_a_changed_gap_takes_effect() -> None:
     assert it.finish()[1] == [0, 0]
 
 
+def test_a_frame_whose_new_epoch_fails_is_lost_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails() -> list[FrameResult]:
+        raise RuntimeError("poisoned")
+
+    it = Recorded()
+    it.push(1, 2)
+    monkeypatch.setattr(it.stream.pipeline, "flush", fails)
+    source = Source(Header(), None, "bgr8")
+    ((stream, error),) = push_frames([(it.stream, scene((64, 80), (40, 1, 8, 8, 24)), source)])
+    assert (stream, str(error)) == (it.stream, "poisoned")
+    assert it.stream.reset() == 3
+
+
+def test_a_frame_that_cannot_be_published_is_lost_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(source: Source, result: FrameResult) -> None:
+        raise RuntimeError("no publisher")
+
+    it = Recorded()
+    it.push(1, 2, 3)
+    monkeypatch.setattr(it.stream, "_publish", fails)
+    with pytest.raises(RuntimeError, match="no publisher"):
+        it.stream.flush()
+    assert it.stream.reset() == 3
+
+
 @pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest", "stride"])
 def test_windows_hold_what_was_processed_one_after_the_other(policy: str) -> None:
     """Three times as many frames as are served: every one that is taken is answered, in order, in
