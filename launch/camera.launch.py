@@ -18,7 +18,8 @@ from launch_ros.actions import LifecycleNode, Node
 
 SHARE = Path(get_package_share_directory("stemseg"))
 RESPAWN_DELAY_S = 2.0
-PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"
+PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+"""Variables of Fast DDS: the one of all versions, and that of newer ones."""
 ARGUMENTS = {
     "namespace": ("", "namespace of the node"),
     "image_topic": (
@@ -80,9 +81,9 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         remappings = [(f"{name}/image", topic) for name, topic in cameras.items()]
     logger = ".".join([*value["namespace"].strip("/").split("/"), "stemseg"]).lstrip(".")
     actions: list[LaunchDescriptionEntity] = []
-    if PROFILES not in os.environ:
+    if not any(name in os.environ for name in PROFILES):
         profile = str(SHARE / "config" / "fastdds_shm.xml")
-        actions.append(SetEnvironmentVariable(PROFILES, profile))
+        actions.append(SetEnvironmentVariable(PROFILES[0], profile))
     actions.append(
         LifecycleNode(
             package="stemseg",

@@ -48,7 +48,7 @@ def preprocess(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The container: republish, if asked for, and rectify."""
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     raw = value["image_topic"]
-    info = value["camera_info_topic"] or f"{raw.rpartition('/')[0]}/camera_info"
+    info = value["camera_info_topic"] or "/".join([*raw.split("/")[:-1], "camera_info"])
     nodes = []
     if value["republish"]:
         transport = value["republish"]

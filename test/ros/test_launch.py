@@ -217,6 +217,19 @@ def test_images_are_rectified_before_the_node() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("topic", "info"),
+    [
+        ("image_raw", "camera_info"),
+        ("front/image_raw", "front/camera_info"),
+        ("/image_raw", "/camera_info"),
+    ],
+)
+def test_the_calibration_lies_beside_the_images(topic: str, info: str) -> None:
+    (rectify,), _ = composed(f"image_topic:={topic}")
+    assert rectify["remappings"]["camera_info"] == info
+
+
 def test_packed_images_are_unpacked_before_they_are_rectified() -> None:
     (republish, rectify), _ = composed("image_topic:=/front/image_raw", "republish:=theora")
     assert republish["plugin"] == "image_transport::Republisher"
