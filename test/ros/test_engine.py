@@ -146,7 +146,7 @@ def test_a_worker_that_hangs_is_replaced(local_node: Start, peer: Peer) -> None:
                 gate.wait(60)
             return super().push(np.where(frame == HANG, 0, frame).astype(np.uint8), stamp_ns)
 
-    node = local_node(*WINDOW, "health.stall_after:=0.5", make_pipeline=Hanging)
+    node = local_node(*WINDOW, "health.stall_after:=3.0", make_pipeline=Hanging)
     listener = Listener(peer)
     peer.connect()
     send(peer, 1, 2, 3)
@@ -167,10 +167,10 @@ def test_a_worker_that_hangs_is_replaced(local_node: Start, peer: Peer) -> None:
 
 
 def test_a_worker_that_hangs_does_not_hold_up_the_lifecycle(local_node: Start, peer: Peer) -> None:
-    node = local_node(*WINDOW, "health.stall_after:=0.6")
+    node = local_node(*WINDOW, "health.stall_after:=5.0")
     peer.connect()
     send(peer, 1, first_pixel=HANG)
-    peer.spin_for(0.2)
+    assert peer.spin_until(lambda: node.node._engine._worker.busy_seconds > 0)
     assert not change_state(peer, Transition.TRANSITION_DEACTIVATE)
     assert state(peer) == "unconfigured"
     node.wait_for_log("on_deactivate: the worker hangs")
