@@ -27,12 +27,13 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from stemseg_ros.processes import free_domain
+
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = (("drop_oldest", 0), ("drop_newest", 0), ("stride", 0), ("drop_oldest", 1000))
 """Policies, with max_latency_ms."""
 LOADS = (0.5, 1.0, 2.0, 4.0)
 COLOURS = ("#4477aa", "#228833", "#ccbb44", "#ee6677")
-DOMAIN = "99"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,6 @@ def main() -> None:
     parser.add_argument("--publish", nargs=2, type=float, help=argparse.SUPPRESS)
     parser.add_argument("--node", action="store_true", help=argparse.SUPPRESS)
     options, ros_arguments = parser.parse_known_args()
-    os.environ["ROS_DOMAIN_ID"] = DOMAIN
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     width, height = (int(side) for side in options.size.split("x"))
     if options.publish:
         rate, seconds = options.publish
@@ -100,6 +99,8 @@ def main() -> None:
         return
     if options.node:
         run_node(options.stand_in, ros_arguments)
+    os.environ["ROS_DOMAIN_ID"] = str(free_domain())  # for the processes of this run, too
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     with node(options), observer() as seen:
         capacity = seen.capacity(options.size)
         print(f"capacity: {capacity:.2f} frames/s\n\n{HEAD}")
