@@ -252,6 +252,8 @@ class Engine:
                 make = partial(self._make_pipeline, config, model.checkpoint, device)
                 try:
                     rig.open(make, config)
+                    if not rig.abandoned:
+                        self._update(model.config)  # of a job that went with an older worker
                     return
                 except Exception as error:
                     if rig.abandoned or not is_memory_error(error):

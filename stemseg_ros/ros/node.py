@@ -123,8 +123,7 @@ class StemsegNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Publish and subscribe."""
         result = super().on_activate(state)
-        gap = self._config.node.max_gap
-        self._clock_jumps = ClockJumps(self, gap, self._engine.clock_jumped)
+        self._listen_to_clock()
         for camera in self._cameras:
             camera.activate()
         self._state = "active"
@@ -175,11 +174,18 @@ class StemsegNode(LifecycleNode):
         self._stop_cameras()
         self._engine.close(JOIN_SECONDS)
 
-    def _stop_cameras(self) -> int:
-        """Unsubscribe and forget the frames that wait; how many they were."""
+    def _listen_to_clock(self) -> None:
+        gap = self._config.node.max_gap
+        self._clock_jumps = ClockJumps(self, gap, self._engine.clock_jumped)
+
+    def _ignore_clock(self) -> None:
         if self._clock_jumps is not None:
             self._clock_jumps.close()
             self._clock_jumps = None
+
+    def _stop_cameras(self) -> int:
+        """Unsubscribe and forget the frames that wait; how many they were."""
+        self._ignore_clock()
         return sum(camera.stop() for camera in self._cameras)
 
     def _release(self) -> None:
@@ -271,6 +277,9 @@ class StemsegNode(LifecycleNode):
         if config != self._config:
             self._config = config
             self._engine.update(config)
+            if self._clock_jumps is not None:
+                self._ignore_clock()
+                self._listen_to_clock()  # with the present node.max_gap
 
 
 class _Later:

@@ -18,6 +18,8 @@ pytest.importorskip("stemseg.msg", reason="needs the built messages")
 from rcl_interfaces.srv import GetParameters, ListParameters, SetParametersAtomically
 from rclpy.parameter import Parameter, parameter_value_to_python
 from ros.harness import LocalNode, Peer, message
+from ros.toy_node import HANG
+from rosgraph_msgs.msg import Clock
 from stemseg.msg import InstanceArray
 
 from stemseg_ros.config import Config
@@ -150,6 +152,37 @@ def test_every_live_setting_is_accepted_by_a_running_node(
                 wanted = node.node.get_parameter(name).value
                 assert getattr(getattr(camera.stream.pipeline.config, section), leaf) == wanted
         assert camera.queue._settings == camera._results._config.node == node.node._config.node
+
+
+def test_a_change_while_the_worker_hangs_is_not_lost(
+    capfd: pytest.CaptureFixture[str], peer: Peer
+) -> None:
+    settings = ("window.flush_after:=0.0", "health.stall_after:=3.0")
+    with closing(LocalNode(capfd, *settings)) as node:
+        peer.connect()
+        image = colours((36, 64))
+        image[0, 0, 0] = HANG
+        peer.publisher.publish(message(image, 1))
+        assert peer.spin_until(lambda: node.node._engine._worker.busy_seconds > 0)
+        assert change(peer, node__queue_size=77).successful
+        node.wait_for_log("the worker is restarted (1.)")
+        (camera,) = node.node._cameras
+        assert camera.queue._settings.queue_size == 77
+        assert camera.stream.pipeline.config.node.queue_size == 77
+
+
+def test_a_changed_gap_holds_for_the_clock(capfd: pytest.CaptureFixture[str], peer: Peer) -> None:
+    with closing(LocalNode(capfd, "use_sim_time:=true", "node.max_gap:=0.0")) as node:
+        clock = peer.node.create_publisher(Clock, "/clock", 10)
+        assert peer.spin_until(clock.get_subscription_count)
+        assert change(peer, node__max_gap=5.0).successful
+        tick = Clock()
+        tick.clock.sec = 1000
+        clock.publish(tick)
+        assert peer.spin_until(lambda: node.node.get_clock().now().nanoseconds > 0)
+        tick.clock.sec = 9000
+        clock.publish(tick)
+        node.wait_for_log("the clock jumped ahead by 8000")
 
 
 def another(name: str, value: Any) -> Any:
