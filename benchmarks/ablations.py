@@ -26,7 +26,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stemseg_ros.config import Config, load_config, update_config
+from stemseg_ros.config import Config, ConfigError, load_config, update_config
 from stemseg_ros.device import describe_device, resolve_device
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.evaluation.development import evaluate_development
@@ -107,13 +107,18 @@ def _mix(base: Config, change: str) -> dict[str, Any]:
 def run_row(
     base: Config, name: str, data: Path, out: Path, heats: list[float], device: str
 ) -> Result:
-    """Train and measure a row, or read what it came to before."""
+    """Train and measure a row, or read what it came to before.
+
+    Raises ConfigError for a folder that holds the row with other settings, and what train raises.
+    """
     folder = out / name.replace(" ", "-")
-    done = folder / "result.json"
+    done, kept = folder / "result.json", folder / "config.yaml"
+    config = row_config(base, name)
+    if kept.is_file() and load_config(kept) != config:
+        raise ConfigError(f"{folder}: holds this row with other settings; give another --out")
     if done.is_file():
         result: Result = json.loads(done.read_text(encoding="utf-8"))
         return result
-    config = row_config(base, name)
     began = time.monotonic()
     weights = folder / "weights.safetensors"
     if not weights.is_file():
@@ -172,12 +177,18 @@ def main(
     """Train and measure every row; print and write the table."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     console = Console()
+    names = rows.split(",") if rows else list(ROWS)
+    if unknown := [name for name in names if name not in ROWS]:
+        raise typer.BadParameter(f"--rows: no {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    try:
+        thresholds = [float(heat) for heat in heats.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"--heats: {error}") from error
     try:
         base = short(load_config(config), steps, crop, min_dim)
         out.mkdir(parents=True, exist_ok=True)
         results: dict[str, Result] = {}
-        thresholds = [float(heat) for heat in heats.split(",")]
-        for name in rows.split(",") if rows else ROWS:
+        for name in names:
             results[name] = run_row(base, name, data, out, thresholds, device)
             facts = {
                 "config": config,

@@ -22,10 +22,12 @@ import torch
 import typer
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 
 from stemseg_ros.config import Config, load_config
 from stemseg_ros.datasets.mend import mend
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledSequence
+from stemseg_ros.errors import StemsegError
 from stemseg_ros.evaluation.development import (
     MaskQuality,
     SequenceResult,
@@ -55,10 +57,23 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     config: Annotated[str, typer.Option(help="Preset or YAML file.")] = "lite",
     checkpoint: Annotated[str | None, typer.Option(help="Weights; default: bundled.")] = None,
-    log: Annotated[list[Path] | None, typer.Option(help="log.csv of each phase.")] = None,
+    log: Annotated[
+        list[Path] | None, typer.Option(exists=True, dir_okay=False, help="log.csv of each phase.")
+    ] = None,
 ) -> None:
     """Measure a model on the held-out part of the driving pack."""
-    settings = load_config(config)
+    try:
+        card(data, out, load_config(config), checkpoint, log)
+    except StemsegError as error:
+        Console().print(f"[red]error[/red] {escape(str(error))}")
+        raise typer.Exit(2) from error
+    Console().print(f"card.md, card.json and pictures are in {out}")
+
+
+def card(
+    data: Path, out: Path, settings: Config, checkpoint: str | None, log: list[Path] | None
+) -> None:
+    """Write everything to ``out``. Raises CheckpointError, DataError."""
     out.mkdir(parents=True, exist_ok=True)
     pipeline = Pipeline(settings, checkpoint)
     clips, stills = held_out(data)
@@ -84,7 +99,6 @@ def main(
     _write_jpeg(out / "failures.jpg", _failure_sheet(clips[0], clip))
     if log:
         _curves(log, out / "curves.jpg")
-    Console().print(f"card.md, card.json and pictures are in {out}")
 
 
 def _with_mended_truth(sequence: LabelledSequence, result: SequenceResult) -> SequenceResult:

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 from driving_pack import tiny_config, write_pack
+from typer.testing import CliRunner
 
 pytest.importorskip("trackeval", reason="the eval extra is not installed")
 pytest.importorskip("tensorboard", reason="the train extra is not installed")
 
-from benchmarks.ablations import COLUMNS, ROWS, markdown, row_config, run_row, short
-from stemseg_ros.config import Config, load_config
+from benchmarks.ablations import COLUMNS, ROWS, main, markdown, row_config, run_row, short
+from stemseg_ros.config import Config, ConfigError, load_config, update_config
 
 
 def differences(row: Config, base: Config) -> dict[str, object]:
@@ -63,6 +65,28 @@ def test_a_row_is_trained_measured_and_kept(tmp_path: Path) -> None:
     kept.write_text(json.dumps(first | {"sMOTSA": 12.5}), encoding="utf-8")
     again = run_row(base, "xy", data, tmp_path / "out", [0.2, 0.9], "cpu")
     assert again["sMOTSA"] == 12.5  # read, not trained a second time
+    other = update_config(base, {"training.steps": 2})
+    with pytest.raises(ConfigError, match="xy: holds this row with other settings"):
+        run_row(other, "xy", data, tmp_path / "out", [0.2, 0.9], "cpu")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--rows", "base,typo"], "no typo"),
+        (["--heats", "0.5,a"], "could not convert"),
+        (["--config", "none.yaml"], "none.yaml"),
+    ],
+)
+def test_mistakes_are_told_without_a_stack_trace(
+    option: list[str], words: str, tmp_path: Path
+) -> None:
+    app = typer.Typer()
+    app.command()(main)
+    folders = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*folders, *option])
+    assert result.exit_code == 2 and words in result.output, result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_table() -> None:
