@@ -16,6 +16,7 @@ pytest.importorskip("stemseg.msg", reason="needs the built messages")
 from benchmarks import faults, kills, malformed
 from benchmarks.reports import Report, Usage, growth_kb, leaks
 from benchmarks.rig import NodeProcess, Rig
+from benchmarks.soak import judge, soak
 
 pytestmark = pytest.mark.ros
 
@@ -32,6 +33,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
         f"input.max_dim:={SIZE[1]}",
         "window.length:=4",
         "window.overlap:=2",
+        "output.min_area:=0",  # the objects of the still are small
     )
     return Rig(
         tmp_path_factory.mktemp("faults"),
@@ -111,6 +113,16 @@ def test_killed_cameras_are_followed_by_others(rig: Rig, nodes: dict[str, NodePr
 
 def test_a_killed_node_is_followed_by_another_while_the_bag_plays(rig: Rig) -> None:
     assert_passed(kills.kill_nodes(rig, rounds=1, within=120.0), rig)
+
+
+def test_a_short_soak_answers_every_image_and_keeps_threads_and_files(rig: Rig) -> None:
+    samples, report = soak(rig, minutes=0.15, rate=10.0, interval=1.0)
+    judge(samples, 3.0, report)
+    for check in list(report.checks):  # too few seconds for a slope
+        if check.startswith("flat "):
+            del report.checks[check]
+    assert_passed(report, rig)
+    assert report.numbers["answers"] > 0
 
 
 @pytest.mark.parametrize(
