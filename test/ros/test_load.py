@@ -22,7 +22,7 @@ from stemseg_ros.ros.conversions import bgr_image
 pytestmark = pytest.mark.ros
 
 Start = Callable[..., LocalNode]
-TURN = 0.1
+TURN = 0.3
 """Seconds."""
 SLOW = ("output.min_area:=0", "window.length:=4", "window.overlap:=2", "node.queue_size:=4")
 
