@@ -263,8 +263,8 @@ class Clip:
         )
 
 
-LOOPED = [10, 11, 12, 13, 14, 10, 11, 12, 13, 14]
-"""Stamps of a stream that starts again, in ns."""
+LOOPED = 2 * [(25 + index) * 400_000_000 for index in range(5)]
+"""Stamps of a stream that starts again, in ns; a step back of less than a second is disorder."""
 
 
 def drawn_clip(stamps: list[int]) -> Clip:
