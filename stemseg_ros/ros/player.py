@@ -39,9 +39,6 @@ FLUSH_AGAIN_S = 5.0
 """Without an answer for so long the flush is repeated, should a frame have come after it all the
 same."""
 
-ASK_AGAIN_S, ASK_TIMES = 2.0, 5
-"""For the question whether the node knows of the player."""
-
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -123,8 +120,6 @@ class Player:
         self._wait_for_node()
         if self._options.in_flight is None:
             self._limit = self._needed_in_flight()
-        elif self._limit:
-            self._be_known()
         sent = 0
         for _ in count() if self._options.loop else range(1):
             sent += self._play_once()
@@ -173,20 +168,6 @@ class Player:
                 f"nobody publishes {self._options.answers} within {wait:g} s; "
                 "name the topic with --answers, or play without flow control: --in-flight 0"
             )
-
-    def _be_known(self) -> None:
-        """Wait a moment until the node knows of the subscription to its answers.
-
-        Else the first ones are lost. Endpoints are announced in order: a node that answers a
-        service knows of those made before; one without this service is not waited for long.
-        """
-        service = self._options.answers.rpartition("/")[0] + "/get_parameters"
-        client = self._program.node.create_client(GetParameters, service)
-        if self._program.spin_until(client.service_is_ready, ASK_AGAIN_S):
-            for _ in range(ASK_TIMES):  # an early question is answered to nobody
-                future = client.call_async(GetParameters.Request())
-                if self._program.spin_until(future.done, ASK_AGAIN_S):
-                    break
 
     def _needed_in_flight(self) -> int:
         """What the window of the node needs; the default if it does not tell."""
