@@ -54,11 +54,12 @@ def test_worker_processes_draw_the_same_batches(pack: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_file_is_named_by_whoever_draws_it(tmp_path: Path, workers: int) -> None:
     CASES["kitti_mots"].write(tmp_path)
+    config = tiny_config(mix={"kitti": {"format": "kitti_mots"}}, workers=workers, steps=1)
+    sources = load_sources(config, tmp_path)
     for image in tmp_path.glob("training/image_02/*/*.png"):
         image.write_bytes(b"none")
-    config = tiny_config(mix={"kitti": {"format": "kitti_mots"}}, workers=workers, steps=1)
     with pytest.raises(DataError, match=r"\.png: .*") as caught:
-        next(batches(load_sources(config, tmp_path), config, first=0))
+        next(batches(sources, config, first=0))
     assert len(str(caught.value).splitlines()) == 1
 
 
