@@ -59,7 +59,8 @@ def test_every_frame_comes_out(tmp_path: Path, config: str, video: Path) -> None
     )
     assert (summary.frames_in, summary.messages_out, summary.frames_dropped) == (FRAMES, FRAMES, 0)
     assert summary.device == "cpu"
-    assert set(summary.stage_ms) == {"backbone", "heads", "cluster", "link", "encode"}
+    stages = {"decode", "wait", "backbone", "heads", "cluster", "link", "encode", "publish"}
+    assert set(summary.stage_ms) == stages
     assert all(
         value > 0
         for value in (*summary.stage_ms.values(), *summary.latency_ms.values(), summary.fps)
