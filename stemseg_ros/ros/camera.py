@@ -181,6 +181,8 @@ class Camera:
     def done(self) -> None:
         """The turn is over, for the frame that was taken, if one was."""
         self.queue.done()
+        if not self._in_turn:  # a turn of other cameras: it does not end this one's pause
+            return
         self._in_turn = False
         self._last_done = time.monotonic()
         if self._answered:
