@@ -275,6 +275,8 @@ class StemsegNode(LifecycleNode):
     def _apply_parameters(self, parameters: list[Parameter]) -> None:
         config = changed_config(self._config, parameters)
         if config != self._config:
+            changes = ", ".join(f"{p.name} = {p.value}" for p in parameters)
+            self.get_logger().info(f"settings changed: {changes}")
             self._config = config
             self._engine.update(config)
             if self._clock_jumps is not None:

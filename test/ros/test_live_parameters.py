@@ -129,6 +129,9 @@ def test_several_settings_are_changed_together_or_not_at_all(
             assert not result.successful
             assert reason.lower() in result.reason.lower(), result.reason
         assert node.node._config == config
+        assert not node.lines("settings changed")
+        assert change(peer, output__min_area=7, clustering__min_heat=0.5).successful
+        node.wait_for_log("settings changed: output.min_area = 7, clustering.min_heat = 0.5")
 
 
 def test_every_live_setting_is_accepted_by_a_running_node(
