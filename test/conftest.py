@@ -60,6 +60,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         reason = missing() if marked else ""
         for item in marked if reason else []:
             item.add_marker(pytest.mark.skip(reason=reason))
+        if marker == "ros":
+            # On a starved machine discovery now and then stays half done for good: a node is seen
+            # without some of its topics or services. The summary tells what was run again.
+            for item in marked:
+                item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 
 
 def _gpu_missing() -> str:
