@@ -17,6 +17,8 @@ from types import FrameType
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.resources import resource_path
 
+FAST_DDS_PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+"""Variables that name a transport profile of Fast DDS; either will do."""
 DOMAINS = range(1, 102)
 """Above 101 the ports of DDS meet those that Linux hands out to everybody."""
 
@@ -92,8 +94,7 @@ def ros_environment() -> dict[str, str]:
         **os.environ,
         "ROS_DOMAIN_ID": str(free_domain()),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
-        "FASTDDS_DEFAULT_PROFILES_FILE": profile,
+        **dict.fromkeys(FAST_DDS_PROFILES, profile),
         "PYTHONUNBUFFERED": "1",
     }
 

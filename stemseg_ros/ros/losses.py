@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from stemseg_ros.processes import FAST_DDS_PROFILES
+
 INTERVALS = 31
 """The usual interval is the lower quartile of so many last ones: losses make intervals longer,
 never shorter. Each is the mean of two that follow each other, in which the jitter of a single
@@ -22,7 +24,6 @@ FEWEST_EXPECTED = 40
 WORTH_EXPLAINING = 0.05
 """Share of lost images above which the remedy is told."""
 
-FAST_DDS_PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 CYCLONE_DDS_URI = "CYCLONEDDS_URI"
 
 
