@@ -4,8 +4,9 @@ from."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.evaluation.kitti_text import IDS_PER_CLASS, ResultRow, TrackCollector
@@ -40,6 +41,20 @@ class SequenceMasks:
     """Number of the video, where the format has such (YouTube-VIS)."""
     crowd: frozenset[int] = frozenset()
     """Tracks of the ground truth that need not be found (``iscrowd`` of YouTube-VIS)."""
+
+    @classmethod
+    def of_files(
+        cls,
+        name: str,
+        size: tuple[int, int],
+        files: Sequence[Path],
+        classes: Mapping[int, str],
+        rows: Iterable[ResultRow],
+        ignored: Mapping[int, Rle],
+    ) -> SequenceMasks:
+        """A sequence in a format with one file for each frame."""
+        names = tuple(file.stem for file in files)
+        return cls(name, size, len(files), classes, tuple(rows), ignored, files=names)
 
     def by_frame(self) -> list[list[ResultRow]]:
         """Rows of each frame, ``frames`` lists."""

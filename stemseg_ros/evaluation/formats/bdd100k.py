@@ -96,15 +96,7 @@ def _read(name: str, files: list[Path], truth: bool) -> SequenceMasks:
             ignored[frame] = encode(skip)
         rows += _rows(frame, file, np.where(skip & truth, 0, category), ids)
     _check_tracks(files[0].parent, rows)
-    return SequenceMasks(
-        name,
-        size,
-        len(files),
-        CLASSES,
-        tuple(rows),
-        ignored,
-        files=tuple(file.stem for file in files),
-    )
+    return SequenceMasks.of_files(name, size, files, CLASSES, rows, ignored)
 
 
 def unpack(

@@ -83,15 +83,7 @@ class DavisFormat:
                 for i in np.unique(values)
                 if i and not (truth and i == VOID)
             ]
-        return SequenceMasks(
-            name,
-            size,
-            len(files),
-            CLASSES,
-            tuple(rows),
-            ignored,
-            files=tuple(file.stem for file in files),
-        )
+        return SequenceMasks.of_files(name, size, files, CLASSES, rows, ignored)
 
     def _images(self, sequence: SequenceMasks) -> Iterable[npt.NDArray[np.uint8]]:
         ids = sorted({row.id for row in sequence.rows})
