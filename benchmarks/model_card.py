@@ -87,15 +87,19 @@ def card(
         for name, sequences in groups.items()
     }
     clip = results["clips/0003"][0]
+    by_size = {group: _by_size(found, settings) for group, found in results.items()}
     report = {
         "torch": torch.__version__,
         "precision": settings.runtime.precision,
         "clips/0003": measures([clip]),
         "clips/0003 with mended truth": measures([_with_mended_truth(clips[0], clip)]),
-        "by_size": {name: _by_size(found, settings) for name, found in results.items()},
+        "by_size": {
+            group: {name: [_counts(quality) for quality in bins] for name, bins in found.items()}
+            for group, found in by_size.items()
+        },
     }
     (out / "card.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (out / "card.md").write_text(_tables(results, settings), encoding="utf-8")
+    (out / "card.md").write_text(_tables(by_size), encoding="utf-8")
     _write_jpeg(out / "failures.jpg", _failure_sheet(clips[0], clip))
     if log:
         _curves(log, out / "curves.jpg")
@@ -113,26 +117,30 @@ def _bins() -> list[tuple[int, float]]:
     return list(zip((0, *SIZES), (*SIZES, float("inf")), strict=True))
 
 
-def _by_size(results: Sequence[SequenceResult], config: Config) -> dict[str, list[list[int]]]:
-    """Per class and size bin: smallest area, true masks, found, predicted, right."""
+def _by_size(results: Sequence[SequenceResult], config: Config) -> dict[str, list[MaskQuality]]:
+    """Per class: the quality in each size bin."""
     return {
-        name: [
-            [q.min_area, q.truths, q.found, q.predictions, q.correct]
-            for q in (mask_quality(results, number, *bounds) for bounds in _bins())
-        ]
+        name: [mask_quality(results, number, *bounds) for bounds in _bins()]
         for number, name in enumerate(config.network.classes, start=1)
     }
 
 
-def _tables(results: dict[str, list[SequenceResult]], config: Config) -> str:
+def _counts(quality: MaskQuality) -> list[int]:
+    """Smallest area, true masks, found, predicted, right."""
+    q = quality
+    return [q.min_area, q.truths, q.found, q.predictions, q.correct]
+
+
+def _tables(by_size: dict[str, dict[str, list[MaskQuality]]]) -> str:
     lines = ["| held out | class | pixels | true masks | found | predicted | right |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for group, found in results.items():
-        for number, name in enumerate(config.network.classes, start=1):
-            for low, below in _bins():
-                quality = mask_quality(found, number, low, below)
-                if quality.truths or quality.predictions:
-                    lines.append(_row(group, name, below, quality))
+    lines += [
+        _row(group, name, below, quality)
+        for group, found in by_size.items()
+        for name, bins in found.items()
+        for (_, below), quality in zip(_bins(), bins, strict=True)
+        if quality.truths or quality.predictions
+    ]
     return "\n".join(lines) + "\n"
 
 
