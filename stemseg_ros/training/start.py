@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,15 @@ from stemseg_ros.network.checkpoint import (
     read_state,
 )
 
+_log = logging.getLogger(__name__)
+
 BACKBONE = "backbone."
+OUTPUT_LAYERS = (
+    "embedding_head.conv_embedding.",
+    "embedding_head.conv_variance.",
+    "semseg_head.conv_out.",
+)
+"""Keys of the layers whose size follows from ``network.mixing`` and ``network.classes``."""
 NORM_KEY = ".running_var"
 """Ends the keys of frozen batch norms, which a run has unless it folds them."""
 
@@ -36,7 +45,7 @@ class Start:
         if self.folded:
             return
         if any("_head." in key for key in self.state):
-            load_state(network, self.state, self.path, network.config.name)
+            self._load(network)
         else:
             part = {key.removeprefix(BACKBONE): value for key, value in self.state.items()}
             load_state(network.backbone, part, self.path, network.config.name)
@@ -45,7 +54,25 @@ class Start:
         """Copy weights of a training run into a network with folded norms. Raises
         CheckpointError."""
         if self.folded:
-            load_state(network, self.state, self.path, network.config.name)
+            self._load(network)
+
+    def _load(self, network: StemSeg) -> None:
+        """Copy weights of the whole network, but for output layers of other classes or another
+        mixing function: those stay as they are, fresh, and a warning names them."""
+        ours = network.state_dict()
+        fresh = [
+            key
+            for key, value in self.state.items()
+            if key.startswith(OUTPUT_LAYERS) and key in ours and ours[key].shape != value.shape
+        ]
+        if fresh:
+            _log.warning(
+                "%s: written for other classes or another mixing function; %s start anew",
+                self.path,
+                ", ".join(fresh),
+            )
+        state = {**self.state, **{key: ours[key] for key in fresh}}
+        load_state(network, state, self.path, network.config.name)
 
 
 def read_start(path: Path) -> Start:

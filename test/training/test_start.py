@@ -105,6 +105,48 @@ def test_a_run_with_folded_norms_does_not_fit_one_without(tmp_path: Path) -> Non
         build_for_training(tiny_config(fold_norms=False, start_from=start_from))
 
 
+@pytest.mark.parametrize("kind", ["shipped", "run"])
+@pytest.mark.parametrize(
+    ("change", "fresh"),
+    [
+        ({"mixing": "xytf"}, {"embedding_head.conv_embedding.weight"}),
+        (
+            {"mixing": "xy"},
+            {
+                "embedding_head.conv_embedding.weight",
+                "embedding_head.conv_variance.weight",
+                "embedding_head.conv_variance.bias",
+            },
+        ),
+        ({"classes": ["car", "pedestrian", "tram"]}, {"semseg_head.conv_out.weight"}),
+    ],
+)
+def test_outputs_of_other_classes_or_another_mixing_start_anew(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    change: dict[str, object],
+    fresh: set[str],
+) -> None:
+    source = seeded(tiny_config())
+    path = tmp_path / ("weights.safetensors" if kind == "shipped" else "checkpoint.pt")
+    if kind == "shipped":
+        save_weights(source, path, {})
+    else:
+        torch.save({"average": source.state_dict()}, path)
+    config = update_config(
+        tiny_config(fold_norms=False), {f"network.{name}": value for name, value in change.items()}
+    )
+    plain = build_for_training(config).state_dict()
+    found = build_for_training(update_config(config, {"training.start_from": str(path)}))
+    before = source.state_dict()
+    for name, value in found.state_dict().items():
+        expected = plain[name] if name in fresh else before[name]
+        torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-3)  # files are in float16
+    (record,) = caplog.records
+    assert all(name in record.getMessage() for name in fresh)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
