@@ -154,7 +154,8 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return tree
     chain = (*above, path.resolve())
-    found = _find(base) if base in preset_names() else _find(path.parent / str(base))
+    named = base in preset_names() + schedule_names()
+    found = _find(base) if named else _find(path.parent / str(base))
     if found.resolve() in chain:
         raise ConfigError(f"{path}: its base '{base}' builds on this file")
     return _merge(_read_tree(found, chain), tree)
