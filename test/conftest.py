@@ -6,7 +6,7 @@ import fcntl
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -52,6 +52,19 @@ def golden() -> Callable[[str], Path]:
         return found
 
     return path
+
+
+@pytest.fixture(autouse=True)
+def _threads_stay() -> Iterator[None]:
+    """What a test does to the threads of PyTorch and OpenCV ends with it: sums in another order
+    give other last bits, and tests compare processes bit for bit."""
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    yield
+    torch.set_num_threads(before[0])
+    cv2.setNumThreads(before[1])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -127,12 +127,9 @@ def tube_ious(result: SequenceResult) -> dict[int, float]:
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
+def one_thread() -> None:
     """Sums in one order, so that a seed gives one result on a machine; time of one core."""
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.timeout(1200)  # of the clock, on a machine that has other work
