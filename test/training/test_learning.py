@@ -7,7 +7,7 @@ the objects cross, the later one in front. Nothing here looks at a loss.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
