@@ -242,7 +242,7 @@ class HealthConfig(Section):
     error_lost: float = Field(0.5, ge=0, le=1, json_schema_extra=LIVE)
     """The same, for an error."""
     warn_silence: float = Field(5.0, ge=0, le=86_400, json_schema_extra=LIVE)
-    """Seconds without an image; 0: never."""
+    """Seconds without an image while none is being answered; 0: never."""
     error_silence: float = Field(30.0, ge=0, le=86_400, json_schema_extra=LIVE)
     """The same, for an error."""
     warn_delay_ms: float = Field(1000.0, ge=0, json_schema_extra=LIVE)

@@ -97,7 +97,6 @@ class Camera:
 
     def activate(self) -> None:
         """Subscribe."""
-        self.statistics.begin()
         self._subscription = ImageSubscription(
             self._node,
             self._config,
@@ -133,7 +132,9 @@ class Camera:
     def status(self, device: str) -> DiagnosticStatus:
         """Its entry of the diagnostics; from any thread."""
         period = self.statistics.period()
-        level, message = judge_stream(period, self.active, self._config.health)
+        subscription = self._subscription
+        silent_s = None if subscription is None else subscription.silent_s
+        level, message = judge_stream(period, silent_s, self._config.health)
         values = {"device": device} | self.statistics.values(period)
         values |= {
             "queue_depth": str(len(self.queue)),

@@ -28,9 +28,12 @@ def is_memory_error(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in MEMORY_TEXTS)
 
 
-def judge_stream(period: Period, active: bool, limits: HealthConfig) -> Level:
-    """The worst of what the thresholds say about a camera."""
-    if not active:
+def judge_stream(period: Period, silent_s: float | None, limits: HealthConfig) -> Level:
+    """The worst of what the thresholds say about a camera.
+
+    silent_s: since its last image; none while it is not active.
+    """
+    if silent_s is None:
         return OK, "not active"
     findings = [
         _judge(
@@ -40,10 +43,10 @@ def judge_stream(period: Period, active: bool, limits: HealthConfig) -> Level:
             f"frames are lost: {period.lost_share:.0%} in the last second",
         ),
         _judge(
-            period.silent_s,
+            silent_s,
             limits.warn_silence or float("inf"),
             limits.error_silence or float("inf"),
-            f"no images for {period.silent_s:.0f} s",
+            f"no images for {silent_s:.0f} s",
         ),
         _judge(
             period.delay_ms or 0.0,

@@ -43,8 +43,6 @@ class Period:
     0..1."""
     delay_ms: float | None = None
     """Longest time from the arrival of a frame that completed a window to its answers."""
-    silent_s: float = 0.0
-    """Since the last image, or since the subscription."""
 
 
 class StreamStatistics:
@@ -62,19 +60,12 @@ class StreamStatistics:
         self._latency_ms: deque[float] = deque(maxlen=REMEMBERED)
         self._before = time.monotonic(), Counter[str]()
         self._delay_ms: float | None = None
-        self._last_image = time.monotonic()
         self._period = Period()
-
-    def begin(self) -> None:
-        """From now on images are expected."""
-        self._last_image = time.monotonic()
 
     def count(self, name: str, number: int = 1) -> None:
         """Add to one of COUNTS."""
         with self._lock:
             self._counts[name] += number
-            if name == "frames_in":
-                self._last_image = time.monotonic()
 
     def times(self, stage_ms: Mapping[str, float]) -> None:
         """Milliseconds that stages of a frame or a window took."""
@@ -108,7 +99,6 @@ class StreamStatistics:
                 # Frames of an earlier period can be lost in this one.
                 lost_share=min(1.0, lost / max(new["frames_in"] + new["frames_lost"], lost, 1)),
                 delay_ms=self._delay_ms,
-                silent_s=now - self._last_image,
             )
             self._delay_ms = None
             return self._period

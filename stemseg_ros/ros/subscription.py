@@ -50,7 +50,7 @@ class ImageSubscription:
         topic: str = "image",
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
-        """busy: whether images are being answered, which a player waits for."""
+        """busy: whether images are being answered."""
         self._node = node
         self._busy = busy
         self._settings = config.node
@@ -75,6 +75,12 @@ class ImageSubscription:
         self._timer = node.create_timer(POLL_SECONDS, self._poll, clock=steady)
         self._poll()
 
+    @property
+    def silent_s(self) -> float:
+        """Time since the last image, or since the node went to listen; that in which images are
+        being answered does not count, as a player waits for the answers."""
+        return time.monotonic() - self._last_image
+
     def close(self) -> None:
         """Unsubscribe."""
         self._node.destroy_timer(self._timer)
@@ -90,7 +96,7 @@ class ImageSubscription:
         self._bursts.poll()
         if self._busy():
             self._last_image = time.monotonic()
-        if not self._silence_told and time.monotonic() - self._last_image >= SILENCE_SECONDS:
+        if not self._silence_told and self.silent_s >= SILENCE_SECONDS:
             self._silence_told = True
             self._report_silence()
 

@@ -124,25 +124,37 @@ def test_a_node_that_lacks_its_device_is_in_error(
 
 
 @pytest.mark.parametrize(
-    ("period", "level", "text"),
+    ("period", "silent_s", "level", "text"),
     [
-        (Period(), OK, "no frames are lost"),
-        (Period(lost_share=0.01), WARN, "frames are lost: 1% in the last second"),
-        (Period(lost_share=0.6), ERROR, "frames are lost: 60% in the last second"),
-        (Period(silent_s=4.0), OK, "no frames are lost"),
-        (Period(silent_s=6.0), WARN, "no images for 6 s"),
-        (Period(silent_s=31.0, lost_share=0.1), ERROR, "no images for 31 s"),
-        (Period(delay_ms=1500.0), WARN, "answers come 1500 ms after the image they waited for"),
-        (Period(delay_ms=6000.0), ERROR, "answers come 6000 ms after the image they waited for"),
+        (Period(), 0.0, OK, "no frames are lost"),
+        (Period(lost_share=0.01), 0.0, WARN, "frames are lost: 1% in the last second"),
+        (Period(lost_share=0.6), 0.0, ERROR, "frames are lost: 60% in the last second"),
+        (Period(), 4.0, OK, "no frames are lost"),
+        (Period(), 6.0, WARN, "no images for 6 s"),
+        (Period(lost_share=0.1), 31.0, ERROR, "no images for 31 s"),
+        (
+            Period(delay_ms=1500.0),
+            0.0,
+            WARN,
+            "answers come 1500 ms after the image they waited for",
+        ),
+        (
+            Period(delay_ms=6000.0),
+            0.0,
+            ERROR,
+            "answers come 6000 ms after the image they waited for",
+        ),
     ],
 )
-def test_the_worst_finding_counts(period: Period, level: bytes, text: str) -> None:
-    assert judge_stream(period, True, HealthConfig()) == (level, text)
-    assert judge_stream(period, False, HealthConfig()) == (OK, "not active")
+def test_the_worst_finding_counts(
+    period: Period, silent_s: float, level: bytes, text: str
+) -> None:
+    assert judge_stream(period, silent_s, HealthConfig()) == (level, text)
+    assert judge_stream(period, None, HealthConfig()) == (OK, "not active")
 
 
 def test_thresholds_are_settings_and_0_switches_some_off() -> None:
-    bad = Period(lost_share=0.4, silent_s=100.0, delay_ms=1e6)
+    bad = Period(lost_share=0.4, delay_ms=1e6)
     off = HealthConfig(
         warn_lost=0.5,
         warn_silence=0.0,
@@ -150,7 +162,7 @@ def test_thresholds_are_settings_and_0_switches_some_off() -> None:
         warn_delay_ms=0.0,
         error_delay_ms=0.0,
     )
-    assert judge_stream(bad, True, off)[0] == OK
+    assert judge_stream(bad, 100.0, off)[0] == OK
 
 
 def test_frames_that_the_stride_passes_over_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
