@@ -4,108 +4,33 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import islice, pairwise
-from operator import attrgetter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from colour_network import ColourNetwork, Image, scene
+from colour_network import ColourNetwork
+from evaluated import (
+    SETTINGS,
+    SIZE,
+    evaluate,
+    frame,
+    run,
+)
 from mask_strips import switching, two_cars
-from typer.testing import CliRunner
 
 pytest.importorskip("trackeval")
 
-from stemseg_ros.cli import app
-from stemseg_ros.config import Config, load_config
-from stemseg_ros.demo import VIDEO
+from stemseg_ros.config import load_config
 from stemseg_ros.evaluation import evaluate as work
 from stemseg_ros.evaluation import runs
-from stemseg_ros.evaluation.formats import FORMATS, kitti_mots
-from stemseg_ros.evaluation.inputs import read_bag, read_input
-from stemseg_ros.evaluation.kitti_text import ResultRow
+from stemseg_ros.evaluation.formats import FORMATS
+from stemseg_ros.evaluation.inputs import read_input
 from stemseg_ros.evaluation.sequence_masks import SequenceMasks
-from stemseg_ros.evaluation.truth_bag import write_labelled_bag
 from stemseg_ros.evaluation.variants import STORED, Variant
-from stemseg_ros.masks import encode
-from stemseg_ros.media.image_bag import ImageBagReader
-from stemseg_ros.media.instance_bag import InstanceBagReader, InstanceBagWriter
-from stemseg_ros.media.sources import Video
-from stemseg_ros.network.checkpoint import bundled_checkpoint
-from stemseg_ros.pipeline import Pipeline
-from stemseg_ros.records import FrameResult
-from stemseg_ros.resources import resource_path
-
-SIZE = (96, 160)
-SETTINGS = ["--set", "input.min_dim=96", "--set", "input.max_dim=512"]
-CAR, PEDESTRIAN = 1, 2
-
-
-def frame(index: int) -> tuple[Image, list[ResultRow]]:
-    """A car that moves to the right and a pedestrian that stands, with their true masks."""
-    places = [(1, CAR, 16, 8 + 4 * index, 32), (2, PEDESTRIAN, 56, 112, 24)]
-    image = scene(SIZE, *places)
-    rows = [
-        ResultRow(index, kind * 1000 + number, kind, encode(image[..., 0] == number))
-        for number, kind, *_ in places
-    ]
-    return image, rows
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    """A KITTI-MOTS folder with the sequences 0000 (12 frames) and 0001 (9 frames)."""
-    for name, length in (("0000", 12), ("0001", 9)):
-        folder = tmp_path / "kitti" / "image_02" / name
-        folder.mkdir(parents=True)
-        frames = [frame(index) for index in range(length)]
-        for index, (image, _) in enumerate(frames):
-            cv2.imwrite(str(folder / f"{index:06d}.png"), image)
-        rows = tuple(row for _, rows in frames for row in rows)
-        truth = SequenceMasks(name, SIZE, length, kitti_mots.CLASSES, rows)
-        kitti_mots.write(tmp_path / "kitti" / "instances_txt", [truth], truth=True)
-    return tmp_path / "kitti"
-
-
-@pytest.fixture
-def networks(monkeypatch: pytest.MonkeyPatch) -> list[ColourNetwork]:
-    """The stand-in for the network; one entry for each sequence that was really run."""
-    made: list[ColourNetwork] = []
-
-    def load(config_json: str, checkpoint: str | None, device: str) -> ColourNetwork:
-        made.append(ColourNetwork(Config.model_validate_json(config_json)))
-        return made[-1]
-
-    monkeypatch.setattr(runs, "_network", load)
-    return made
-
-
-def evaluate(*arguments: object, code: int = 0) -> str:
-    done = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
-    assert done.exit_code == code, done.output
-    return " ".join(done.output.split())
-
-
-def run(dataset: Path, out: Path, *arguments: object) -> dict[str, Any]:
-    evaluate(
-        "--ground-truth",
-        dataset,
-        "--out",
-        out,
-        "--checkpoint",
-        "random",
-        "--device",
-        "cpu",
-        *SETTINGS,
-        *arguments,
-    )
-    report: dict[str, Any] = json.loads((out / "report.json").read_text())
-    return report
 
 
 def test_run_in_all_modes(dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
@@ -211,219 +136,6 @@ def test_results_of_a_run_score_the_same_when_stored(
     assert [v["name"] for v in again["runs"]] == ["stored results", "stored results + post-filter"]
     assert [v["measures"] for v in again["runs"]] == [v["measures"] for v in made["runs"]]
     assert again["config"] is None and again["runs"][0]["timing"] is None
-
-
-def test_bag_with_ground_truth(
-    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
-) -> None:
-    """From frames and text to a bag, and the bag evaluated: the same measures as the folder."""
-    bag = tmp_path / "0001.mcap"
-    done = CliRunner().invoke(
-        app,
-        [
-            "bag",
-            "from-frames",
-            str(dataset / "image_02" / "0001"),
-            str(bag),
-            "--ground-truth",
-            str(dataset),
-            "--sequence",
-            "0001",
-        ],
-    )
-    assert done.exit_code == 0, done.output
-    from_bag = run(bag, tmp_path / "bag_out")
-    from_folder = run(dataset, tmp_path / "folder_out", "--sequence", "0001")
-    assert from_bag["format"] == "bag"
-    assert from_bag["runs"][0]["measures"] == from_folder["runs"][0]["measures"]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A labelled bag to be made, and the options to evaluate it with."""
-
-    images: list[Image]
-    rows: tuple[ResultRow, ...]
-    stamps: list[int]
-    options: list[str]
-
-    def write(self, bag: Path) -> None:
-        truth = SequenceMasks(
-            bag.stem, self.images[0].shape[:2], len(self.images), kitti_mots.CLASSES, self.rows
-        )
-        write_labelled_bag(
-            zip(self.stamps, self.images, strict=True),
-            truth,
-            bag,
-            topic="/camera/image_raw",
-            frame_id="camera",
-            encoding="bgr8",
-            storage=None,
-            progress=lambda count: None,
-        )
-
-
-LOOPED = 2 * [(25 + index) * 400_000_000 for index in range(5)]
-"""Stamps of a stream that starts again, in ns; a step back of less than a second is disorder."""
-
-
-def drawn_clip(stamps: list[int]) -> Clip:
-    """Random weights: without thresholds they find something in every frame."""
-    frames = [frame(index) for index in range(len(stamps))]
-    settings = ("min_heat=0", "foreground_probability=0", "max_instances=5")
-    return Clip(
-        [image for image, _ in frames],
-        tuple(row for _, rows in frames for row in rows),
-        stamps,
-        [part for setting in settings for part in ("--set", f"clustering.{setting}")],
-    )
-
-
-def filmed_clip() -> Clip:
-    """The bundled weights with their own thresholds, on two cars of the bundled video.
-
-    The ground truth is boxes around the cars.
-    """
-    top, left, height, width = 300, 760, 256, 480
-    with Video(resource_path(VIDEO)) as video:
-        images = [
-            image[top : top + height, left : left + width].copy() for _, image in islice(video, 6)
-        ]
-    rows = []
-    for number, (x, y, w, h) in enumerate([(811, 405, 134, 90), (1010, 405, 178, 90)], start=1):
-        box = np.zeros((height, width), bool)
-        box[y - top : y - top + h, x - left : x - left + w] = True
-        rows += [ResultRow(i, CAR * 1000 + number, CAR, encode(box)) for i in range(6)]
-    weights = str(bundled_checkpoint(load_config("lite")))
-    options = ["--config", "lite", "--checkpoint", weights, "--set", "input.min_dim=256"]
-    return Clip(images, tuple(rows), [i * 40_000_000 for i in range(6)], options)
-
-
-@pytest.mark.ros
-@pytest.mark.parametrize(
-    "make",
-    [lambda: drawn_clip([i * 10**8 for i in range(9)]), filmed_clip, lambda: drawn_clip(LOOPED)],
-    ids=["random weights", "bundled weights", "looped stamps"],
-)
-def test_through_ros_equals_in_process(make: Callable[[], Clip], tmp_path: Path) -> None:
-    """A labelled bag through the real node: every frame is answered, with the same bits as without
-    ROS."""
-    clip = make()
-    clip.write(tmp_path / "0001.mcap")
-    report = run(tmp_path / "0001.mcap", tmp_path / "ros", "--through-ros", *clip.options)
-    expected = run(tmp_path / "0001.mcap", tmp_path / "plain", *clip.options)
-    folder = tmp_path / "ros" / "results" / "near_online-through-ROS"
-    through = folder / "0001.txt"
-    plain = tmp_path / "plain" / "results" / "near_online" / "0001.txt"
-    assert through.read_bytes() == plain.read_bytes()
-    frames = {int(line.split()[0]) for line in through.read_text().splitlines()}
-    assert frames == set(range(len(clip.images)))
-    assert [v["name"] for v in report["runs"]] == [
-        "near_online through ROS",
-        "near_online through ROS + post-filter",
-    ]
-    for ros, process in zip(report["runs"], expected["runs"], strict=True):
-        assert ros["measures"] == process["measures"]
-    assert report["runs"][0]["timing"]["fps_network_and_clustering"] is None
-    with InstanceBagReader(folder / "0001.ros" / "instances.mcap") as answers:
-        assert [(r.stamp_ns, r.epoch) for r in answers] == [
-            (stamp, sum(b < a for a, b in pairwise(clip.stamps[: index + 1])))
-            for index, stamp in enumerate(clip.stamps)
-        ]
-
-
-def test_looped_bag_equals_its_frames(tmp_path: Path) -> None:
-    """Masks, ids and epochs of a labelled bag whose stamps start again, and its ground truth."""
-    clip = drawn_clip(LOOPED)
-    clip.write(tmp_path / "looped.mcap")
-    config = load_config("lite", {"input.min_dim": 96, "input.max_dim": 512})
-
-    def results(source: Iterable[tuple[int, Image]]) -> list[FrameResult]:
-        pipeline = Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
-        found = [r for stamp, image in source for r in pipeline.push(image, stamp)]
-        return found + pipeline.flush()
-
-    direct = results(zip(LOOPED, clip.images, strict=True))
-    with ImageBagReader(tmp_path / "looped.mcap") as images:
-        assert results(images) == direct
-    assert [(r.stamp_ns, r.epoch) for r in direct] == [
-        (stamp, index // 5) for index, stamp in enumerate(LOOPED)
-    ]
-    assert all(len(r.instances) == 2 for r in direct)
-    truth = read_input(tmp_path / "looped.mcap", "kitti_mots", None).truths["looped"]
-    key = attrgetter("frame", "class_id")
-    assert [(r.frame, r.class_id, r.rle) for r in sorted(truth.rows, key=key)] == [
-        (r.frame, r.class_id, r.rle) for r in sorted(clip.rows, key=key)
-    ]
-
-
-def test_ignored_pixels_survive_the_bag(dataset: Path, tmp_path: Path) -> None:
-    truth = kitti_mots.read_truth(dataset)["0000"]
-    labels = tmp_path / "labels"
-    corner = np.zeros(SIZE, bool)
-    corner[:8] = True
-    kitti_mots.write(labels, [replace(truth, ignored={2: encode(corner)})], truth=True)
-    done = CliRunner().invoke(
-        app,
-        [
-            "bag",
-            "from-frames",
-            str(dataset / "image_02" / "0000"),
-            str(tmp_path / "b.db3"),
-            "--ground-truth",
-            str(labels),
-        ],
-    )
-    assert done.exit_code == 0, done.output
-    given = read_input(tmp_path / "b.db3", "kitti_mots", None).truths["b"]
-    assert list(given.ignored) == [2]
-    assert given.frames == 12 and len(given.rows) == 24
-
-
-def record_answers(config: Config, bag: Path, first: int = 0) -> None:
-    """What the node would answer to the images of sequence 0001, from frame ``first`` on."""
-    pipeline = Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
-    with InstanceBagWriter(bag) as answers:
-        for index in range(first, 9):
-            for result in pipeline.push(frame(index)[0], index * 100_000_000):
-                answers.write(result)
-        for result in pipeline.flush():
-            answers.write(result)
-
-
-def test_recorded_answers_to_benchmark_files(
-    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
-) -> None:
-    """A recorded bag, converted, holds what an evaluation stores."""
-    run(dataset, tmp_path / "out", "--sequence", "0001")
-    bag = tmp_path / "answers.mcap"
-    record_answers(networks[0].config, bag)
-    for name in FORMATS:
-        place = tmp_path / name / ("r.json" if name == "youtube_vis" else "")
-        options = ["--name", "0001", "--format", name]
-        done = CliRunner().invoke(app, ["convert", str(bag), str(place), *options])
-        assert done.exit_code == 0, done.output
-    stored = tmp_path / "out" / "results" / "near_online" / "0001.txt"
-    assert (tmp_path / "kitti_mots" / "0001.txt").read_bytes() == stored.read_bytes()
-    assert len(list((tmp_path / "davis" / "0001").glob("*.png"))) == 9
-    assert {r.class_id for r in read_bag(bag, None).rows} == {CAR, PEDESTRIAN}
-
-
-def test_recorded_answers_are_scored_against_a_bag(
-    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
-) -> None:
-    truth, answers, out = (tmp_path / name for name in ("0001.mcap", "answers.mcap", "scored"))
-    arguments = ["--ground-truth", str(dataset), "--sequence", "0001"]
-    images = str(dataset / "image_02" / "0001")
-    CliRunner().invoke(app, ["bag", "from-frames", images, str(truth), *arguments])
-    expected = run(truth, tmp_path / "out")["runs"][0]["measures"]
-    record_answers(networks[0].config, answers)
-    evaluate("--ground-truth", truth, "--results", answers, "--out", out)
-    report = json.loads((out / "report.json").read_text())
-    assert report["runs"][0]["measures"] == expected
-    record_answers(networks[0].config, tmp_path / "late.mcap", first=1)
-    late = ["--ground-truth", truth, "--results", tmp_path / "late.mcap", "--out", out]
-    assert "same stamps; they differ from frame 0 on (8 and 9 messages)" in evaluate(*late, code=2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""Fixtures of the tests that evaluate sequences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import pytest
+from colour_network import ColourNetwork
+from evaluated import SIZE, frame
+
+from stemseg_ros.config import Config
+from stemseg_ros.evaluation import runs
+from stemseg_ros.evaluation.formats import kitti_mots
+from stemseg_ros.evaluation.sequence_masks import SequenceMasks
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A KITTI-MOTS folder with the sequences 0000 (12 frames) and 0001 (9 frames)."""
+    for name, length in (("0000", 12), ("0001", 9)):
+        folder = tmp_path / "kitti" / "image_02" / name
+        folder.mkdir(parents=True)
+        frames = [frame(index) for index in range(length)]
+        for index, (image, _) in enumerate(frames):
+            cv2.imwrite(str(folder / f"{index:06d}.png"), image)
+        rows = tuple(row for _, rows in frames for row in rows)
+        truth = SequenceMasks(name, SIZE, length, kitti_mots.CLASSES, rows)
+        kitti_mots.write(tmp_path / "kitti" / "instances_txt", [truth], truth=True)
+    return tmp_path / "kitti"
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> list[ColourNetwork]:
+    """The stand-in for the network; one entry for each sequence that was really run."""
+    made: list[ColourNetwork] = []
+
+    def load(config_json: str, checkpoint: str | None, device: str) -> ColourNetwork:
+        made.append(ColourNetwork(Config.model_validate_json(config_json)))
+        return made[-1]
+
+    monkeypatch.setattr(runs, "_network", load)
+    return made

@@ -1,0 +1,155 @@
+"""Bags with ground truth, and bags of recorded answers, as input of an evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from colour_network import ColourNetwork, Image
+from evaluated import (
+    CAR,
+    LOOPED,
+    PEDESTRIAN,
+    SIZE,
+    drawn_clip,
+    evaluate,
+    frame,
+    run,
+)
+from typer.testing import CliRunner
+
+pytest.importorskip("trackeval")
+
+from stemseg_ros.cli import app
+from stemseg_ros.config import Config, load_config
+from stemseg_ros.evaluation.formats import FORMATS, kitti_mots
+from stemseg_ros.evaluation.inputs import read_bag, read_input
+from stemseg_ros.masks import encode
+from stemseg_ros.media.image_bag import ImageBagReader
+from stemseg_ros.media.instance_bag import InstanceBagWriter
+from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.records import FrameResult
+
+
+def test_bag_with_ground_truth(
+    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+) -> None:
+    """From frames and text to a bag, and the bag evaluated: the same measures as the folder."""
+    bag = tmp_path / "0001.mcap"
+    done = CliRunner().invoke(
+        app,
+        [
+            "bag",
+            "from-frames",
+            str(dataset / "image_02" / "0001"),
+            str(bag),
+            "--ground-truth",
+            str(dataset),
+            "--sequence",
+            "0001",
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    from_bag = run(bag, tmp_path / "bag_out")
+    from_folder = run(dataset, tmp_path / "folder_out", "--sequence", "0001")
+    assert from_bag["format"] == "bag"
+    assert from_bag["runs"][0]["measures"] == from_folder["runs"][0]["measures"]
+
+
+def test_looped_bag_equals_its_frames(tmp_path: Path) -> None:
+    """Masks, ids and epochs of a labelled bag whose stamps start again, and its ground truth."""
+    clip = drawn_clip(LOOPED)
+    clip.write(tmp_path / "looped.mcap")
+    config = load_config("lite", {"input.min_dim": 96, "input.max_dim": 512})
+
+    def results(source: Iterable[tuple[int, Image]]) -> list[FrameResult]:
+        pipeline = Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
+        found = [r for stamp, image in source for r in pipeline.push(image, stamp)]
+        return found + pipeline.flush()
+
+    direct = results(zip(LOOPED, clip.images, strict=True))
+    with ImageBagReader(tmp_path / "looped.mcap") as images:
+        assert results(images) == direct
+    assert [(r.stamp_ns, r.epoch) for r in direct] == [
+        (stamp, index // 5) for index, stamp in enumerate(LOOPED)
+    ]
+    assert all(len(r.instances) == 2 for r in direct)
+    truth = read_input(tmp_path / "looped.mcap", "kitti_mots", None).truths["looped"]
+    key = attrgetter("frame", "class_id")
+    assert [(r.frame, r.class_id, r.rle) for r in sorted(truth.rows, key=key)] == [
+        (r.frame, r.class_id, r.rle) for r in sorted(clip.rows, key=key)
+    ]
+
+
+def test_ignored_pixels_survive_the_bag(dataset: Path, tmp_path: Path) -> None:
+    truth = kitti_mots.read_truth(dataset)["0000"]
+    labels = tmp_path / "labels"
+    corner = np.zeros(SIZE, bool)
+    corner[:8] = True
+    kitti_mots.write(labels, [replace(truth, ignored={2: encode(corner)})], truth=True)
+    done = CliRunner().invoke(
+        app,
+        [
+            "bag",
+            "from-frames",
+            str(dataset / "image_02" / "0000"),
+            str(tmp_path / "b.db3"),
+            "--ground-truth",
+            str(labels),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    given = read_input(tmp_path / "b.db3", "kitti_mots", None).truths["b"]
+    assert list(given.ignored) == [2]
+    assert given.frames == 12 and len(given.rows) == 24
+
+
+def record_answers(config: Config, bag: Path, first: int = 0) -> None:
+    """What the node would answer to the images of sequence 0001, from frame ``first`` on."""
+    pipeline = Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
+    with InstanceBagWriter(bag) as answers:
+        for index in range(first, 9):
+            for result in pipeline.push(frame(index)[0], index * 100_000_000):
+                answers.write(result)
+        for result in pipeline.flush():
+            answers.write(result)
+
+
+def test_recorded_answers_to_benchmark_files(
+    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+) -> None:
+    """A recorded bag, converted, holds what an evaluation stores."""
+    run(dataset, tmp_path / "out", "--sequence", "0001")
+    bag = tmp_path / "answers.mcap"
+    record_answers(networks[0].config, bag)
+    for name in FORMATS:
+        place = tmp_path / name / ("r.json" if name == "youtube_vis" else "")
+        options = ["--name", "0001", "--format", name]
+        done = CliRunner().invoke(app, ["convert", str(bag), str(place), *options])
+        assert done.exit_code == 0, done.output
+    stored = tmp_path / "out" / "results" / "near_online" / "0001.txt"
+    assert (tmp_path / "kitti_mots" / "0001.txt").read_bytes() == stored.read_bytes()
+    assert len(list((tmp_path / "davis" / "0001").glob("*.png"))) == 9
+    assert {r.class_id for r in read_bag(bag, None).rows} == {CAR, PEDESTRIAN}
+
+
+def test_recorded_answers_are_scored_against_a_bag(
+    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+) -> None:
+    truth, answers, out = (tmp_path / name for name in ("0001.mcap", "answers.mcap", "scored"))
+    arguments = ["--ground-truth", str(dataset), "--sequence", "0001"]
+    images = str(dataset / "image_02" / "0001")
+    CliRunner().invoke(app, ["bag", "from-frames", images, str(truth), *arguments])
+    expected = run(truth, tmp_path / "out")["runs"][0]["measures"]
+    record_answers(networks[0].config, answers)
+    evaluate("--ground-truth", truth, "--results", answers, "--out", out)
+    report = json.loads((out / "report.json").read_text())
+    assert report["runs"][0]["measures"] == expected
+    record_answers(networks[0].config, tmp_path / "late.mcap", first=1)
+    late = ["--ground-truth", truth, "--results", tmp_path / "late.mcap", "--out", out]
+    assert "same stamps; they differ from frame 0 on (8 and 9 messages)" in evaluate(*late, code=2)
