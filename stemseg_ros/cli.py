@@ -271,8 +271,10 @@ def data_check(
     from stemseg_ros.datasets.check import check_mix
 
     reports = check_mix(tree, data, frames_progress)
-    print_data(reports)
-    bad = [line for report in reports for line in report.bad]
+    if any(report.frames for report in reports):
+        print_data(reports)
+    # Entries of one pack that is not there all say the same.
+    bad = dict.fromkeys(line for report in reports for line in report.bad)
     for line in bad:
         typer.echo(f"stemseg: {line}", err=True)
     if bad:

@@ -208,6 +208,8 @@ def _explain(dotted: str, kind: str, message: str, value: Any) -> str:
         return _unknown(
             f"{dotted}.{next(iter(value))}" if isinstance(value, dict) and value else dotted
         )
+    if kind in ("tuple_type", "list_type"):
+        message = "Input should be a list, as in [a, b]"
     return f"{dotted}: {message.removeprefix('Value error, ')}" + (
         f" (got {value!r})" if not isinstance(value, dict) else ""
     )

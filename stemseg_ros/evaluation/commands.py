@@ -141,8 +141,8 @@ def evaluate(
         from stemseg_ros.evaluation.report import summarise, to_json
         from stemseg_ros.evaluation.runs import stored_masks
         from stemseg_ros.evaluation.variants import STORED, Variant
-    prepare_output(out)
     given = read_input(ground_truth, format.value, images, sequence or (), topic)
+    prepare_output(out)
     sources = [STORED] if results else [m.value for m in mode or ()] or [tree.window.mode]
     wanted = [
         Variant(source, filtered, pixel_scores, through_ros and results is None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -70,13 +69,8 @@ class InstanceBagWriter:
     def __enter__(self) -> InstanceBagWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bag.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._bag.__exit__(*error)
 
 
 def result_from_message(message: Any, index: int) -> FrameResult:

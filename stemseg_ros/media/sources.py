@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, cast
 
 import av
@@ -77,12 +76,7 @@ class FrameSource(Protocol):
 
     def __enter__(self) -> FrameSource: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
         """Pairs of stamp in nanoseconds and image uint8 (H, W, 3), BGR. Raises MediaError."""
@@ -164,12 +158,7 @@ class Video:
     def __enter__(self) -> Video:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass  # the file is open only while an iteration lasts
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
@@ -239,12 +228,7 @@ class ImageFolder:
     def __enter__(self) -> ImageFolder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:

@@ -123,6 +123,10 @@ def test_the_command_fails_on_bad_files(data: Path, tmp_path: Path) -> None:
             ["check", "--set", "training.mix={a: {format: cocoo}}"],
             "no format 'cocoo'; did you mean 'coco'",
         ),
+        (
+            ["check", "--set", "training.mix={a: {root: zz}, b: {root: zz}}"],
+            "zz: no such folder",
+        ),
         (["check", "--set", "training.mix={a: 0}"], "training.mix gives no weight"),
         (["show", "--out", "sheet.jpg"], "sheet.jpg: the contact sheet is a PNG"),
         (

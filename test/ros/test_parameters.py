@@ -115,6 +115,10 @@ def test_values_of_every_type_arrive(
         (["device:=gpu"], "device: expected auto, cpu, cuda, or cuda:n, got 'gpu'"),
         (["autostart:=2"], "autostart"),
         (["node.cameras:=[front,front]"], "two cameras have the same name: front, front"),
+        (
+            ["node.cameras:=front"],
+            "node.cameras: Input should be a list, as in [a, b] (got 'front')",
+        ),
         (["node.cameras:=[front,9lives]"], "node.cameras.1: String should match pattern"),
     ],
 )
