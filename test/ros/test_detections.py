@@ -126,7 +126,7 @@ def test_without_vision_msgs_there_is_no_such_topic(peer: Peer) -> None:
         peer.connect()
 
         def topics() -> dict[str, list[str]]:
-            return dict(peer.node.get_publisher_names_and_types_by_node("stemseg", "/"))
+            return dict(peer.node.get_topic_names_and_types())
 
         # They are announced in order: whoever knows of the last one knows of all.
         assert peer.spin_until(lambda: "/stemseg/overlay/compressed" in topics())
