@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,6 +79,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # without some of its topics or services. The summary tells what was run again.
             for item in marked:
                 item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
+
+
+def pytest_sessionfinish() -> None:
+    """PyTorch's notes of tensors that other processes sent outlive what their ends call, which
+    would print an ignored exception for each below the summary."""
+    reductions = sys.modules.get("torch.multiprocessing.reductions")
+    if reductions is not None:
+        reductions.shared_cache.clear()
 
 
 def _gpu_missing() -> str:
