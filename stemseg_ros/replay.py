@@ -104,72 +104,82 @@ def play_through_node(
     arguments: of the node. out: folder for FILES, which must not be there yet. rate: times the
     recorded rate, at most. Raises ReplayError.
     """
-    environment = ros_environment()
-    published, received = GrowingLines(out / PUBLISHED), GrowingLines(out / RECEIVED)
     with ExitStack() as stack:
-
-        def start(name: str, arguments: list[str]) -> ChildProcess:
-            return stack.enter_context(
-                ChildProcess(
-                    name, f"stemseg_ros.ros.{name}", arguments, out / f"{name}.log", environment
-                )
-            )
-
-        def answers() -> int:
-            return max(0, len(received.read()) - 1)  # the first line says that the node was found
-
-        node = start("node", arguments)
-        recorder = start(
-            "recorder",
-            [
-                "--out",
-                str(out / INSTANCES),
-                "--log",
-                str(out / RECEIVED),
-                "--diagnostics",
-                str(out / DIAGNOSTICS),
-            ],
-        )
-        show(STARTS, 0, None)
-        if not _wait(lambda: bool(received.read()), START_TIMEOUT_S, node, recorder):
-            raise _failure(node, f"was not ready after {START_TIMEOUT_S:g} s")
-        show(STARTS, 1, 1)
-        player = start(
-            "player",
-            [
-                "--bag",
-                str(bag),
-                "--topic",
-                IMAGE_TOPIC,
-                "--rate",
-                f"{rate:g}",
-                "--in-flight",
-                str(window.in_flight),
-                "--timeout",
-                str(ANSWER_TIMEOUT_S),
-                "--log",
-                str(out / PUBLISHED),
-            ],
-        )
-
-        def player_ended() -> bool:
-            show(PLAYED, len(published.read()), frames)
-            show(ANSWERED, answers(), frames)
-            return player.exit_code is not None
-
-        _wait(player_ended, None, node, recorder)
-        if player.exit_code:
-            raise _failure(player, f"ended with exit code {player.exit_code}")
-        _wait(lambda: player_ended() and answers() >= frames, SETTLE_TIMEOUT_S, node, recorder)
-        _wait(
-            lambda: int(diagnostics(out).get("messages_out", 0)) >= frames,
-            SETTLE_TIMEOUT_S,
-            node,
-            recorder,
-        )
+        replay = _Replay(stack, out, frames, show)
+        node = replay.start("node", arguments)
+        recorder = replay.start("recorder", _recorder_arguments(out))
+        replay.wait_for_node(node, recorder)
+        player = replay.start("player", _player_arguments(bag, out, window, rate))
+        replay.wait_for_answers(player, node, recorder)
         for child in (recorder, node):
             if child.stop():
                 raise _failure(child, f"did not end cleanly (exit code {child.exit_code})")
+
+
+def _recorder_arguments(out: Path) -> list[str]:
+    files = {"--out": INSTANCES, "--log": RECEIVED, "--diagnostics": DIAGNOSTICS}
+    return [word for option, name in files.items() for word in (option, str(out / name))]
+
+
+def _player_arguments(bag: Path, out: Path, window: WindowConfig, rate: float) -> list[str]:
+    options = {
+        "--bag": bag,
+        "--topic": IMAGE_TOPIC,
+        "--rate": f"{rate:g}",
+        "--in-flight": window.in_flight,
+        "--timeout": ANSWER_TIMEOUT_S,
+        "--log": out / PUBLISHED,
+    }
+    return [str(word) for option in options.items() for word in option]
+
+
+class _Replay:
+    """The processes of a replay, and how far they are by what they write."""
+
+    def __init__(self, stack: ExitStack, out: Path, frames: int, show: Show) -> None:
+        """stack: ends the processes."""
+        self._stack = stack
+        self._out = out
+        self._frames = frames
+        self._show = show
+        self._environment = ros_environment()
+        self._published = GrowingLines(out / PUBLISHED)
+        self._received = GrowingLines(out / RECEIVED)
+
+    def start(self, name: str, arguments: list[str]) -> ChildProcess:
+        """A program of stemseg_ros.ros, with a log of its name."""
+        log = self._out / f"{name}.log"
+        child = ChildProcess(name, f"stemseg_ros.ros.{name}", arguments, log, self._environment)
+        return self._stack.enter_context(child)
+
+    def wait_for_node(self, node: ChildProcess, recorder: ChildProcess) -> None:
+        """Until the recorder has found the ready node. Raises ReplayError."""
+        self._show(STARTS, 0, None)
+        if not _wait(lambda: bool(self._received.read()), START_TIMEOUT_S, node, recorder):
+            raise _failure(node, f"was not ready after {START_TIMEOUT_S:g} s")
+        self._show(STARTS, 1, 1)
+
+    def wait_for_answers(
+        self, player: ChildProcess, node: ChildProcess, recorder: ChildProcess
+    ) -> None:
+        """Until the player has ended, and for a while until everything is recorded. Raises
+        ReplayError."""
+        _wait(lambda: self._ended(player), None, node, recorder)
+        if player.exit_code:
+            raise _failure(player, f"ended with exit code {player.exit_code}")
+        for complete in (
+            lambda: self._ended(player) and self._answers() >= self._frames,
+            lambda: int(diagnostics(self._out).get("messages_out", 0)) >= self._frames,
+        ):
+            _wait(complete, SETTLE_TIMEOUT_S, node, recorder)
+
+    def _ended(self, player: ChildProcess) -> bool:
+        self._show(PLAYED, len(self._published.read()), self._frames)
+        self._show(ANSWERED, self._answers(), self._frames)
+        return player.exit_code is not None
+
+    def _answers(self) -> int:
+        return max(0, len(self._received.read()) - 1)  # the first line says: the node was found
 
 
 def _wait(holds: Callable[[], bool], timeout_s: float | None, *needed: ChildProcess) -> bool:
