@@ -32,7 +32,12 @@ from stemseg_ros.ros.camera import Camera
 from stemseg_ros.ros.clock import ClockJumps
 from stemseg_ros.ros.diagnostics import Diagnostics, diagnostic
 from stemseg_ros.ros.engine import Engine, EngineError, MakePipeline, Model
-from stemseg_ros.ros.parameters import changed_config, check_checkpoint, declare_parameters
+from stemseg_ros.ros.parameters import (
+    changed_config,
+    check_checkpoint,
+    declare_parameters,
+    real_numbers,
+)
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 JOIN_SECONDS = 1.0
@@ -84,6 +89,7 @@ class StemsegNode(LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._poll, clock=steady)
         self.create_timer(WATCH_SECONDS, self._watch, clock=steady)
+        self.add_pre_set_parameters_callback(real_numbers)
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
         self._create_services("~", self._cameras)

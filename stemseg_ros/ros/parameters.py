@@ -45,6 +45,10 @@ _ARRAYS = {
     float: Parameter.Type.DOUBLE_ARRAY,
     str: Parameter.Type.STRING_ARRAY,
 }
+_REAL = {
+    Parameter.Type.INTEGER: Parameter.Type.DOUBLE,
+    Parameter.Type.INTEGER_ARRAY: Parameter.Type.DOUBLE_ARRAY,
+}
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _INT_LIMIT = 2**63 - 1
 AT_START = "(Read-only: given at the start of the node.)"
@@ -93,6 +97,18 @@ def declare_parameters(node: Node) -> NodeParameters:
     if not _DEVICE.fullmatch(device):
         raise ParameterError(f"device: expected auto, cpu, cuda, or cuda:n, got '{device}'")
     return NodeParameters(config, checkpoint or None, device, autostart)
+
+
+def real_numbers(parameters: Iterable[Parameter]) -> list[Parameter]:
+    """The parameters; whole numbers of settings that take real ones as real ones, since ROS tells
+    1 from 1.0 and people do not."""
+    types = {name: parameter_type(field.annotation) for name, field in node_settings()}
+    return [
+        Parameter(p.name, types[p.name], _as_floats(p.value))
+        if p.type_ in _REAL and types.get(p.name) == _REAL[p.type_]
+        else p
+        for p in parameters
+    ]
 
 
 def changed_config(config: Config, parameters: Iterable[Parameter]) -> Config:
@@ -183,6 +199,9 @@ def _declare(
 def _declare_settings(node: Node, base: Config) -> dict[str, Any]:
     """Declare a parameter for each setting; those whose value is not that of the preset."""
     changed = {}
+    # rclpy has no public access to values that were given at start.
+    given = node._parameter_overrides
+    given.update({p.name: p for p in real_numbers(given.values())})
     for name, field in node_settings():
         default = _value(base, name)
         declared = list(default) if isinstance(default, tuple) else default
@@ -206,6 +225,10 @@ def _declare_settings(node: Node, base: Config) -> dict[str, Any]:
     return changed
 
 
+def _as_floats(value: Any) -> Any:
+    return [float(item) for item in value] if hasattr(value, "__len__") else float(value)
+
+
 def _says_unset(node: Node, name: str) -> bool:
     """Whether the value given at start is what a parameter dump writes for one that is not set:
     null, which ROS reads as a word."""
@@ -220,7 +243,6 @@ def _reason(error: ParameterException) -> str:
 
 
 def _refuse_unknown(node: Node) -> None:
-    # rclpy has no public access to values that were given at start and never declared.
     given = [name for name in node._parameter_overrides if not name.startswith("qos_overrides.")]
     known = list(node.get_parameters_by_prefix(""))
     for name in given:

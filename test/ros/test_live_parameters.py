@@ -132,6 +132,8 @@ def test_several_settings_are_changed_together_or_not_at_all(
         assert not node.lines("settings changed")
         assert change(peer, output__min_area=7, clustering__min_heat=0.5).successful
         node.wait_for_log("settings changed: output.min_area = 7, clustering.min_heat = 0.5")
+        assert change(peer, clustering__min_heat=1).successful  # whole numbers are real ones, too
+        node.wait_for_log("settings changed: clustering.min_heat = 1.0")
 
 
 def test_every_live_setting_is_accepted_by_a_running_node(

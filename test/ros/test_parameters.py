@@ -72,6 +72,8 @@ def test_defaults(declare: Declare) -> None:
     [
         ("input.min_dim:=96", {"input.min_dim": 96}),
         ("clustering.min_heat:=0.5", {"clustering.min_heat": 0.5}),
+        ("clustering.min_heat:=1", {"clustering.min_heat": 1.0}),
+        ("input.mean_bgr:=[104,117,123]", {"input.mean_bgr": (104.0, 117.0, 123.0)}),
         ("runtime.channels_last:=true", {"runtime.channels_last": True}),
         ("window.length:=8", {"window.length": 8}),
         ("stitching.variant:=reference", {"stitching.variant": "reference"}),
