@@ -60,7 +60,9 @@ class ColourNetwork:
         self.windows += 1
         blue, green, red = torch.stack([f.maps[0][0] for f in features], dim=1)  # each (T, h, w)
         second, green = green >= SECOND_COLOUR, green % SECOND_COLOUR
-        embeddings = torch.stack([FAR * blue, FAR * second, torch.zeros_like(blue)])
+        zero = torch.zeros_like(blue)
+        free = [zero] * self.config.network.free_dims
+        embeddings = torch.stack([FAR * blue, FAR * second, zero, *free])
         foreground = blue > 0
         heat = torch.where(foreground, torch.where(red == 255, 0.99, 0.95), 0.0)
         logits = torch.stack(
@@ -70,7 +72,9 @@ class ColourNetwork:
                 torch.where(foreground, 6.0, -6.0),
             ]
         )
-        return NetworkOutput(embeddings, torch.ones_like(embeddings), heat.unsqueeze(0), logits)
+        return NetworkOutput(
+            embeddings, torch.ones_like(embeddings[:3]), heat.unsqueeze(0), logits
+        )
 
 
 def scene(size: tuple[int, int], *squares: tuple[int, int, int, int, int]) -> Image:

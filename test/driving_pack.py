@@ -25,6 +25,7 @@ def write_pack(root: Path, frames: int = 8) -> Path:
 def tiny_config(**training: object) -> Config:
     """A network and a schedule that take a step in a fraction of a second."""
     settings: dict[str, object] = {
+        "network.mixing": "xyt",
         "network.fpn_channels": 16,
         "network.decoder_channels": [16, 16, 16, 16],
         "network.norm_groups": 4,

@@ -93,14 +93,20 @@ LOOPED = 2 * [(25 + index) * 400_000_000 for index in range(5)]
 
 
 def drawn_clip(stamps: list[int]) -> Clip:
-    """Random weights: without thresholds they find something in every frame."""
+    """Random weights: without thresholds they find something in most frames."""
     frames = [frame(index) for index in range(len(stamps))]
-    settings = ("min_heat=0", "foreground_probability=0", "max_instances=5")
+    settings = (
+        "clustering.min_heat=0",
+        "clustering.foreground_probability=0",
+        "clustering.max_instances=5",
+        "output.min_area=0",
+        "output.min_score=0",
+    )
     return Clip(
         [image for image, _ in frames],
         tuple(row for _, rows in frames for row in rows),
         stamps,
-        [part for setting in settings for part in ("--set", f"clustering.{setting}")],
+        [part for setting in settings for part in ("--set", setting)],
     )
 
 

@@ -13,8 +13,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stemseg_ros.clustering import CHUNK, cluster_window, foreground_mask
-from stemseg_ros.config import Config, load_config
+from stemseg_ros.config import Config, load_config, update_config
 from stemseg_ros.records import NetworkOutput
+
+XYT = load_config("lite", {"network.mixing": "xyt"})
 
 GOLDEN_MIXING = {
     "xyt": "xyt",
@@ -91,7 +93,8 @@ def line(
 
 
 def labels_of(output: NetworkOutput, **overrides: Any) -> list[int]:
-    config = load_config("lite", {f"clustering.{key}": value for key, value in overrides.items()})
+    settings = {f"clustering.{key}": value for key, value in overrides.items()}
+    config = update_config(XYT, settings)
     foreground = torch.ones(output.heatmap.shape[1:], dtype=torch.bool)
     return [int(v) for v in cluster_window(output, foreground, config).labels.ravel()]
 
@@ -160,7 +163,7 @@ def test_line(
 
 def test_without_foreground_there_are_no_labels() -> None:
     output = line([0, 9], [0.95, 0.95])
-    found = cluster_window(output, torch.zeros(1, 1, 2, dtype=torch.bool), load_config("lite"))
+    found = cluster_window(output, torch.zeros(1, 1, 2, dtype=torch.bool), XYT)
     assert not found.labels.any() and found.centers.shape == (0, 3) and found.scores.shape == (0,)
 
 
@@ -178,7 +181,7 @@ def test_scores_centers_and_averaged_class_logits() -> None:
         [0.0, 0.0, 7.0, 9.0],
     ]  # background, car, pedestrian, foreground
     output = line([0, 0.5, 9], [0.95, 0.1, 0.97], logits)
-    found = cluster_window(output, torch.ones(1, 1, 3, dtype=torch.bool), load_config("lite"))
+    found = cluster_window(output, torch.ones(1, 1, 3, dtype=torch.bool), XYT)
     assert found.labels.ravel().tolist() == [2, 2, 1]
     np.testing.assert_allclose(found.scores, [0.97, 0.95])
     np.testing.assert_allclose(found.centers[:, 2], [9, 0])
@@ -238,7 +241,7 @@ def test_the_host_is_not_asked_for_every_instance(
     foreground = torch.ones(output.heatmap.shape[1:], dtype=torch.bool)
     with torch.inference_mode(), CountQuestions() as mode:
         found = cluster_window(
-            output, foreground, load_config("lite", {"clustering.min_heat": 0.5})
+            output, foreground, update_config(XYT, {"clustering.min_heat": 0.5})
         )
     assert len(found.scores) == instances and mode.asked == questions
 

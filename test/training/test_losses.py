@@ -73,7 +73,8 @@ def test_lovasz_hinge_of_a_hard_mask_is_the_jaccard_loss() -> None:
 
 
 def config(**training: object) -> Config:
-    return load_config("lite", {f"training.{name}": value for name, value in training.items()})
+    settings = {f"training.{name}": value for name, value in training.items()}
+    return load_config("lite", {"network.mixing": "xyt", **settings})
 
 
 def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
