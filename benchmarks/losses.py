@@ -158,6 +158,7 @@ def main(
     config = load_config(
         "lite",
         {
+            "network.mixing": "xyt",  # as in the scene
             "training.min_instance_cells": 0,
             "training.size_power": 0.0,
             "training.heatmap_target": "probability",

@@ -11,6 +11,7 @@ from stemseg_ros.config import load_config
 CONFIG = load_config(
     "lite",
     {
+        "network.mixing": "xyt",
         "training.crop": [96, 128],
         "training.min_instance_cells": 0,
         "training.size_power": 0.0,
