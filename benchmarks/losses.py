@@ -142,6 +142,7 @@ def in_own_process(loss: Loss, instances: int, config: Config, windows: int) -> 
 
     process = context.Process(target=work)
     process.start()
+    sender.close()  # else the end of a process that fails would not be noticed
     result: list[float] = receiver.recv()
     process.join()
     return result
