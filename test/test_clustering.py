@@ -102,7 +102,7 @@ def labels_of(output: NetworkOutput, **overrides: Any) -> list[int]:
 CASES: list[tuple[str, list[float], list[float], dict[str, Any], list[int]]] = [
     ("hottest first", [0, 9], [0.91, 0.95], {}, [2, 1]),
     ("equal heat: first pixel first", [0, 9], [0.95, 0.95], {}, [1, 2]),
-    ("no pixel hot enough: outliers", [0, 9], [0.5, 0.5], {}, [-1, -1]),
+    ("no pixel hot enough: outliers", [0, 9], [0.5, 0.5], {"min_heat": 0.6}, [-1, -1]),
     (
         "radius of exp(-d^2/2) > 0.5 is 1.177",
         [0, 1.17, 1.18],

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
+from stemseg_ros.config import load_config
+
 pytestmark = pytest.mark.ros
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +25,8 @@ def test_the_tables_are_current() -> None:
     page = (ROOT / "docs" / "node.md").read_text(encoding="utf-8")
     current = tool.with_tables(page, tool.tables())
     assert page == current, "run .venv/bin/python tools/node_parameters.py"
-    assert "| `clustering.min_heat` | 0.6 | 0 to 1 | yes |" in page
+    heat = load_config("lite").clustering.min_heat
+    assert f"| `clustering.min_heat` | {heat} | 0 to 1 | yes |" in page
     assert "| `checkpoint` | empty |  |  |" in page
     with pytest.raises(ValueError, match="has no lines"):
         tool.with_tables("no marks", "")
