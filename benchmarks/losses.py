@@ -131,9 +131,8 @@ def in_own_process(loss: Loss, instances: int, config: Config, windows: int) -> 
     receiver, sender = context.Pipe(duplex=False)
 
     def work() -> None:
-        torch.set_num_threads(
-            1
-        )  # a fork has none of its parent's other threads, and waits for them
+        # A fork has none of its parent's other threads, and would wait for them.
+        torch.set_num_threads(1)
         scene(instances, config, windows, "cpu")  # its own memory does not count either
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         milliseconds, _, value = measure(loss, instances, config, windows, "cpu")

@@ -132,10 +132,17 @@ def _names(folder: str) -> list[str]:
     return sorted(path.stem for path in resource_path(f"config/{folder}").glob("*.yaml"))
 
 
-def _find(source: str | Path) -> Path:
+def _preset_file(name: object) -> Path | None:
     for folder in ("models", "schedules"):
-        if str(source) in _names(folder):
-            return resource_path(f"config/{folder}/{source}.yaml")
+        if str(name) in _names(folder):
+            return resource_path(f"config/{folder}/{name}.yaml")
+    return None
+
+
+def _find(source: str | Path) -> Path:
+    preset = _preset_file(source)
+    if preset is not None:
+        return preset
     path = Path(source)
     if path.is_file():
         return path
@@ -154,8 +161,7 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return tree
     chain = (*above, path.resolve())
-    named = base in preset_names() + schedule_names()
-    found = _find(base) if named else _find(path.parent / str(base))
+    found = _preset_file(base) or _find(path.parent / str(base))
     if found.resolve() in chain:
         raise ConfigError(f"{path}: its base '{base}' builds on this file")
     return _merge(_read_tree(found, chain), tree)

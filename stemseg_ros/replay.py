@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -117,19 +117,29 @@ def play_through_node(
 
 
 def _recorder_arguments(out: Path) -> list[str]:
-    files = {"--out": INSTANCES, "--log": RECEIVED, "--diagnostics": DIAGNOSTICS}
-    return [word for option, name in files.items() for word in (option, str(out / name))]
+    return _words(
+        {
+            "--out": out / INSTANCES,
+            "--log": out / RECEIVED,
+            "--diagnostics": out / DIAGNOSTICS,
+        }
+    )
 
 
 def _player_arguments(bag: Path, out: Path, window: WindowConfig, rate: float) -> list[str]:
-    options = {
-        "--bag": bag,
-        "--topic": IMAGE_TOPIC,
-        "--rate": f"{rate:g}",
-        "--in-flight": window.in_flight,
-        "--timeout": ANSWER_TIMEOUT_S,
-        "--log": out / PUBLISHED,
-    }
+    return _words(
+        {
+            "--bag": bag,
+            "--topic": IMAGE_TOPIC,
+            "--rate": f"{rate:g}",
+            "--in-flight": window.in_flight,
+            "--timeout": ANSWER_TIMEOUT_S,
+            "--log": out / PUBLISHED,
+        }
+    )
+
+
+def _words(options: Mapping[str, object]) -> list[str]:
     return [str(word) for option in options.items() for word in option]
 
 

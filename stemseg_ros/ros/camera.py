@@ -80,11 +80,6 @@ class Camera:
         self._bursts = BurstLog(lambda text: log.warning(f"{title}{text}"))
         self._notes = BurstLog(lambda text: log.info(f"{title}{text}"))
 
-    @property
-    def active(self) -> bool:
-        """Whether it listens."""
-        return self._subscription is not None
-
     def poll(self) -> None:
         """To be called now and then: says how troubles went that are over."""
         self._bursts.poll()
