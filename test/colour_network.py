@@ -11,7 +11,7 @@ import torch
 
 from stemseg_ros.config import Config
 from stemseg_ros.models.layers.preprocess import geometry
-from stemseg_ros.records import Features, NetworkOutput
+from stemseg_ros.models.stemseg.tensors import Features, NetworkOutput
 
 Image = npt.NDArray[np.uint8]
 SECOND_COLOUR = 8

@@ -21,7 +21,7 @@ from stemseg_ros.formats.kitti_lines import ResultRow
 from stemseg_ros.formats.sequence_masks import SequenceMasks
 from stemseg_ros.masks import encode
 from stemseg_ros.media.sources import Video
-from stemseg_ros.models.stemseg.load import bundled_checkpoint
+from stemseg_ros.models.layers.weights import bundled_checkpoint
 from stemseg_ros.resources import resource_path
 
 SIZE = (96, 160)

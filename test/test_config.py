@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from stemseg_ros.config import (
     Config,
     ConfigError,
-    WindowConfig,
     dump_config,
     load_config,
     preset_names,
@@ -19,6 +18,7 @@ from stemseg_ros.config import (
     update_config,
     walk_settings,
 )
+from stemseg_ros.models.stemseg.settings import WindowConfig
 
 STABLE_NAMES = [
     "input.min_dim",

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stemseg_ros.masks import decode, encode, encode_box, full_size_masks, label_image, upsample
+from stemseg_ros.geometry import Geometry
+from stemseg_ros.masks import decode, encode, encode_box, label_image
+from stemseg_ros.models.layers.grid_masks import full_size_masks, upsample
 from stemseg_ros.models.layers.preprocess import geometry
-from stemseg_ros.records import FrameResult, Geometry, Instance
+from stemseg_ros.records import FrameResult, Instance
 
 GEOMETRIES = [  # image, min_dim, max_dim
     ((75, 247), 94, 310),

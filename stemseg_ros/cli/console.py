@@ -98,8 +98,8 @@ def print_bench(report: BenchReport) -> None:
     width, height = report.size
     table = Table(
         "stage",
-        title=f"{report.config}, {width}x{height}, T {report.length}, "
-        f"Tc {report.overlap}, {report.mode}, {report.precision}, {report.device}",
+        title=f"{report.config}, {width}x{height}, {', '.join(report.traits.values())}, "
+        f"{report.precision}, {report.device}",
     )
     table.add_column("median ms / frame", justify="right")
     table.add_column("p90", justify="right")

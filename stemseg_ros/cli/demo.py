@@ -32,7 +32,7 @@ from stemseg_ros.media.image_bag import ImageBagReader
 from stemseg_ros.media.overlay import VideoWriter, contact_sheet, draw_instances
 from stemseg_ros.media.result_bag import InstanceBagReader
 from stemseg_ros.media.sources import DEFAULT_FPS, open_source
-from stemseg_ros.models.stemseg import load_network
+from stemseg_ros.models.registry import model_package
 from stemseg_ros.records import FrameResult
 from stemseg_ros.replay import session
 from stemseg_ros.replay.processes import termination_as_exit
@@ -81,14 +81,15 @@ def run_demo(
     session.check_ros()
     settings = load_config(config)
     # Wrong weights are the likeliest mistake: found here, before anything is started.
-    load_network(settings, checkpoint, device)
+    model_package(settings.model).load_network(settings, checkpoint)
     prepare_output(out)
     for name in (INPUT, OVERLAY, OVERVIEW, SUMMARY, *session.FILES):
         (out / name).unlink(missing_ok=True)
     with Bars() as bars, termination_as_exit():
         frames = _write_input(video or resource_path(VIDEO), out, bars)
         arguments = session.node_arguments(settings, config, checkpoint, device)
-        session.play_through_node(out / INPUT, frames, settings.window, arguments, out, bars.show)
+        in_flight = settings.latency.in_flight
+        session.play_through_node(out / INPUT, frames, in_flight, arguments, out, bars.show)
         summary = _summarise(frames, out)
         _draw(frames, out, bars)
     write_json(out / SUMMARY, asdict(summary))

@@ -147,16 +147,16 @@ def run(
     from stemseg_ros.execution.device import describe_device, resolve_device
     from stemseg_ros.labelling.job import prepare_output, run_source
     from stemseg_ros.media.sources import open_source
-    from stemseg_ros.models.stemseg.pipeline import Pipeline
+    from stemseg_ros.stream import open_model
 
     place = resolve_device(device)
     with open_source(source, topic, fps) as frames:
         prepare_output(out)
-        pipeline = Pipeline(tree, checkpoint, str(place))
+        stream = open_model(tree, checkpoint, place).stream()
         with frames_progress(frames.name, frames.frames) as progress:
             summary = run_source(
                 frames,
-                pipeline,
+                stream,
                 out,
                 checkpoint=checkpoint or "bundled",
                 device=describe_device(place),
@@ -170,10 +170,12 @@ def run(
             f"{summary.tracks} tracks",
             err=True,
         )
-    if announced is not None and summary.frames < announced:
-        typer.echo(
-            f"stemseg: {source} announces {announced} frames, {summary.frames} came", err=True
-        )
+    for reason, number in summary.dropped.items():
+        what = reason.replace("_", " ")
+        typer.echo(f"stemseg: {number} frames dropped because of their stamps: {what}", err=True)
+    came = summary.frames + sum(summary.dropped.values())
+    if announced is not None and came < announced:
+        typer.echo(f"stemseg: {source} announces {announced} frames, {came} came", err=True)
 
 
 @app.command()
@@ -209,13 +211,13 @@ def bench(
     from stemseg_ros.cli.console import frames_progress, print_bench
     from stemseg_ros.execution.device import resolve_device
     from stemseg_ros.labelling.job import write_json
-    from stemseg_ros.models.stemseg.pipeline import Pipeline
+    from stemseg_ros.stream import open_model
 
     place = resolve_device(device)
-    pipeline = Pipeline(tree, checkpoint, str(place), synchronise=True)
+    stream = open_model(tree, checkpoint, place, timed=True).stream()
     with frames_progress("bench", warmup + frames) as progress:
         report = benchmark.bench(
-            pipeline,
+            stream,
             frame_size,
             frames=frames,
             warmup=warmup,
@@ -246,12 +248,15 @@ def train(
         from stemseg_ros.training.train import TrainingStopped
         from stemseg_ros.training.train import train as train_network
     from stemseg_ros.cli.console import training_progress
+    from stemseg_ros.models.stemseg.settings import own_settings
     from stemseg_ros.training.distributed import this_process
 
     main_process = this_process().main
     try:
         with training_progress(shown=main_process) as report:
-            weights = train_network(tree, data, out, resume=resume, report=report, device=device)
+            weights = train_network(
+                own_settings(tree), data, out, resume=resume, report=report, device=device
+            )
     except TrainingStopped as stopped:
         if main_process:
             typer.echo(f"stemseg: {stopped}", err=True)
@@ -291,10 +296,11 @@ def data_show(
 ) -> None:
     """Draw the first clips of training with masks and ids."""
     tree = config_from(config, settings)
+    from stemseg_ros.models.stemseg.settings import own_settings
     from stemseg_ros.training.clip_sheet import show_clips
 
-    show_clips(tree, data, out, clips)
-    typer.echo(f"{out}: {clips} clips of {tree.window.length} frames")
+    frames = show_clips(own_settings(tree), data, out, clips)
+    typer.echo(f"{out}: {clips} clips of {frames} frames")
 
 
 def config_from(

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stemseg_ros.config import NetworkConfig
 from stemseg_ros.models.stemseg.mixing import coordinate_grid
+from stemseg_ros.models.stemseg.settings import NetworkConfig
 
 Widths = tuple[int, int, int, int]
 """Channels of a decoder at strides 32, 16, 8, 4."""

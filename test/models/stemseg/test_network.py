@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from stemseg_ros.config import Mixing, load_config
+from stemseg_ros.config import load_config
 from stemseg_ros.models.layers.preprocess import geometry, normalise, preprocess
 from stemseg_ros.models.stemseg import StemSeg, load_network
 from stemseg_ros.models.stemseg.mixing import coordinate_grid
+from stemseg_ros.models.stemseg.settings import Mixing
 
 SMALL: dict[str, Any] = {"input.min_dim": 96, "input.max_dim": 128}
 EXACT: dict[str, Any] = {

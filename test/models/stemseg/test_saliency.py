@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 from typer.testing import CliRunner
 
 from stemseg_ros.cli.main import app
@@ -18,8 +19,7 @@ from stemseg_ros.formats.kitti_lines import read_results
 from stemseg_ros.masks import decode
 from stemseg_ros.media.overlay import VideoWriter
 from stemseg_ros.models.stemseg import StemSeg, load_network
-from stemseg_ros.models.stemseg.pipeline import Pipeline
-from stemseg_ros.records import Features, NetworkOutput
+from stemseg_ros.models.stemseg.tensors import Features, NetworkOutput
 
 HEIGHT, WIDTH, FRAMES = 96, 128, 11
 TINY = """
