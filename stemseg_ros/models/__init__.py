@@ -1,1 +1,1 @@
-"""The models: one package each, and the layers that they share."""
+"""The models, one package each, and what they share."""
