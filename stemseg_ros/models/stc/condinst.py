@@ -14,7 +14,7 @@ from stemseg_ros.models.stc.heads import (
 )
 from stemseg_ros.models.stc.mask_head import PARAMETERS, MaskHead
 from stemseg_ros.models.stc.pyramid import PyramidLevels, build_body
-from stemseg_ros.models.stc.settings import StcConfig
+from stemseg_ros.models.stc.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +30,7 @@ class CondInst(nn.Module):
     """Images to predictions of all locations. Its keys are those of mmdet's checkpoints, and
     ``tracking_head.``."""
 
-    def __init__(self, config: StcConfig) -> None:
+    def __init__(self, config: Settings) -> None:
         super().__init__()
         network = config.network
         self.backbone = build_body(network, config.condinst.variant)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from PIL import Image as PillowImage
 from torch import Tensor
 
+from stemseg_ros.geometry import Letterbox
 from stemseg_ros.models.stc.settings import Variant
-from stemseg_ros.records import Geometry
 
 MEAN_RGB = (123.675, 116.28, 103.53)
 """Of ImageNet, range 0..255."""
@@ -29,7 +29,7 @@ def normalise(images: Tensor, variant: Variant) -> Tensor:
     return (images.flip(1) - mean) / std
 
 
-def network_input(image: npt.NDArray[np.uint8], geometry: Geometry, variant: Variant) -> Tensor:
+def network_input(image: npt.NDArray[np.uint8], geometry: Letterbox, variant: Variant) -> Tensor:
     """uint8 (H, W, 3), BGR, resized, normalised and zero-padded: float32 (1, 3, H'', W'').
 
     Bilinear with antialiasing, by Pillow, as both implementations of CondInst do.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from stemseg_ros.models.stc.condinst import CondInst
-from stemseg_ros.models.stc.settings import StcConfig, Variant
-from stemseg_ros.network.checkpoint import (
+from stemseg_ros.models.stc.settings import Settings, Variant
+from stemseg_ros.models.stemseg.load import (
     RANDOM,
     CheckpointError,
     checked_state,
@@ -23,15 +23,7 @@ from stemseg_ros.network.checkpoint import (
     read_state,
 )
 
-COCO = (
-    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"
-    "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,"
-    "backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,"
-    "baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,"
-    "bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
-    "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,"
-    "oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
-).split(",")
+COCO = ["person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"]
 """Classes of the published checkpoints, in their order."""
 SAME_CLASS = {"pedestrian": "person", "rider": "person", "cyclist": "person"}
 """Names of ours for classes of COCO."""
@@ -97,7 +89,7 @@ MASK_BRANCH = "mask_head.mask_feature_head."
 
 
 def load_network(
-    config: StcConfig, checkpoint: str | Path, device: str | torch.device = "cpu"
+    config: Settings, checkpoint: str | Path, device: str | torch.device = "cpu"
 ) -> CondInst:
     """Build the configured network, load its weights, and put it on ``device`` in eval mode.
 
@@ -111,14 +103,14 @@ def load_network(
     return network.eval().requires_grad_(False).to(device)
 
 
-def seeded_network(config: StcConfig, seed: int) -> CondInst:
+def seeded_network(config: Settings, seed: int) -> CondInst:
     """A network with the initial weights of training; the global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CondInst(config)
 
 
-def load_weights(network: CondInst, path: Path, config: StcConfig) -> None:
+def load_weights(network: CondInst, path: Path, config: Settings) -> None:
     """Copy a checkpoint into a network, key by key. Raises CheckpointError, which names what is
     missing or left over."""
     state = with_our_classes(read_condinst(path, config.condinst.variant), path, config)
@@ -134,7 +126,7 @@ def load_weights(network: CondInst, path: Path, config: StcConfig) -> None:
     _copy(network, state, path)
 
 
-def load_start(network: CondInst, path: Path, config: StcConfig) -> list[str]:
+def load_start(network: CondInst, path: Path, config: Settings) -> list[str]:
     """Copy what fits of a checkpoint that training starts from; returns the keys that stay fresh:
     tracking head, and the class layer where a class is not in the file. Raises CheckpointError.
     """
@@ -188,7 +180,7 @@ def mmdet_key(key: str) -> str:
 
 
 def with_our_classes(
-    state: Mapping[str, Tensor], path: Path, config: StcConfig
+    state: Mapping[str, Tensor], path: Path, config: Settings
 ) -> dict[str, Tensor]:
     """The state dict with the rows of ``network.classes`` of a class layer for COCO's.
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from stemseg_ros.geometry import Letterbox
 from stemseg_ros.models.stc.heads import Grid, HeadOutput
 from stemseg_ros.models.stc.mask_head import MASK_STRIDE, mask_logits
 from stemseg_ros.models.stc.settings import CondInstConfig
-from stemseg_ros.records import Geometry
 
 ALIGNED = MASK_STRIDE
 """Factor by which masks grow from their stride to the input."""
@@ -44,7 +44,9 @@ class Detections:
         )
 
 
-def detect(head: HeadOutput, grid: Grid, geometry: Geometry, config: CondInstConfig) -> Detections:
+def detect(
+    head: HeadOutput, grid: Grid, geometry: Letterbox, config: CondInstConfig
+) -> Detections:
     """Detections of one image (N = 1).
 
     Boxes of the variant mmdet are clipped to the resized image; those of adelaidet only by
@@ -86,7 +88,7 @@ def select_candidates(head: HeadOutput, grid: Grid, config: CondInstConfig) -> D
     return Detections(_boxes(head.distances[0], grid, locations), scores, labels, locations)
 
 
-def image_boxes(detections: Detections, geometry: Geometry, config: CondInstConfig) -> Detections:
+def image_boxes(detections: Detections, geometry: Letterbox, config: CondInstConfig) -> Detections:
     """Detections with boxes in pixels of the source image; for adelaidet clipped to it, and
     without those that are empty then."""
     (height, width), (h, w) = geometry.image_size, geometry.resized_size
@@ -108,7 +110,7 @@ def detection_logits(
 
 
 def image_mask(
-    probabilities: npt.NDArray[np.float32], geometry: Geometry, threshold: float
+    probabilities: npt.NDArray[np.float32], geometry: Letterbox, threshold: float
 ) -> tuple[npt.NDArray[np.bool_], int, int]:
     """Mask at the size of the image, as far as it is not empty.
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, resnet50, resnet101
 from torchvision.models.resnet import Bottleneck
 
+from stemseg_ros.models.layers.backbone import MobileNetV2
 from stemseg_ros.models.stc.settings import StcNetworkConfig, Variant
-from stemseg_ros.network.backbone import MobileNetV2
 
 STRIDES = (8, 16, 32, 64, 128)
 """Pixels of the padded input per cell of P3 to P7."""

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stemseg_ros.sections import LIVE, Section
+from stemseg_ros.settings import LIVE, Section
 
 Variant = Literal["mmdet", "adelaidet"]
-Consistency = Literal["crossover_dice", "l2", "kl"]
+ConsistencyForm = Literal["crossover_dice", "l2", "kl"]
 
 MASK_FEATURES = 8
 """Channels of the mask features, and of the hidden layers of a dynamic mask head."""
@@ -114,13 +114,13 @@ class ContrastiveConfig(Section):
 class ConsistencyConfig(Section):
     """Instance-wise temporal consistency: filters of one frame on the features of the other."""
 
-    form: Consistency = "crossover_dice"
+    form: ConsistencyForm = "crossover_dice"
     """Crossed mask against the truth (Dice), or against the other frame's own mask (l2, kl)."""
     weight: float = Field(1.0, ge=0)
     """Weight beside the losses of CondInst."""
 
 
-class StcConfig(Section):
+class Settings(Section):
     """What the network, the losses and the tracker of STC read."""
 
     network: StcNetworkConfig = StcNetworkConfig()

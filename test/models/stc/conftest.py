@@ -16,7 +16,7 @@ from stemseg_ros.models.stc.condinst import CondInst
 from stemseg_ros.models.stc.load import COCO, load_network
 from stemseg_ros.models.stc.settings import (
     CondInstConfig,
-    StcConfig,
+    Settings,
     StcNetworkConfig,
     TrackingConfig,
 )
@@ -25,6 +25,7 @@ GOLDEN = Path(
     os.environ.get("STEMSEG_GOLDEN_STC", Path(__file__).resolve().parents[2] / "golden" / "stc")
 )
 Arrays = dict[str, np.ndarray]
+Seeded = Callable[[str, Arrays], CondInst]
 
 
 @pytest.fixture(scope="session")
@@ -52,25 +53,30 @@ def released_entries(variant: str, classes: int = 80) -> dict[str, torch.Tensor]
     return entries
 
 
-def coco_config(variant: str, backbone: str = "resnet50") -> StcConfig:
-    """CondInst alone, with the classes of COCO."""
-    return StcConfig(
-        network=StcNetworkConfig(backbone=backbone, classes=tuple(COCO)),
+def class_names(count: int) -> tuple[str, ...]:
+    """COCO's classes, or as many invented ones."""
+    return tuple(COCO) if count == len(COCO) else tuple(f"class {n + 1}" for n in range(count))
+
+
+def condinst_settings(variant: str, classes: int = 80, backbone: str = "resnet50") -> Settings:
+    """CondInst alone."""
+    return Settings(
+        network=StcNetworkConfig(backbone=backbone, classes=class_names(classes)),
         condinst=CondInstConfig(variant=variant),
         tracking=TrackingConfig(enabled=False),
     )
 
 
 @pytest.fixture(scope="session")
-def seeded_condinst(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], CondInst]:
-    """seeded_condinst(variant): R-50 with the seeded weights of the golden files, read from a
+def seeded_condinst(tmp_path_factory: pytest.TempPathFactory) -> Seeded:
+    """seeded_condinst(variant, golden): R-50 with the seeded weights of a golden file, read from a
     checkpoint file as that implementation writes it."""
 
     @lru_cache
-    def load(variant: str) -> CondInst:
-        state = seeded_weights(released_entries(variant), salt="")
+    def load(variant: str, salt: str, classes: int) -> CondInst:
+        state = seeded_weights(released_entries(variant, classes), salt)
         path = tmp_path_factory.mktemp("stc") / f"{variant}.pth"
         torch.save({"meta": {}, "state_dict": state} if variant == "mmdet" else state, path)
-        return load_network(coco_config(variant), path)
+        return load_network(condinst_settings(variant, classes), path)
 
-    return load
+    return lambda variant, golden: load(variant, str(golden["salt"]), int(golden["classes"]))

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from models.stc.conftest import Arrays
+from models.stc.conftest import Arrays, Seeded
 
+from stemseg_ros.geometry import Letterbox
 from stemseg_ros.models.stc.condinst import CondInst, ImageOutput
 from stemseg_ros.models.stc.heads import Grid, HeadOutput, location_grid
 from stemseg_ros.models.stc.input_format import network_input
@@ -21,7 +22,6 @@ from stemseg_ros.models.stc.postprocess import (
     image_mask,
 )
 from stemseg_ros.models.stc.settings import CondInstConfig
-from stemseg_ros.records import Geometry
 
 VARIANTS = ("mmdet", "adelaidet")
 LEVELS = ("p3", "p4", "p5", "p6", "p7")
@@ -30,7 +30,10 @@ LEVELS = ("p3", "p4", "p5", "p6", "p7")
 def assert_near(actual: object, expected: np.ndarray, scale: float = 2e-6) -> None:
     """Equal up to a share of the largest value."""
     np.testing.assert_allclose(
-        np.asarray(actual), expected, rtol=0, atol=scale * max(np.abs(expected).max(initial=0), 1e-9)
+        np.asarray(actual),
+        expected,
+        rtol=0,
+        atol=scale * max(np.abs(expected).max(initial=0), 1e-9),
     )
 
 
@@ -43,11 +46,11 @@ def level_maps(rows: torch.Tensor, grid: Grid) -> list[torch.Tensor]:
     ]
 
 
-def run(network: CondInst, golden: Arrays, variant: str) -> tuple[ImageOutput, Grid, Geometry]:
+def run(network: CondInst, golden: Arrays, variant: str) -> tuple[ImageOutput, Grid, Letterbox]:
     image = golden["image_bgr"]
     padded = tuple(golden["input"].shape[-2:])
-    geometry = Geometry(tuple(golden["original_size"].tolist()), image.shape[:2], padded)
-    already_resized = Geometry(image.shape[:2], image.shape[:2], padded)
+    geometry = Letterbox(tuple(golden["original_size"].tolist()), image.shape[:2], padded)
+    already_resized = Letterbox(image.shape[:2], image.shape[:2], padded)
     images = network_input(image, already_resized, variant)
     assert_near(images[0], golden["input"])
     with torch.inference_mode():
@@ -58,9 +61,10 @@ def run(network: CondInst, golden: Arrays, variant: str) -> tuple[ImageOutput, G
 def test_network_golden(
     variant: str,
     stc_golden: Callable[[str], Arrays],
-    seeded_condinst: Callable[[str], CondInst],
+    seeded_condinst: Seeded,
 ) -> None:
-    golden, network = stc_golden(f"condinst_{variant}"), seeded_condinst(variant)
+    golden = stc_golden(f"condinst_{variant}")
+    network = seeded_condinst(variant, golden)
     output, grid, _ = run(network, golden, variant)
     with torch.inference_mode():
         levels = network.pyramid(torch.from_numpy(golden["input"])[None])
@@ -79,14 +83,14 @@ def test_network_golden(
 
 
 def test_location_masks_golden(
-    stc_golden: Callable[[str], Arrays], seeded_condinst: Callable[[str], CondInst]
+    stc_golden: Callable[[str], Arrays], seeded_condinst: Seeded
 ) -> None:
     golden = stc_golden("condinst_mmdet")
-    output, grid, _ = run(seeded_condinst("mmdet"), golden, "mmdet")
+    output, grid, _ = run(seeded_condinst("mmdet", golden), golden, "mmdet")
     first = np.cumsum([0, *grid.level_lengths])
     where = [
-        first[level] + y * grid.level_sizes[level][1] + x
-        for level, y, x in golden["location_level_y_x"] - [golden["location_level_y_x"][:, 0].min() * 0, 0, 0]
+        first[level - 3] + y * grid.level_sizes[level - 3][1] + x
+        for level, y, x in golden["location_level_y_x"]
     ]
     logits = mask_logits(
         output.mask_features[0],
@@ -101,10 +105,10 @@ def test_location_masks_golden(
 def test_detections_golden(
     variant: str,
     stc_golden: Callable[[str], Arrays],
-    seeded_condinst: Callable[[str], CondInst],
+    seeded_condinst: Seeded,
 ) -> None:
     golden = stc_golden(f"condinst_{variant}")
-    output, grid, geometry = run(seeded_condinst(variant), golden, variant)
+    output, grid, geometry = run(seeded_condinst(variant, golden), golden, variant)
     config = CondInstConfig(variant=variant)
     found = detect(output.head, grid, geometry, config)
     before = "boxes_input_scale" if variant == "mmdet" else "proposal_boxes"
@@ -123,7 +127,7 @@ def test_detections_golden(
     compare_masks(logits.sigmoid().numpy(), golden, geometry)
 
 
-def compare_masks(probabilities: np.ndarray, golden: Arrays, geometry: Geometry) -> None:
+def compare_masks(probabilities: np.ndarray, golden: Arrays, geometry: Letterbox) -> None:
     shape = golden["masks_shape"]
     expected = np.unpackbits(golden["masks"])[: shape.prod()].reshape(shape).astype(bool)
     masks = np.zeros_like(expected)
@@ -135,13 +139,11 @@ def compare_masks(probabilities: np.ndarray, golden: Arrays, geometry: Geometry)
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", ["cap", "limit"])
-def test_postprocess_golden(
-    name: str, variant: str, stc_golden: Callable[[str], Arrays]
-) -> None:
+def test_postprocess_golden(name: str, variant: str, stc_golden: Callable[[str], Arrays]) -> None:
     golden = stc_golden(f"condinst_postprocess_{name}")
     input_size = tuple(golden["input_size"].tolist())
     padded = tuple(8 * side for side in golden["class_logits_p3"].shape[1:])
-    geometry = Geometry(tuple(golden["original_size"].tolist()), input_size, padded)
+    geometry = Letterbox(tuple(golden["original_size"].tolist()), input_size, padded)
     head = given_head(golden)
     config = CondInstConfig(variant=variant)
     grid = location_grid(padded)
