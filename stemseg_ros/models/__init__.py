@@ -1,0 +1,1 @@
+"""Models, one package each, and the layers that they share."""
