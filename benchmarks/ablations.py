@@ -26,11 +26,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from benchmarks.development import evaluate_development
 from stemseg_ros.config import Config, ConfigError, load_config, update_config
-from stemseg_ros.device import describe_device, resolve_device
 from stemseg_ros.errors import StemsegError
-from stemseg_ros.evaluation.development import evaluate_development
-from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.execution.device import describe_device, resolve_device
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 from stemseg_ros.training.train import train
 
 ROWS: dict[str, dict[str, Any]] = {

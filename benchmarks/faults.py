@@ -35,7 +35,7 @@ from benchmarks.reports import (
     write_reports,
 )
 from benchmarks.rig import SECOND, NodeProcess, Rig, Robot, own_domain, video_frames
-from stemseg_ros.processes import free_domain, termination_as_exit
+from stemseg_ros.replay.processes import free_domain, termination_as_exit
 
 FAULTS = ("isolation", "messages", "lifecycle", "camera", "node", "launch")
 FLAT_KB = 20.0

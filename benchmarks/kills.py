@@ -18,8 +18,8 @@ import yaml
 
 from benchmarks.reports import Report, leaks
 from benchmarks.rig import SECOND, Answer, NodeProcess, Rig, Robot
-from stemseg_ros.media.bag import write_bag
-from stemseg_ros.media.instance_bag import InstanceBagReader
+from stemseg_ros.media.bags import write_bag
+from stemseg_ros.media.result_bag import InstanceBagReader
 
 STEP_BACK_S = 1000.0
 ANSWERS = 3
@@ -153,8 +153,10 @@ def _playing_bag(rig: Rig, report: Report, rounds: int) -> Iterator[None]:
     write_bag(((SECOND + i * SECOND // 10, x) for i, x in enumerate(rig.images)), bag)
     play = ["--bag", str(bag), "--topic", "/image", "--in-flight", "0", "--loop", "--wait", "600"]
     with (
-        rig.process("player", "stemseg_ros.ros.player", play) as player,
-        rig.process("recorder", "stemseg_ros.ros.recorder", ["--out", str(recorded)]) as recorder,
+        rig.process("player", "stemseg_ros.ros.programs.player", play) as player,
+        rig.process(
+            "recorder", "stemseg_ros.ros.programs.recorder", ["--out", str(recorded)]
+        ) as recorder,
     ):
         yield
         report.checks["player and recorder live"] = player.exit_code is recorder.exit_code is None

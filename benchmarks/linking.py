@@ -35,7 +35,6 @@ from rich.table import Table
 from scipy.ndimage import distance_transform_edt, find_objects
 
 from stemseg_ros.config import Config, load_config
-from stemseg_ros.evaluation.kitti_text import ResultRow, read_results
 from stemseg_ros.evaluation.measures import (
     ALL_CLASSES,
     MOTS,
@@ -43,9 +42,10 @@ from stemseg_ros.evaluation.measures import (
     combine,
     score_sequence,
 )
-from stemseg_ros.evaluation.sequence_masks import SequenceMasks
+from stemseg_ros.formats.kitti_lines import ResultRow, read_results
+from stemseg_ros.formats.sequence_masks import SequenceMasks
 from stemseg_ros.masks import decode, encode_box
-from stemseg_ros.stitching import Stitcher, link_windows, unscored
+from stemseg_ros.models.stemseg.stitching import Stitcher, link_windows, unscored
 
 SCALE = 4
 """Pixels of the image per cell."""

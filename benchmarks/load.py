@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from stemseg_ros.processes import free_domain
+from stemseg_ros.replay.processes import free_domain
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = (("drop_oldest", 0), ("drop_newest", 0), ("stride", 0), ("drop_oldest", 1000))
@@ -144,7 +144,7 @@ def publish(rate: float, seconds: float, width: int, height: int) -> None:
 def run_node(stand_in: list[float] | None, arguments: list[str]) -> NoReturn:
     """The node itself, in a process of its own."""
     from stemseg_ros.config import Config
-    from stemseg_ros.pipeline import Pipeline
+    from stemseg_ros.models.stemseg.pipeline import Pipeline
     from stemseg_ros.ros.node import main as node_main
 
     def make(config: Config, checkpoint: str | None, device: str) -> Pipeline:

@@ -25,10 +25,10 @@ from rich.table import Table
 from torch import Tensor
 
 from stemseg_ros.config import Config, load_config
-from stemseg_ros.network.build import BANDWIDTH_SCALE
-from stemseg_ros.network.mixing import coordinate_grid
+from stemseg_ros.models.stemseg.losses import embedding_loss
+from stemseg_ros.models.stemseg.mixing import coordinate_grid
+from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE
 from stemseg_ros.records import GRID_STRIDE
-from stemseg_ros.training.losses import embedding_loss
 
 SIGMA = (0.08, 2.3)
 """Standard deviations in the plane and in time, in units of the grid: those that lite starts

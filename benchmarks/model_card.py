@@ -24,11 +24,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 
-from stemseg_ros.config import Config, load_config
-from stemseg_ros.datasets.mend import mend
-from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledSequence
-from stemseg_ros.errors import StemsegError
-from stemseg_ros.evaluation.development import (
+from benchmarks.development import (
     MaskQuality,
     SequenceResult,
     failures,
@@ -37,8 +33,12 @@ from stemseg_ros.evaluation.development import (
     measures,
     run_sequence,
 )
+from stemseg_ros.config import Config, load_config
+from stemseg_ros.datasets.pseudo_label_repair import mend
+from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledSequence
+from stemseg_ros.errors import StemsegError
 from stemseg_ros.media.overlay import Image, track_color
-from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 SIZES = (100, 300, 1000, 3000, 10_000)
 """Bounds of the size bins, pixels of the source image."""

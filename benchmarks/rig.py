@@ -36,9 +36,9 @@ from stemseg.msg import InstanceArray
 from benchmarks.reports import FaultError, Usage
 from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.media.sources import open_source
-from stemseg_ros.processes import ChildProcess, free_domain
+from stemseg_ros.replay.processes import ChildProcess, free_domain
 from stemseg_ros.resources import resource_path
-from stemseg_ros.ros.conversions import image_message
+from stemseg_ros.ros.input.conversions import image_message
 
 ROOT = Path(__file__).resolve().parent.parent
 VIDEO = "media/highway_1280x720_25fps.mp4"

@@ -3,7 +3,7 @@
     python benchmarks/several_cameras.py --cameras 1 2 4 --device cpu
 
 Each round measures both ways, so that other work on the machine weighs on both. The frames are
-drawn (stemseg_ros.bench.moving_scene), the weights random unless given. Memory is the proportional
+drawn (moving_scene in cli/bench.py), the weights random unless given. Memory is the proportional
 set size of all processes together, in which pages that they share count once, after the
 measurement. CPU time is the fair number on a machine with other work: it counts what the frames
 cost, not what the others took away. ROS is left out; it adds the same to every process.
@@ -50,10 +50,10 @@ def serve(options: argparse.Namespace) -> None:
     the end of stdin, so that all processes are there while memory is measured."""
     import torch
 
-    from stemseg_ros.batching import push_together
-    from stemseg_ros.bench import moving_scene
+    from stemseg_ros.cli.bench import moving_scene
     from stemseg_ros.config import load_config
-    from stemseg_ros.pipeline import Pipeline
+    from stemseg_ros.execution.lockstep import push_together
+    from stemseg_ros.models.stemseg.pipeline import Pipeline
 
     config = load_config(options.config)
     first = Pipeline(config, options.checkpoint, options.device)

@@ -26,7 +26,7 @@ from scipy.stats import linregress
 from benchmarks.reports import Report, Usage, show_reports, write_reports
 from benchmarks.rig import SECOND, Rig, own_domain, video_frames
 from stemseg_ros.errors import needs_extra
-from stemseg_ros.processes import termination_as_exit
+from stemseg_ros.replay.processes import termination_as_exit
 
 MB_PER_HOUR = 10.0
 """Growth that counts as none: a quarter of a gigabyte in a day."""

@@ -33,7 +33,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from stemseg_ros.media.bag import IMAGE, IMAGE_TYPES, BagReader
+from stemseg_ros.media.bags import IMAGE, IMAGE_TYPES, BagReader
 
 CAMERA = Path(get_package_share_directory("stemseg")) / "launch" / "camera.launch.py"
 ARGUMENTS = {
@@ -51,7 +51,7 @@ ANSWERS = "stemseg/instances"
 RECORDED = "instances.mcap"
 SETTLE_S = 2.0
 """The last messages may be on their way to the recorder when the player has all its answers."""
-EVALUATE = (sys.executable, "-c", "from stemseg_ros.cli import main; main()", "evaluate")
+EVALUATE = (sys.executable, "-c", "from stemseg_ros.cli.main import main; main()", "evaluate")
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.resources import resource_path
-from stemseg_ros.sections import (
+from stemseg_ros.settings import (
     ClusteringConfig,
     HealthConfig,
     InputConfig,
@@ -34,7 +34,7 @@ from stemseg_ros.sections import (
     StitchingConfig,
     WindowConfig,
 )
-from stemseg_ros.training_sections import DatasetConfig, TrainingConfig
+from stemseg_ros.training.settings import DatasetConfig, TrainingConfig
 
 __all__ = [
     "ClusteringConfig",

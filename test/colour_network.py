@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from stemseg_ros.config import Config
-from stemseg_ros.network.preprocess import geometry
+from stemseg_ros.models.layers.preprocess import geometry
 from stemseg_ros.records import Features, NetworkOutput
 
 Image = npt.NDArray[np.uint8]

@@ -12,16 +12,16 @@ import numpy as np
 from colour_network import Image, scene
 from typer.testing import CliRunner
 
-from stemseg_ros.cli import app
+from stemseg_ros.cli.demo import VIDEO
+from stemseg_ros.cli.main import app
 from stemseg_ros.config import load_config
-from stemseg_ros.demo import VIDEO
-from stemseg_ros.evaluation.formats import kitti_mots
-from stemseg_ros.evaluation.kitti_text import ResultRow
-from stemseg_ros.evaluation.sequence_masks import SequenceMasks
 from stemseg_ros.evaluation.truth_bag import write_labelled_bag
+from stemseg_ros.formats import kitti_mots_text
+from stemseg_ros.formats.kitti_lines import ResultRow
+from stemseg_ros.formats.sequence_masks import SequenceMasks
 from stemseg_ros.masks import encode
 from stemseg_ros.media.sources import Video
-from stemseg_ros.network.checkpoint import bundled_checkpoint
+from stemseg_ros.models.stemseg.load import bundled_checkpoint
 from stemseg_ros.resources import resource_path
 
 SIZE = (96, 160)
@@ -74,7 +74,11 @@ class Clip:
 
     def write(self, bag: Path) -> None:
         truth = SequenceMasks(
-            bag.stem, self.images[0].shape[:2], len(self.images), kitti_mots.CLASSES, self.rows
+            bag.stem,
+            self.images[0].shape[:2],
+            len(self.images),
+            kitti_mots_text.CLASSES,
+            self.rows,
         )
         write_labelled_bag(
             zip(self.stamps, self.images, strict=True),

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from stemseg_ros.evaluation.kitti_text import ResultRow
-from stemseg_ros.evaluation.sequence_masks import SequenceMasks
+from stemseg_ros.formats.kitti_lines import ResultRow
+from stemseg_ros.formats.sequence_masks import SequenceMasks
 from stemseg_ros.masks import encode
 from stemseg_ros.records import Rle
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stemseg_ros.masks import decode, encode, encode_box, full_size_masks, label_image, upsample
-from stemseg_ros.network.preprocess import geometry
+from stemseg_ros.models.layers.preprocess import geometry
 from stemseg_ros.records import FrameResult, Geometry, Instance
 
 GEOMETRIES = [  # image, min_dim, max_dim

@@ -15,12 +15,12 @@ import torch
 from torchvision.models import mobilenet_v2
 from typer.testing import CliRunner
 
-from stemseg_ros.cli import app
+from stemseg_ros.cli.main import app
 from stemseg_ros.config import load_config
 from stemseg_ros.errors import StemsegError
-from stemseg_ros.network import load_network
-from stemseg_ros.training import checkpointing, pretrained
-from stemseg_ros.training.start import read_start
+from stemseg_ros.models.stemseg import load_network
+from stemseg_ros.training import checkpoints, pretrained
+from stemseg_ros.training.initial_weights import read_start
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "code was run"
@@ -55,7 +55,7 @@ def start_of_training(path: Path, _: pytest.MonkeyPatch) -> None:
 
 def resumed_training(path: Path, _: pytest.MonkeyPatch) -> None:
     run: Any = None  # is not looked at before the file
-    checkpointing.restore(run, path, load_config("lite"))
+    checkpoints.restore(run, path, load_config("lite"))
 
 
 def backbone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from stemseg_ros.datasets.classes import Targets, class_targets, compose
 from stemseg_ros.datasets.folders import first_folder, paired_folders, subfolders
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelArray, LabelFiles, LabelledSequence
-from stemseg_ros.evaluation.formats.bdd100k import CLASSES, unpack
-from stemseg_ros.evaluation.formats.pngs import read_png
+from stemseg_ros.formats.bdd100k_bitmasks import CLASSES, unpack
+from stemseg_ros.formats.label_pngs import read_png
 
 
 def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[LabelledSequence]:

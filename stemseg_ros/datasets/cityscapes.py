@@ -27,7 +27,7 @@ from stemseg_ros.datasets.sequence import (
     LabelFiles,
     LabelledSequence,
 )
-from stemseg_ros.evaluation.formats.pngs import read_png
+from stemseg_ros.formats.label_pngs import read_png
 
 CLASSES = {
     24: "person",

@@ -18,7 +18,7 @@ from stemseg_ros.datasets.annotations import Entry, Json, JsonLabels, Span, scan
 from stemseg_ros.datasets.classes import IGNORED, Targets, class_targets, label_of
 from stemseg_ros.datasets.folders import first_file, first_folder, refuse_empty, refuse_missing
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledSequence, data_errors
-from stemseg_ros.evaluation.formats.youtube_vis import mask_rle
+from stemseg_ros.formats.youtube_vis_json import mask_rle
 from stemseg_ros.records import Rle
 
 MIN_POLYGON = 6

@@ -16,8 +16,8 @@ import numpy as np
 from stemseg_ros.datasets.classes import IGNORED, Targets, class_targets, compose
 from stemseg_ros.datasets.folders import first_file, first_folder, list_file, paired_folders
 from stemseg_ros.datasets.sequence import LabelArray, LabelFiles, LabelledSequence
-from stemseg_ros.evaluation.formats.davis import CLASSES, VOID
-from stemseg_ros.evaluation.formats.pngs import read_png
+from stemseg_ros.formats.davis_pngs import CLASSES, VOID
+from stemseg_ros.formats.label_pngs import read_png
 
 MODES = ("P", "L", "1")
 

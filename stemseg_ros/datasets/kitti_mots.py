@@ -26,9 +26,9 @@ from stemseg_ros.datasets.sequence import (
     data_errors,
     image_size,
 )
-from stemseg_ros.evaluation.formats.kitti_mots import CLASSES, IGNORE_CLASS, read_file
-from stemseg_ros.evaluation.formats.pngs import read_png
-from stemseg_ros.evaluation.sequence_masks import SequenceMasks
+from stemseg_ros.formats.kitti_mots_text import CLASSES, IGNORE_CLASS, read_file
+from stemseg_ros.formats.label_pngs import read_png
+from stemseg_ros.formats.sequence_masks import SequenceMasks
 from stemseg_ros.records import Rle
 
 TRAIN = (0, 1, 3, 4, 5, 9, 11, 12, 15, 17, 19, 20)

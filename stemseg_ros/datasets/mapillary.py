@@ -22,7 +22,7 @@ from stemseg_ros.datasets.sequence import (
     LabelledSequence,
     data_errors,
 )
-from stemseg_ros.evaluation.formats.pngs import read_png
+from stemseg_ros.formats.label_pngs import read_png
 
 NUMBERS = 256
 """A label is class * 256 + number of the object."""

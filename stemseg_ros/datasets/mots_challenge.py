@@ -9,7 +9,7 @@ from stemseg_ros.datasets.classes import class_targets
 from stemseg_ros.datasets.folders import first_folder, images_in, refuse_missing, subfolders
 from stemseg_ros.datasets.kitti_mots import mask_labels
 from stemseg_ros.datasets.sequence import LabelledSequence, data_errors
-from stemseg_ros.evaluation.formats.mots_challenge import CLASSES, read_truth
+from stemseg_ros.formats.mots_challenge_text import CLASSES, read_truth
 
 
 def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[LabelledSequence]:

@@ -15,7 +15,7 @@ import numpy as np
 from stemseg_ros.datasets.classes import IGNORED, Targets, class_targets, compose
 from stemseg_ros.datasets.folders import first_folder, list_file, refuse_missing
 from stemseg_ros.datasets.sequence import LabelArray, LabelFiles, LabelledSequence
-from stemseg_ros.evaluation.formats.pngs import read_png
+from stemseg_ros.formats.label_pngs import read_png
 
 NAMES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "

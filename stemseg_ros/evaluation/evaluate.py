@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stemseg_ros.evaluation import through_ros
-from stemseg_ros.evaluation.diagnostics import Diagnostics, diagnose
-from stemseg_ros.evaluation.formats import format_named
 from stemseg_ros.evaluation.inputs import BAG, EvaluationInput, read_results_bag
+from stemseg_ros.evaluation.matches import Diagnostics, diagnose
 from stemseg_ros.evaluation.measures import (
     MOTS,
     PROTOCOLS,
@@ -27,9 +26,10 @@ from stemseg_ros.evaluation.measures import (
     sequence_measures,
 )
 from stemseg_ros.evaluation.runs import Setup, StoredRun, finished_run, run_sequence, stored_masks
-from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.evaluation.variants import Variant, has_post_filter, named_like, prepare
-from stemseg_ros.run import percentiles
+from stemseg_ros.formats import format_named
+from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
+from stemseg_ros.labelling.job import percentiles
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stemseg_ros.errors import MediaError
-from stemseg_ros.evaluation.formats import format_named
-from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks, from_results
-from stemseg_ros.media.bag import IMAGE_TYPES, INSTANCE_ARRAY, BagReader, bag_info
-from stemseg_ros.media.instance_bag import InstanceBagReader
+from stemseg_ros.formats import format_named
+from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks, from_results
+from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, BagReader, bag_info
 from stemseg_ros.media.messages import stamp_ns
+from stemseg_ros.media.result_bag import InstanceBagReader
 from stemseg_ros.media.sources import FrameSource, ImageFolder, is_bag, open_source
 
 BAG = "bag"

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from stemseg_ros.errors import needs_extra
-from stemseg_ros.evaluation.formats import davis, youtube_vis
-from stemseg_ros.evaluation.kitti_text import ResultRow, write_results
-from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks, check_pair
+from stemseg_ros.formats import davis_pngs, youtube_vis_json
+from stemseg_ros.formats.kitti_lines import ResultRow, write_results
+from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks, check_pair
 
 with needs_extra("eval"):
     from trackeval import datasets, metrics
@@ -169,8 +169,8 @@ def _numbered(row: ResultRow) -> ResultRow:
 
 
 def _davis_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
-    davis.INSTANCES.write(folder / "truth", [replace(truth, files=())], truth=True)
-    davis.INSTANCES.write(folder / _TRACKER, [replace(result, files=(), name=truth.name)])
+    davis_pngs.INSTANCES.write(folder / "truth", [replace(truth, files=())], truth=True)
+    davis_pngs.INSTANCES.write(folder / _TRACKER, [replace(result, files=(), name=truth.name)])
     return datasets.DAVIS(
         {
             **_QUIET,
@@ -186,7 +186,7 @@ def _davis_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) ->
 def _binary_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
     """One foreground object, and as in the DAVIS 2016 toolkit neither the first nor the last
     frame."""
-    return _davis_dataset(folder, *(_inner_frames(davis.united(s)) for s in (truth, result)))
+    return _davis_dataset(folder, *(_inner_frames(davis_pngs.united(s)) for s in (truth, result)))
 
 
 def _inner_frames(sequence: SequenceMasks) -> SequenceMasks:
@@ -199,10 +199,10 @@ def _inner_frames(sequence: SequenceMasks) -> SequenceMasks:
 
 
 def _track_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
-    youtube_vis.write(
+    youtube_vis_json.write(
         folder / "youtube_vis_all" / "truth.json", [replace(truth, number=1, files=())], truth=True
     )
-    youtube_vis.write(
+    youtube_vis_json.write(
         folder / "trackers" / "youtube_vis_all" / _TRACKER / "results.json",
         [replace(result, number=1, files=(), name=truth.name)],
     )

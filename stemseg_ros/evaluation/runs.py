@@ -22,18 +22,18 @@ from stemseg_ros import __version__
 from stemseg_ros.config import Config, dump_config, update_config
 from stemseg_ros.errors import MediaError
 from stemseg_ros.evaluation.inputs import Images
-from stemseg_ros.evaluation.kitti_text import (
+from stemseg_ros.formats.kitti_lines import (
     IDS_PER_CLASS,
     ResultRow,
     TrackCollector,
     read_results,
     write_results,
 )
-from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
-from stemseg_ros.network import StemSeg, load_network
-from stemseg_ros.network.checkpoint import bundled_checkpoint
-from stemseg_ros.pipeline import Pipeline
-from stemseg_ros.run import Timings, push_all, write_json
+from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
+from stemseg_ros.labelling.job import Timings, push_all, write_json
+from stemseg_ros.models.stemseg import StemSeg, load_network
+from stemseg_ros.models.stemseg.load import bundled_checkpoint
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 MODES = ("offline", "near_online", "online")
 """offline: the paper's protocol, foreground and class logits averaged over all windows of a frame.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from stemseg_ros import replay
 from stemseg_ros.config import dump_config
 from stemseg_ros.evaluation.inputs import Images, read_bag, stamps
 from stemseg_ros.evaluation.runs import Setup, StoredRun, store
-from stemseg_ros.evaluation.sequence_masks import EvaluationError
-from stemseg_ros.media.bag import IMAGE_TYPES, INSTANCE_ARRAY, write_bag
-from stemseg_ros.processes import termination_as_exit
+from stemseg_ros.formats.sequence_masks import EvaluationError
+from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, write_bag
+from stemseg_ros.replay import session
+from stemseg_ros.replay.processes import termination_as_exit
 
 BAG, CONFIG = "images.mcap", "config.yaml"
 RATE = 1000.0
@@ -29,24 +29,24 @@ def run_sequence(
 
     Raises ReplayError, EvaluationError, MediaError.
     """
-    replay.check_ros()
+    session.check_ros()
     folder = out / f"{name}.ros"
     folder.mkdir(parents=True, exist_ok=True)
-    for file in (BAG, *replay.FILES):
+    for file in (BAG, *session.FILES):
         (folder / file).unlink(missing_ok=True)
     (folder / CONFIG).write_text(dump_config(setup.config), encoding="utf-8")
-    arguments = replay.node_arguments(
+    arguments = session.node_arguments(
         setup.config, str(folder / CONFIG), setup.checkpoint, setup.device
     )
 
     def show(step: str, done: int, total: int | None) -> None:
-        if step == replay.ANSWERED:
+        if step == session.ANSWERED:
             progress(done)
 
     with images.open() as source:
-        frames = write_bag(source, folder / BAG, topic=replay.IMAGE_TOPIC)
+        frames = write_bag(source, folder / BAG, topic=session.IMAGE_TOPIC)
     with termination_as_exit():
-        replay.play_through_node(
+        session.play_through_node(
             folder / BAG, frames, setup.config.window, arguments, folder, show, RATE
         )
     run = _collect(setup, name, images, frames, folder, out)
@@ -58,12 +58,12 @@ def _collect(
     setup: Setup, name: str, images: Images, frames: int, folder: Path, out: Path
 ) -> StoredRun:
     """The recorded answers as a stored run."""
-    answers = folder / replay.INSTANCES
+    answers = folder / session.INSTANCES
     if stamps(folder / BAG, IMAGE_TYPES, None) != stamps(answers, (INSTANCE_ARRAY,), None):
         raise EvaluationError(
             f"sequence {name}: the answers do not have the images' stamps; see {folder}"
         )
-    result, times = read_bag(answers, None), replay.times(folder)
+    result, times = read_bag(answers, None), session.times(folder)
     classes = dict(enumerate(setup.config.network.classes, start=1))
     run = StoredRun(
         setup.fingerprint(name, images),

@@ -10,13 +10,13 @@ from typing import Literal
 
 from pycocotools import mask as coco_mask
 
-from stemseg_ros.evaluation.formats import format_named
 from stemseg_ros.evaluation.inputs import IGNORE, IGNORE_ID, TRUTH_TOPIC, chosen, read_bag
-from stemseg_ros.evaluation.kitti_text import ResultRow
-from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks, check_pair
 from stemseg_ros.evaluation.variants import match_classes, named_like
-from stemseg_ros.media.bag import INSTANCE_ARRAY, ImageBagWriter, Storage
-from stemseg_ros.media.instance_bag import message_from_result
+from stemseg_ros.formats import format_named
+from stemseg_ros.formats.kitti_lines import ResultRow
+from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks, check_pair
+from stemseg_ros.media.bags import INSTANCE_ARRAY, ImageBagWriter, Storage
+from stemseg_ros.media.result_bag import message_from_result
 from stemseg_ros.media.sources import Image
 from stemseg_ros.records import FrameResult, Instance, Rle
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from pycocotools import mask as coco_mask
 
-from stemseg_ros.evaluation.formats.davis import CLASSES as DAVIS_CLASSES
-from stemseg_ros.evaluation.formats.kitti_mots import CLASSES as KITTI_CLASSES
-from stemseg_ros.evaluation.kitti_text import filter_rows
-from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
+from stemseg_ros.formats.davis_pngs import CLASSES as DAVIS_CLASSES
+from stemseg_ros.formats.kitti_lines import filter_rows
+from stemseg_ros.formats.kitti_mots_text import CLASSES as KITTI_CLASSES
+from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 
 DAVIS_OBJECTS = 20
 """Most objects of a sequence that DAVIS unsupervised takes; of a run the largest are kept."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stemseg_ros.errors import MediaError
-from stemseg_ros.media.bag import IMAGE_TYPES, BagError, BagReader
+from stemseg_ros.media.bags import IMAGE_TYPES, BagError, BagReader
 from stemseg_ros.media.messages import bgr_from_message, stamp_ns
 
 _PROBED_MESSAGES = 16

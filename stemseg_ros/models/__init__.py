@@ -1,1 +1,1 @@
-"""Models, one package each, and the layers that they share."""
+"""The models, one package each, and what they share."""

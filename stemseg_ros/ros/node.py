@@ -25,13 +25,13 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from std_srvs.srv import Trigger
 
-from stemseg_ros.device import resolve_device
 from stemseg_ros.errors import StemsegError
-from stemseg_ros.pipeline import Pipeline
-from stemseg_ros.ros.camera import Camera
-from stemseg_ros.ros.clock import ClockJumps
-from stemseg_ros.ros.diagnostics import Diagnostics, diagnostic
-from stemseg_ros.ros.engine import Engine, EngineError, MakePipeline, Model
+from stemseg_ros.execution.device import resolve_device
+from stemseg_ros.models.stemseg.pipeline import Pipeline
+from stemseg_ros.ros.health.diagnostics import Diagnostics, diagnostic
+from stemseg_ros.ros.inference.camera import Camera
+from stemseg_ros.ros.inference.supervisor import Engine, EngineError, MakePipeline, Model
+from stemseg_ros.ros.input.clock_jumps import ClockJumps
 from stemseg_ros.ros.parameters import (
     changed_config,
     check_checkpoint,

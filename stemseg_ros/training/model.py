@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from stemseg_ros.config import Config
-from stemseg_ros.network.build import BANDWIDTH_SCALE, StemSeg
-from stemseg_ros.network.checkpoint import fuse_frozen_norms, initialise, to_channels_last
+from stemseg_ros.models.stemseg.load import fuse_frozen_norms, initialise, to_channels_last
+from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE, StemSeg
+from stemseg_ros.training.initial_weights import read_start
 from stemseg_ros.training.pretrained import conv_norm_pairs, load_imagenet, set_folded
-from stemseg_ros.training.start import read_start
 
 OUTPUT_GAIN = 0.1
 """Output layers start this much smaller than He's rule, so that no output starts saturated."""

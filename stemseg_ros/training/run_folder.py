@@ -19,7 +19,7 @@ from stemseg_ros.datasets.sequence import (
     LabelledSequence,
 )
 from stemseg_ros.errors import MediaError
-from stemseg_ros.run import versions, write_json
+from stemseg_ros.labelling.job import versions, write_json
 from stemseg_ros.training.clips import Sources
 
 COUNTED_FRAMES = 1000

@@ -7,7 +7,7 @@ import math
 import torch
 
 from stemseg_ros.config import Config
-from stemseg_ros.network.build import StemSeg
+from stemseg_ros.models.stemseg.network import StemSeg
 from stemseg_ros.training.model import embedding_outputs
 
 MOMENTUM = 0.9

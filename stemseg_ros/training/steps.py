@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
-from stemseg_ros.network.build import StemSeg
+from stemseg_ros.models.stemseg.network import StemSeg
+from stemseg_ros.models.stemseg.objective import compute_losses
 from stemseg_ros.training.batches import Batch
 from stemseg_ros.training.distributed import World
 from stemseg_ros.training.model import build_for_training
-from stemseg_ros.training.objective import compute_losses
 from stemseg_ros.training.schedule import make_optimizer, set_rates
 
 MAX_BAD_STEPS = 5

@@ -19,13 +19,13 @@ import torch
 
 from stemseg_ros import __version__
 from stemseg_ros.config import Config, update_config
-from stemseg_ros.device import describe_device, resolve_device
+from stemseg_ros.execution.device import describe_device, resolve_device
 from stemseg_ros.training.batches import batches, load_sources, make_batch
-from stemseg_ros.training.checkpointing import export, restore, save
+from stemseg_ros.training.checkpoints import export, restore, save
 from stemseg_ros.training.clips import Sources
 from stemseg_ros.training.distributed import join
 from stemseg_ros.training.interrupts import StopRequest, stop_requests
-from stemseg_ros.training.pictures import prediction_sheet
+from stemseg_ros.training.prediction_pictures import prediction_sheet
 from stemseg_ros.training.run_folder import code_version, write_facts
 from stemseg_ros.training.run_log import RunLog, run_log
 from stemseg_ros.training.schedule import rate_factor

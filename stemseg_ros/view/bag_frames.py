@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from stemseg_ros.errors import MediaError
-from stemseg_ros.media.bag import IMAGE_TYPES, INSTANCE_ARRAY, BagError, BagReader, bag_info
-from stemseg_ros.media.instance_bag import result_from_message
+from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, BagError, BagReader, bag_info
 from stemseg_ros.media.messages import bgr_from_message, stamp_ns
+from stemseg_ros.media.result_bag import result_from_message
 from stemseg_ros.view.recording import Image, Shown
 from stemseg_ros.view.stages import stage_ms
 

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("trackeval", reason="the eval extra is not installed")
 
 from benchmarks.linking import P_ABSENT, make_problem, rows_of, score, true_identities
-from stemseg_ros.evaluation.kitti_text import ResultRow
 from stemseg_ros.evaluation.measures import ALL_CLASSES, MOTS, combine
+from stemseg_ros.formats.kitti_lines import ResultRow
 from stemseg_ros.masks import encode
 
 SIZE = (80, 240)

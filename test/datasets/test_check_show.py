@@ -14,13 +14,13 @@ import torch
 from dataset_files import CASES, SIZE, masks, painted
 from typer.testing import CliRunner
 
-from stemseg_ros.cli import app
+from stemseg_ros.cli.main import app
 from stemseg_ros.config import Config, load_config, update_config
 from stemseg_ros.datasets.check import check_mix
-from stemseg_ros.datasets.show import draw_labels, show_clips
 from stemseg_ros.media.overlay import track_color
-from stemseg_ros.network.preprocess import normalise
+from stemseg_ros.models.layers.preprocess import normalise
 from stemseg_ros.training.batches import load_sources, make_batch
+from stemseg_ros.training.clip_sheet import draw_labels, show_clips
 from stemseg_ros.training.clips import Clip
 
 MIX = {
@@ -166,7 +166,7 @@ def test_the_clips_shown_are_those_of_training(
     )
     shown: list[Clip] = []
     monkeypatch.setattr(
-        "stemseg_ros.datasets.show.draw_labels",
+        "stemseg_ros.training.clip_sheet.draw_labels",
         lambda clip, classes: shown.append(clip) or draw_labels(clip, classes),
     )
     clips_a_step = 2 * config.training.batch_size

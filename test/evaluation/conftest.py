@@ -11,8 +11,8 @@ from evaluated import SIZE, frame
 
 from stemseg_ros.config import Config
 from stemseg_ros.evaluation import runs
-from stemseg_ros.evaluation.formats import kitti_mots
-from stemseg_ros.evaluation.sequence_masks import SequenceMasks
+from stemseg_ros.formats import kitti_mots_text
+from stemseg_ros.formats.sequence_masks import SequenceMasks
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def dataset(tmp_path: Path) -> Path:
         for index, (image, _) in enumerate(frames):
             cv2.imwrite(str(folder / f"{index:06d}.png"), image)
         rows = tuple(row for _, rows in frames for row in rows)
-        truth = SequenceMasks(name, SIZE, length, kitti_mots.CLASSES, rows)
-        kitti_mots.write(tmp_path / "kitti" / "instances_txt", [truth], truth=True)
+        truth = SequenceMasks(name, SIZE, length, kitti_mots_text.CLASSES, rows)
+        kitti_mots_text.write(tmp_path / "kitti" / "instances_txt", [truth], truth=True)
     return tmp_path / "kitti"
 
 

@@ -25,14 +25,14 @@ from typer.testing import CliRunner
 
 pytest.importorskip("trackeval")
 
-from stemseg_ros.cli import app
+from stemseg_ros.cli.main import app
 from stemseg_ros.config import Config, load_config
-from stemseg_ros.evaluation.formats import FORMATS, kitti_mots
 from stemseg_ros.evaluation.inputs import read_bag, read_input
+from stemseg_ros.formats import FORMATS, kitti_mots_text
 from stemseg_ros.masks import encode
 from stemseg_ros.media.image_bag import ImageBagReader
-from stemseg_ros.media.instance_bag import InstanceBagWriter
-from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.media.result_bag import InstanceBagWriter
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 from stemseg_ros.records import FrameResult
 
 
@@ -87,11 +87,11 @@ def test_looped_bag_equals_its_frames(tmp_path: Path) -> None:
 
 
 def test_ignored_pixels_survive_the_bag(dataset: Path, tmp_path: Path) -> None:
-    truth = kitti_mots.read_truth(dataset)["0000"]
+    truth = kitti_mots_text.read_truth(dataset)["0000"]
     labels = tmp_path / "labels"
     corner = np.zeros(SIZE, bool)
     corner[:8] = True
-    kitti_mots.write(labels, [replace(truth, ignored={2: encode(corner)})], truth=True)
+    kitti_mots_text.write(labels, [replace(truth, ignored={2: encode(corner)})], truth=True)
     done = CliRunner().invoke(
         app,
         [

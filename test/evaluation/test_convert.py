@@ -10,10 +10,10 @@ import pytest
 from mask_strips import HEIGHT, PEDESTRIAN, WIDTH, row, sequence, strip
 from typer.testing import CliRunner
 
-from stemseg_ros.cli import app
-from stemseg_ros.evaluation.formats import FORMATS
-from stemseg_ros.evaluation.sequence_masks import SequenceMasks
-from stemseg_ros.media.instance_bag import InstanceBagWriter
+from stemseg_ros.cli.main import app
+from stemseg_ros.formats import FORMATS
+from stemseg_ros.formats.sequence_masks import SequenceMasks
+from stemseg_ros.media.result_bag import InstanceBagWriter
 from stemseg_ros.records import FrameResult, Instance
 
 FRAMES = 4

@@ -27,10 +27,10 @@ pytest.importorskip("trackeval")
 from stemseg_ros.config import load_config
 from stemseg_ros.evaluation import evaluate as work
 from stemseg_ros.evaluation import runs
-from stemseg_ros.evaluation.formats import FORMATS
 from stemseg_ros.evaluation.inputs import read_input
-from stemseg_ros.evaluation.sequence_masks import SequenceMasks
 from stemseg_ros.evaluation.variants import STORED, Variant
+from stemseg_ros.formats import FORMATS
+from stemseg_ros.formats.sequence_masks import SequenceMasks
 
 
 def test_run_in_all_modes(dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:

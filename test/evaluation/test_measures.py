@@ -12,7 +12,6 @@ from mask_strips import PEDESTRIAN, row, sequence, strip, two_cars
 
 pytest.importorskip("trackeval")
 
-from stemseg_ros.evaluation.formats import FORMATS
 from stemseg_ros.evaluation.measures import (
     ALL_CLASSES,
     DAVIS,
@@ -25,7 +24,8 @@ from stemseg_ros.evaluation.measures import (
     score_sequence,
     sequence_measures,
 )
-from stemseg_ros.evaluation.sequence_masks import EvaluationError, SequenceMasks
+from stemseg_ros.formats import FORMATS
+from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 
 FRAMES = range(10)
 GROUND_TRUTH = "STEMSEG_KITTI_MOTS_GT"

@@ -17,7 +17,7 @@ from evaluated import (
 
 pytest.importorskip("trackeval")
 
-from stemseg_ros.media.instance_bag import InstanceBagReader
+from stemseg_ros.media.result_bag import InstanceBagReader
 
 
 @pytest.mark.ros

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from mask_strips import row, sequence, two_cars
 
-from stemseg_ros.evaluation.sequence_masks import EvaluationError
 from stemseg_ros.evaluation.variants import (
     STORED,
     Variant,
@@ -14,6 +13,7 @@ from stemseg_ros.evaluation.variants import (
     post_filtered,
     prepare,
 )
+from stemseg_ros.formats.sequence_masks import EvaluationError
 
 
 @pytest.mark.parametrize(

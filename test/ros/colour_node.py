@@ -8,7 +8,7 @@ import sys
 from colour_network import ColourNetwork
 
 from stemseg_ros.config import Config
-from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 
 def make_pipeline(config: Config, checkpoint: str | None, device: str) -> Pipeline:

@@ -28,7 +28,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from stemseg.msg import InstanceArray
 
-from stemseg_ros.ros.engine import MakePipeline
+from stemseg_ros.ros.inference.supervisor import MakePipeline
 from stemseg_ros.ros.node import StemsegNode
 
 HERE = Path(__file__).resolve().parent

@@ -28,7 +28,7 @@ from stemseg.msg import InstanceArray
 
 from stemseg_ros.evaluation.truth_bag import read_sequence, write_labelled_bag
 from stemseg_ros.masks import encode
-from stemseg_ros.media.bag import write_bag
+from stemseg_ros.media.bags import write_bag
 
 pytestmark = pytest.mark.ros
 

@@ -23,7 +23,7 @@ from rosgraph_msgs.msg import Clock
 from stemseg.msg import InstanceArray
 
 from stemseg_ros.config import Config
-from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 from stemseg_ros.ros.parameters import node_settings
 
 pytestmark = pytest.mark.ros

@@ -22,8 +22,8 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from ros.harness import ROOT, LocalNode, Peer, message, scene
 from sensor_msgs.msg import CompressedImage, Image
 
-from stemseg_ros.media.bag import write_bag
-from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.media.bags import write_bag
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 from stemseg_ros.ros.node import StemsegNode
 
 pytestmark = pytest.mark.ros
@@ -152,7 +152,7 @@ def test_a_compressed_bag_is_played_as_the_window_needs_it(
     player = (
         sys.executable,
         "-m",
-        "stemseg_ros.ros.player",
+        "stemseg_ros.ros.programs.player",
         "--bag",
         str(tmp_path / "clip.mcap"),
         "--topic",
@@ -182,7 +182,7 @@ def test_the_network_answers_every_frame(local_node: Start, peer: Peer) -> None:
 def test_labels_beyond_16_bits_are_left_out(
     local_node: Start, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stemseg_ros.ros.publishers.MAX_LABEL", 7)
+    monkeypatch.setattr("stemseg_ros.ros.output.publishers.MAX_LABEL", 7)
     node = local_node(*WINDOW)
     labels: list[Image] = []
     peer.subscribe(Image, "stemseg/label_image", labels)

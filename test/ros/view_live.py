@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from stemseg_ros.cli import app
+from stemseg_ros.cli.main import app
 
 if __name__ == "__main__":
     app(["view", *sys.argv[1:]])

@@ -11,9 +11,9 @@ import pytest
 
 from stemseg_ros.config import Config, load_config
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledFrame
+from stemseg_ros.models.stemseg.targets import grid_targets
 from stemseg_ros.training.batches import make_batch
 from stemseg_ros.training.clips import Sources, _affine, _motion, draw_clip, paste_objects, warp
-from stemseg_ros.training.targets import grid_targets
 
 COLOURS = {1001: (200, 30, 30), 1002: (30, 200, 30), 2001: (30, 30, 200)}
 

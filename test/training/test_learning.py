@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.development import SequenceResult, run_sequence, tracking
 from stemseg_ros.config import Config, load_config
 from stemseg_ros.datasets.driving import load_driving
-from stemseg_ros.evaluation.development import SequenceResult, run_sequence, tracking
-from stemseg_ros.pipeline import Pipeline
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 from stemseg_ros.training.train import train
 
 HEIGHT, WIDTH, FRAMES = 128, 192, 14

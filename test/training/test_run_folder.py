@@ -15,9 +15,9 @@ import torch
 from driving_pack import tiny_config, write_pack
 
 from stemseg_ros.config import load_config
-from stemseg_ros.network.build import Maps
+from stemseg_ros.models.stemseg.network import Maps
 from stemseg_ros.training.batches import Batch, load_sources
-from stemseg_ros.training.pictures import prediction_sheet
+from stemseg_ros.training.prediction_pictures import prediction_sheet
 from stemseg_ros.training.run_folder import code_version, statistics
 from stemseg_ros.training.run_log import run_log
 from stemseg_ros.training.train import train

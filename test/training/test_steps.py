@@ -11,9 +11,9 @@ import torch
 from driving_pack import tiny_config, write_pack
 
 from stemseg_ros.config import Config, load_config
+from stemseg_ros.models.stemseg.objective import compute_losses
 from stemseg_ros.training.batches import Batch, load_sources, make_batch
-from stemseg_ros.training.checkpointing import restore, save
-from stemseg_ros.training.objective import compute_losses
+from stemseg_ros.training.checkpoints import restore, save
 from stemseg_ros.training.steps import MAX_BAD_STEPS, Run, TrainingError, start, take_step
 
 

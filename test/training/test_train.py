@@ -13,13 +13,13 @@ import torch
 from dataset_files import CASES
 from driving_pack import tiny_config, write_pack
 
+from stemseg_ros.cli.console import training_progress
 from stemseg_ros.config import update_config
-from stemseg_ros.console import training_progress
 from stemseg_ros.datasets.sequence import DataError
 from stemseg_ros.errors import MediaError
-from stemseg_ros.network import load_network
+from stemseg_ros.models.stemseg import load_network
 from stemseg_ros.training.batches import batches, load_sources, make_batch
-from stemseg_ros.training.checkpointing import save
+from stemseg_ros.training.checkpoints import save
 from stemseg_ros.training.pretrained import load_imagenet
 from stemseg_ros.training.steps import Run, TrainingError, start, take_step
 from stemseg_ros.training.train import Progress, train
@@ -208,7 +208,7 @@ def test_run_folders_are_not_overwritten_and_damage_is_named(pack: Path, tmp_pat
 def test_imagenet_features_equal_those_of_the_original_layout() -> None:
     from torchvision.models import mobilenet_v2
 
-    from stemseg_ros.network.backbone import MobileNetV2
+    from stemseg_ros.models.layers.backbone import MobileNetV2
     from stemseg_ros.training.pretrained import PACKAGE, WEIGHTS
 
     body = MobileNetV2().eval()

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from stemseg_ros.masks import encode
-from stemseg_ros.media.bag import INSTANCE_ARRAY, ImageBagWriter, make_header, message_types
-from stemseg_ros.media.instance_bag import message_from_result
+from stemseg_ros.media.bags import INSTANCE_ARRAY, ImageBagWriter, make_header, message_types
+from stemseg_ros.media.result_bag import message_from_result
 from stemseg_ros.records import FrameResult, Instance
 
 SIZE = (48, 64)

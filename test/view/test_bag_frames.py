@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("rerun", reason="needs the extra view")
 from view.bags import MS, STAMP, frame, write_drive
 
-from stemseg_ros.media.bag import BagError, write_bag
-from stemseg_ros.media.instance_bag import InstanceBagWriter
+from stemseg_ros.media.bags import BagError, write_bag
+from stemseg_ros.media.result_bag import InstanceBagWriter
 from stemseg_ros.view.bag_frames import BagFrames, match
 from stemseg_ros.view.stages import stage_ms
 

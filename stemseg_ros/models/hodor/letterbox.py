@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stemseg_ros.config import InputConfig
-from stemseg_ros.network.preprocess import PAD_MULTIPLE, normalise
+from stemseg_ros.models.layers.preprocess import PAD_MULTIPLE, normalise
 from stemseg_ros.records import Geometry
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stemseg_ros.sections import LIVE, InputConfig, Section, Switch, Variant
+from stemseg_ros.settings import LIVE, InputConfig, Section, Switch, Variant
 
 BACKGROUND_GRID = 3
 """The background is described by the cells of a grid of so many rows and columns."""

@@ -1,0 +1,1 @@
+"""The ``stemseg`` command, one module per subcommand."""

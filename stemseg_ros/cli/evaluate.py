@@ -1,0 +1,255 @@
+"""The commands ``stemseg evaluate`` and ``stemseg convert``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from stemseg_ros.config import Config
+    from stemseg_ros.evaluation.evaluate import VariantReport
+    from stemseg_ros.evaluation.runs import Setup
+    from stemseg_ros.formats.sequence_masks import SequenceMasks
+
+
+class FormatName(str, Enum):
+    """Formats of ground truth and results."""
+
+    kitti_mots = "kitti_mots"
+    mots_challenge = "mots_challenge"
+    davis = "davis"
+    davis2016 = "davis2016"
+    youtube_vis = "youtube_vis"
+    bdd100k = "bdd100k"
+
+
+class Mode(str, Enum):
+    """Window modes."""
+
+    offline = "offline"
+    near_online = "near_online"
+    online = "online"
+
+
+class PostFilter(str, Enum):
+    """Whether the released post-filter is applied."""
+
+    without = "without"
+    only = "only"
+    both = "both"
+
+
+FILTERS = {PostFilter.without: (False,), PostFilter.only: (True,), PostFilter.both: (False, True)}
+
+
+def evaluate(
+    ground_truth: Annotated[
+        Path,
+        typer.Option(
+            help="The benchmark's ground truth, or a ROS 2 bag with /ground_truth/instances."
+        ),
+    ],
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score these stored results (of the same format) instead of running the network."
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with a folder of images per sequence.",
+            show_default="beside the ground truth",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for report.html, report.json and results.")
+    ] = Path("out/evaluation"),
+    format: Annotated[
+        FormatName, typer.Option(help="Format of a ground truth that is no bag.")
+    ] = (FormatName.kitti_mots),
+    mode: Annotated[
+        list[Mode] | None,
+        typer.Option(
+            help="offline is the paper's protocol; may be repeated.",
+            show_default="that of the config",
+        ),
+    ] = None,
+    post_filter: Annotated[
+        PostFilter,
+        typer.Option(
+            help="Score without, only with, or both with and without the released post-filter.",
+        ),
+    ] = PostFilter.both,
+    pixel_scores: Annotated[
+        bool,
+        typer.Option(
+            "--pixel-scores",
+            help="Score tracks by their pixels, as the released code does for YouTube-VIS.",
+        ),
+    ] = False,
+    through_ros: Annotated[
+        bool, typer.Option("--through-ros", help="Send the images through the real ROS 2 node.")
+    ] = False,
+    sequence: Annotated[
+        list[str] | None,
+        typer.Option(help="Evaluate this sequence; may be repeated.", show_default="all"),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that work in parallel.")] = 1,
+    config: Annotated[
+        str,
+        typer.Option(help="Preset (lite, kitti_mots, davis, youtube_vis, saliency) or YAML file."),
+    ] = "lite",
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights file; random: untrained.", show_default="bundled with the preset"
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    topic: Annotated[
+        str | None, typer.Option(help="Image topic of a bag.", show_default="the only one")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a setting by its dotted name; may be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Score results against ground truth: run the pipeline on the images, or take stored results.
+
+    A run that was stopped goes on where it was when the same command is given again.
+    """
+    from stemseg_ros.cli.main import config_from
+    from stemseg_ros.errors import needs_extra
+    from stemseg_ros.labelling.job import prepare_output, write_json
+
+    tree = config_from(config, settings)
+    with needs_extra("eval"):
+        from stemseg_ros.evaluation import evaluate as work
+        from stemseg_ros.evaluation.inputs import read_input
+        from stemseg_ros.evaluation.report.content import summarise, to_json
+        from stemseg_ros.evaluation.report.page import write_page
+        from stemseg_ros.evaluation.runs import stored_masks
+        from stemseg_ros.evaluation.variants import STORED, Variant
+    given = read_input(ground_truth, format.value, images, sequence or (), topic)
+    prepare_output(out)
+    sources = [STORED] if results else [m.value for m in mode or ()] or [tree.window.mode]
+    wanted = [
+        Variant(source, filtered, pixel_scores, through_ros and results is None)
+        for source in sources
+        for filtered in work.possible_filters(FILTERS[post_filter], given)
+    ]
+    setup = None
+    if results is not None:
+        stored = work.read_stored(given, ground_truth, results)
+        variants = work.evaluate_stored(given, stored, wanted, jobs, _bar)
+        masks: Callable[[str], SequenceMasks] = stored.__getitem__
+    else:
+        setup = _setup(tree, checkpoint, device, jobs)
+        variants = work.evaluate_runs(given, setup, wanted, out, jobs, _bar)
+        masks = partial(stored_masks, work.results_folder(out, wanted[0]))
+    report = summarise(given, ground_truth, variants, setup)
+    write_json(out / "report.json", to_json(report))
+    write_page(out / "report.html", report, given, masks)
+    _print(variants)
+    typer.echo(f"{out}: report.html, report.json")
+
+
+def convert(
+    bag: Annotated[Path, typer.Argument(help="A ROS 2 bag with recorded answers of the node.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write to; for youtube_vis the JSON file.")
+    ],
+    format: Annotated[
+        FormatName, typer.Option(help="Format of the results.")
+    ] = FormatName.kitti_mots,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the sequence.",
+            show_default="that of the bag, or the only one of the ground truth",
+        ),
+    ] = None,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="The benchmark's ground truth, of the same format: video and category ids and "
+            "names of frames are taken from it. Without it videos count from 1, categories are "
+            "those of the node, and files of frames are named 00000, 00001, ..."
+        ),
+    ] = None,
+    topic: Annotated[str, typer.Option(help="Topic of the answers.")] = "/stemseg/instances",
+) -> None:
+    """Write the recorded answers of a bag as a benchmark's results."""
+    from stemseg_ros.evaluation.truth_bag import convert_bag
+
+    result = convert_bag(bag, topic, format.value, out, name, ground_truth)
+    typer.echo(f"{out}: {result.frames} frames, {len(result.by_track())} tracks")
+
+
+def _setup(tree: Config, checkpoint: str | None, device: str, jobs: int) -> Setup:
+    import os
+
+    from stemseg_ros.evaluation.runs import Setup
+    from stemseg_ros.execution.device import resolve_device
+
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    return Setup(tree, checkpoint, str(resolve_device(device)), threads)
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    from stemseg_ros.cli.console import frames_progress
+
+    with frames_progress(title, total) as done:
+        yield done
+
+
+def _print(variants: list[VariantReport]) -> None:
+    """The measures that fit a line; the reports have all."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from stemseg_ros.evaluation.measures import COUNTS
+
+    console = Console()
+    for variant in variants:
+        measured = next(iter(variant.measures.values()), {})
+        names = [name for name in measured if name not in COUNTS or name == "IDS"]
+        table = Table(
+            "percent",
+            *names,
+            title=f"{variant.variant.name}, sequences: {len(variant.sequences)}",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        for column in table.columns:
+            column.no_wrap = True
+        for label, measures in variant.measures.items():
+            table.add_row(
+                label,
+                *(
+                    f"{measures[name]:.0f}" if name in COUNTS else f"{measures[name]:.1f}"
+                    for name in names
+                ),
+            )
+        console.print(table)
+        if (timing := variant.timing) is not None:
+            paper = timing.fps_network_and_clustering
+            alone = f", network and clustering alone {paper:.2f}" if paper else ""
+            console.print(
+                f"frames/s end to end {timing.fps_end_to_end:.2f}{alone}; "
+                f"latency median {timing.latency_ms['median']:.0f} ms",
+                soft_wrap=True,
+            )

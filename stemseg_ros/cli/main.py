@@ -1,0 +1,333 @@
+"""The ``stemseg`` command. Commands parse and print; the work is done by the modules they import
+when called.
+
+A mistake of the user ends in one line on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from stemseg_ros import __version__
+from stemseg_ros.cli.bag import bag_app
+from stemseg_ros.cli.evaluate import convert, evaluate
+from stemseg_ros.cli.view import view
+from stemseg_ros.errors import StemsegError, needs_extra
+
+if TYPE_CHECKING:
+    from stemseg_ros.config import Config
+
+
+class UsageError(StemsegError):
+    """An option has a value that cannot be read."""
+
+
+class ErrorBoundary(TyperGroup):
+    """The one place where errors of the user become a line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StemsegError as error:
+            typer.echo(f"stemseg: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=ErrorBoundary,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Video instance segmentation by spatio-temporal embeddings (STEm-Seg).",
+)
+app.add_typer(bag_app, name="bag")
+data_app = typer.Typer(no_args_is_help=True, help="Labelled data that a preset trains on.")
+app.add_typer(data_app, name="data")
+app.command()(evaluate)
+app.command()(convert)
+app.command()(view)
+
+ConfigOption = Annotated[
+    str,
+    typer.Option(
+        "--config", help="Preset (lite, kitti_mots, davis, youtube_vis, saliency) or YAML file."
+    ),
+]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="Weights file; random: untrained.",
+        show_default="bundled with the preset",
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting by its dotted name; may be repeated.",
+    ),
+]
+PresetArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Preset or YAML file.")]
+DataOption = Annotated[
+    Path, typer.Option("--data", help="Folder that the roots of training.mix are relative to.")
+]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"stemseg {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
+    video: Annotated[
+        Path | None, typer.Option(help="A video.", show_default="the bundled one")
+    ] = None,
+    config: ConfigOption = "lite",
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Track the cars of a video through the real ROS 2 node: bag, overlay video, contact sheet,
+    summary."""
+    from stemseg_ros.cli.demo import run_demo
+    from stemseg_ros.execution.device import resolve_device
+
+    run_demo(
+        out, video=video, config=config, checkpoint=checkpoint, device=str(resolve_device(device))
+    )
+
+
+@app.command()
+def run(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="A video, a folder of images (or 'folder/*.jpg'), or a ROS 2 bag.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for instances.txt, overlay.mp4 and summary.json.")
+    ],
+    config: ConfigOption = "lite",
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "auto",
+    topic: Annotated[
+        str | None, typer.Option(help="Image topic of a bag.", show_default="the only one")
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            help="Frame rate of an image folder.", show_default="10, or that of the video"
+        ),
+    ] = None,
+    settings: SetOption = None,
+) -> None:
+    """Segment and track a recording: KITTI-MOTS text, overlay video, summary."""
+    tree = config_from(config, settings)
+    from stemseg_ros.cli.console import frames_progress, print_run
+    from stemseg_ros.execution.device import describe_device, resolve_device
+    from stemseg_ros.labelling.job import prepare_output, run_source
+    from stemseg_ros.media.sources import open_source
+    from stemseg_ros.models.stemseg.pipeline import Pipeline
+
+    place = resolve_device(device)
+    with open_source(source, topic, fps) as frames:
+        prepare_output(out)
+        pipeline = Pipeline(tree, checkpoint, str(place))
+        with frames_progress(frames.name, frames.frames) as progress:
+            summary = run_source(
+                frames,
+                pipeline,
+                out,
+                checkpoint=checkpoint or "bundled",
+                device=describe_device(place),
+                progress=progress,
+            )
+        announced = frames.frames
+    print_run(summary, out)
+    if summary.tracks > len(summary.track_list):
+        typer.echo(
+            f"stemseg: {out / 'instances.txt'} holds the {len(summary.track_list)} largest of "
+            f"{summary.tracks} tracks",
+            err=True,
+        )
+    if announced is not None and summary.frames < announced:
+        typer.echo(
+            f"stemseg: {source} announces {announced} frames, {summary.frames} came", err=True
+        )
+
+
+@app.command()
+def bench(
+    config: ConfigOption = "lite",
+    checkpoint: Annotated[str, typer.Option(help="Weights file; random: untrained.")] = "random",
+    device: DeviceOption = "auto",
+    size: Annotated[str, typer.Option(metavar="WxH", help="Size of the frames.")] = "1242x375",
+    length: Annotated[
+        int | None, typer.Option(help="T, frames of a window.", show_default="preset")
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Tc, frames shared.", show_default="preset")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="preset")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames to measure.")] = 64,
+    warmup: Annotated[int, typer.Option(min=0, help="Frames before the measurement.")] = 16,
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
+    settings: SetOption = None,
+) -> None:
+    """Time each stage per frame and the whole pipeline, on drawn frames (few objects for trained
+    weights)."""
+    given = {"window.length": length, "window.overlap": overlap, "runtime.precision": precision}
+    tree = config_from(
+        config, settings, {name: value for name, value in given.items() if value is not None}
+    )
+    frame_size = _size(size)
+    from dataclasses import asdict
+
+    from stemseg_ros.cli import bench as benchmark
+    from stemseg_ros.cli.console import frames_progress, print_bench
+    from stemseg_ros.execution.device import resolve_device
+    from stemseg_ros.labelling.job import write_json
+    from stemseg_ros.models.stemseg.pipeline import Pipeline
+
+    place = resolve_device(device)
+    pipeline = Pipeline(tree, checkpoint, str(place), synchronise=True)
+    with frames_progress("bench", warmup + frames) as progress:
+        report = benchmark.bench(
+            pipeline,
+            frame_size,
+            frames=frames,
+            warmup=warmup,
+            checkpoint=checkpoint,
+            device=place,
+            progress=progress,
+        )
+    print_bench(report)
+    if json is not None:
+        write_json(json, asdict(report))
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled clips and stills.")],
+    out: Annotated[Path, typer.Option(help="Run folder: settings, logs, checkpoint, weights.")],
+    config: ConfigOption = "lite",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder.")
+    ] = False,
+    device: DeviceOption = "auto",
+    settings: SetOption = None,
+) -> None:
+    """Train the network of a preset. SIGTERM and SIGINT save a checkpoint after the running step
+    and exit with 143 and 130."""
+    tree = config_from(config, settings)
+    with needs_extra("train"):
+        from stemseg_ros.training.train import TrainingStopped
+        from stemseg_ros.training.train import train as train_network
+    from stemseg_ros.cli.console import training_progress
+    from stemseg_ros.training.distributed import this_process
+
+    main_process = this_process().main
+    try:
+        with training_progress(shown=main_process) as report:
+            weights = train_network(tree, data, out, resume=resume, report=report, device=device)
+    except TrainingStopped as stopped:
+        if main_process:
+            typer.echo(f"stemseg: {stopped}", err=True)
+        raise typer.Exit(128 + stopped.signum) from None
+    if main_process:
+        typer.echo(f"weights: {weights}")
+
+
+@data_app.command("check")
+def data_check(
+    config: PresetArgument, data: DataOption = Path(), settings: SetOption = None
+) -> None:
+    """Read every image and label of the training mix: counts, sizes, classes, ignored areas, bad
+    files."""
+    tree = config_from(config, settings)
+    from stemseg_ros.cli.console import frames_progress, print_data
+    from stemseg_ros.datasets.check import check_mix
+
+    reports = check_mix(tree, data, frames_progress)
+    if any(report.frames for report in reports):
+        print_data(reports)
+    # Entries of one pack that is not there all say the same.
+    bad = dict.fromkeys(line for report in reports for line in report.bad)
+    for line in bad:
+        typer.echo(f"stemseg: {line}", err=True)
+    if bad:
+        raise typer.Exit(2)
+
+
+@data_app.command("show")
+def data_show(
+    config: PresetArgument,
+    out: Annotated[Path, typer.Option(help="The contact sheet to write, a PNG.")],
+    data: DataOption = Path(),
+    clips: Annotated[int, typer.Option(min=1, max=200, help="Clips, one row each.")] = 12,
+    settings: SetOption = None,
+) -> None:
+    """Draw the first clips of training with masks and ids."""
+    tree = config_from(config, settings)
+    from stemseg_ros.training.clip_sheet import show_clips
+
+    show_clips(tree, data, out, clips)
+    typer.echo(f"{out}: {clips} clips of {tree.window.length} frames")
+
+
+def config_from(
+    name: str, settings: list[str] | None, options: dict[str, Any] | None = None
+) -> Config:
+    """The preset or file with --set and the command's own options on top."""
+    from stemseg_ros.config import load_config
+
+    return load_config(name, {**_overrides(settings or []), **(options or {})})
+
+
+def _overrides(settings: list[str]) -> dict[str, Any]:
+    import yaml
+
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {setting}: expected KEY=VALUE, for example window.overlap=2")
+        try:
+            overrides[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(
+                f"--set {setting}: '{text}' cannot be read as a YAML value"
+            ) from error
+    return overrides
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(width, height) from "1242x375"."""
+    match = re.fullmatch(r"([0-9]+)x([0-9]+)", text)
+    if match is None or not all(16 <= int(side) <= 16384 for side in match.groups()):
+        raise UsageError(
+            f"--size {text}: expected WIDTHxHEIGHT, 16 to 16384 pixels, as in 1242x375"
+        )
+    return int(match[1]), int(match[2])

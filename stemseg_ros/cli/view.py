@@ -1,0 +1,117 @@
+"""The command ``stemseg view``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stemseg_ros.errors import StemsegError, needs_extra
+
+if TYPE_CHECKING:
+    from stemseg_ros.view.bag_frames import BagFrames
+    from stemseg_ros.view.recording import Recording
+
+IMAGE_TOPIC, TOPIC = "/camera/image_raw", "/stemseg/instances"
+
+
+class ViewUsageError(StemsegError):
+    """Options of the command that do not go together."""
+
+
+def view(
+    bag: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[BAG]", help="ROS 2 bag with images and instances; without it: live."
+        ),
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="Bag of the instances.", show_default="the same bag"),
+    ] = None,
+    image_topic: Annotated[
+        str | None,
+        typer.Option(
+            help="Topic of the images.", show_default=f"the bag's only one; live: {IMAGE_TOPIC}"
+        ),
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(
+            help="Topic of the instances.", show_default=f"the bag's only one; live: {TOPIC}"
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write this .rrd file instead of serving a page; 'rerun FILE' opens it."
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=1024, max=65534, help="Port of the page; its data take the next.")
+    ] = 9090,
+    host: Annotated[
+        str, typer.Option(help="Name under which browsers reach this machine.")
+    ] = "localhost",
+    open: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Show masks, ids, trails and timings, of a bag or of a running node, in a browser page."""
+    if bag is None and answers is not None:
+        raise ViewUsageError("--answers goes with a bag of images: stemseg view BAG --answers BAG")
+    if save is not None and save.suffix != ".rrd":
+        raise ViewUsageError(f"--save {save}: expected a name that ends in .rrd")
+    with needs_extra("view"):
+        from stemseg_ros.view.recording import Recording
+
+    def start(recording: Recording) -> None:
+        if save is not None:
+            recording.save(save)
+        else:
+            typer.echo(recording.serve(port, host, open_browser=open))
+
+    with Recording(bag.stem if bag else "live", follow=bag is None) as recording:
+        if bag is None:
+            from stemseg_ros.replay.session import check_ros
+
+            check_ros()
+            from stemseg_ros.ros.programs.viewer import run
+
+            start(recording)
+            run(recording, image_topic or IMAGE_TOPIC, topic or TOPIC)
+        else:
+            from stemseg_ros.view.bag_frames import BagFrames
+
+            with BagFrames(bag, image_topic, answers, topic) as frames:
+                start(recording)
+                _show(recording, frames)
+            if save is None:
+                typer.echo("Ctrl-C ends the page")
+                _until_interrupted()
+    if save is not None:
+        typer.echo(f"{save}: {recording.frames} frames")
+
+
+def _show(recording: Recording, frames: BagFrames) -> None:
+    from stemseg_ros.cli.console import frames_progress
+
+    with frames_progress("view", frames.frames) as progress:
+        for frame in frames:
+            recording.show(frame)
+            progress(recording.frames)
+    if frames.unanswered or frames.missing:
+        typer.echo(
+            f"stemseg: {frames.unanswered} images without an answer are not shown; "
+            f"{frames.missing} answers have no image in the bag",
+            err=True,
+        )
+
+
+def _until_interrupted() -> None:
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        pass

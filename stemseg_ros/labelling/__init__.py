@@ -1,0 +1,1 @@
+"""One recording in, tracked instances out: what ``stemseg run`` and evaluation share."""

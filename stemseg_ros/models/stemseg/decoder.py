@@ -1,0 +1,115 @@
+"""Temporal squeeze-expand decoder (Sec. 3.5, Fig. 3) and the heads that end one."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stemseg_ros.config import NetworkConfig
+from stemseg_ros.models.stemseg.mixing import coordinate_grid
+
+Widths = tuple[int, int, int, int]
+"""Channels of a decoder at strides 32, 16, 8, 4."""
+BLOCK_LAYERS = {"block_32x": 3, "block_16x": 2, "block_8x": 1}
+"""Convolutions of each squeezing block; a pool that may halve the time axis follows every one."""
+EMBEDDING_GAIN = 0.25
+"""Factor before the tanh of the embedding, as in the released code (not in the paper)."""
+
+
+def pools_of(length: int) -> int:
+    """How many pools of a block really halve the time axis, for windows of T frames; the rest do
+    nothing."""
+    return {2: 0, 4: 1, 8: 2}.get(length, 3)
+
+
+class SqueezeExpandDecoder(nn.Module):
+    """Compresses the coarse maps in time with 3D convolutions and pools, then expands them to
+    stride 4."""
+
+    def __init__(self, channels_in: int, channels: Widths, groups: int, length: int) -> None:
+        super().__init__()
+        c32, c16, c8, c4 = channels
+        pools = pools_of(length)
+        for (name, layers), width in zip(BLOCK_LAYERS.items(), channels[:3], strict=True):
+            self.add_module(name, _squeeze(channels_in, width, layers, groups, pools))
+        self.block_4x = nn.Sequential(
+            nn.Conv3d(channels_in, c4, 3, padding=1), nn.GroupNorm(groups, c4), nn.ReLU()
+        )
+        self.conv_16 = nn.Conv3d(c32 + c16, c16, 1, bias=False)
+        self.conv_8 = nn.Conv3d(c16 + c8, c8, 1, bias=False)
+        self.conv_4 = nn.Conv3d(c8 + c4, c4, 1, bias=False)
+        # Temporal factors of the three steps undo what the finer of the two maps was pooled less.
+        self._expand = tuple(2 if pools >= n else 1 for n in (3, 2, 1))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Four maps (N, C, T, h_s, w_s), s = 4, 8, 16, 32 -> (N, channels[3], T, h_4, w_4)."""
+        x: Tensor = self.get_submodule("block_32x")(maps[3])
+        for step, (lateral, fuse) in enumerate((("16x", "16"), ("8x", "8"), ("4x", "4"))):
+            factor = (float(self._expand[step]), 2.0, 2.0)
+            x = F.interpolate(x, scale_factor=factor, mode="trilinear", align_corners=False)
+            side = self.get_submodule(f"block_{lateral}")(maps[2 - step])
+            x = self.get_submodule(f"conv_{fuse}")(torch.cat((x, side), dim=1))
+        return x
+
+
+class EmbeddingHead(SqueezeExpandDecoder):
+    """Embeddings, raw variances and, unless a decoder of its own exists, the heat map."""
+
+    time_scale: Tensor
+
+    def __init__(self, config: NetworkConfig, length: int) -> None:
+        super().__init__(config.fpn_channels, config.decoder_channels, config.norm_groups, length)
+        width, dims = config.decoder_channels[3], config.embedding_dims
+        self.mixing, self.coordinates = config.mixing, config.coordinates
+        self.register_buffer("time_scale", torch.tensor(1.0))
+        self.conv_embedding = nn.Conv3d(width, dims, 1, bias=False)
+        self.conv_variance = nn.Conv3d(width, dims - config.free_dims, 1)
+        has_heatmap = config.heatmap_head == "embedding"
+        self.conv_seediness = nn.Conv3d(width, 1, 1, bias=False) if has_heatmap else None
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
+        """-> embeddings (N, E, T, h, w), raw variance (N, V, T, h, w), heat map (N, 1, T, h, w) or
+        None.
+
+        Offsets and grid are added in float32: half precision has too few digits for pixel
+        coordinates.
+        """
+        x = super().forward(maps)
+        offsets = torch.tanh(self.conv_embedding(x).float() * EMBEDDING_GAIN)
+        _, _, length, height, width = x.shape
+        grid = coordinate_grid(
+            self.mixing, (length, height, width), self.coordinates, self.time_scale
+        )
+        heatmap = (
+            None if self.conv_seediness is None else torch.sigmoid(self.conv_seediness(x).float())
+        )
+        return offsets + grid, self.conv_variance(x).float(), heatmap
+
+
+class MapHead(SqueezeExpandDecoder):
+    """A decoder that ends in ``outputs`` channels: semantic logits, or the heat map before its
+    sigmoid."""
+
+    def __init__(self, config: NetworkConfig, channels: Widths, outputs: int, length: int) -> None:
+        super().__init__(config.fpn_channels, channels, config.norm_groups, length)
+        self.conv_out = nn.Conv3d(channels[3], outputs, 1, bias=False)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """-> float32 (N, outputs, T, h, w)."""
+        out: Tensor = self.conv_out(super().forward(maps))
+        return out.float()
+
+
+def _squeeze(
+    channels_in: int, channels: int, layers: int, groups: int, pools: int
+) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for layer in range(layers):
+        modules += [
+            nn.Conv3d(channels_in if layer == 0 else channels, channels, 3, padding=1),
+            nn.GroupNorm(groups, channels),
+            nn.ReLU(),
+            nn.AvgPool3d(3, stride=(2, 1, 1), padding=1) if layer < pools else nn.Identity(),
+        ]
+    return nn.Sequential(*modules)

@@ -1,0 +1,55 @@
+"""What training minimises, by task."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stemseg_ros.config import Config
+from stemseg_ros.models.stemseg.losses import embedding_loss, saliency_loss, semantic_loss
+from stemseg_ros.models.stemseg.network import DTYPES, Maps
+from stemseg_ros.training.batches import Batch
+
+
+def forward(model: nn.Module, clips: Tensor, config: Config) -> Maps:
+    """Maps of preprocessed clips (N, T, 3, H, W), computed in ``training.precision``."""
+    precision = DTYPES[config.training.precision]
+    with torch.autocast(clips.device.type, precision, precision != torch.float32):
+        maps: Maps = model(clips)
+    return maps
+
+
+def compute_losses(model: nn.Module, batch: Batch, config: Config) -> dict[str, Tensor]:
+    """Forward pass and losses, each the mean over the clips of what a clip gives by itself.
+
+    The mean over instances is one over those of a clip (Sec. 3.4), so it does not matter how the
+    clips of a step are spread over passes and processes. ``total`` is what is minimised.
+    """
+    maps = forward(model, batch.clips, config)
+    clips = [_clip_losses(_clip(maps, n), clip, config) for n, clip in enumerate(batch.split(1))]
+    return {name: torch.stack([losses[name] for losses in clips]).mean() for name in clips[0]}
+
+
+def _clip(maps: Maps, n: int) -> Maps:
+    """The maps of one clip of the batch."""
+    one = slice(n, n + 1)
+    return Maps(
+        maps.embeddings[one],
+        maps.raw_variance[one],
+        maps.heatmap[one],
+        None if maps.semantic_logits is None else maps.semantic_logits[one],
+        None if maps.saliency_logits is None else maps.saliency_logits[one],
+    )
+
+
+def _clip_losses(maps: Maps, clip: Batch, config: Config) -> dict[str, Tensor]:
+    if maps.saliency_logits is not None:
+        saliency = saliency_loss(maps.saliency_logits, clip.classes, clip.ignore, config)
+        return {"saliency": saliency, "total": saliency}
+    output = torch.cat([maps.embeddings, maps.raw_variance, maps.heatmap], dim=1)
+    losses = embedding_loss(output, clip.masks, clip.ignore, config)
+    losses["total"] = losses["embedding"]
+    if maps.semantic_logits is not None:
+        losses["semantic"] = semantic_loss(maps.semantic_logits, clip.classes, clip.ignore, config)
+        losses["total"] = losses["total"] + config.training.semantic_weight * losses["semantic"]
+    return losses

@@ -1,0 +1,1 @@
+"""A bag through the real node: node, player and recorder as processes."""

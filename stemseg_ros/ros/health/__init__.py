@@ -1,0 +1,1 @@
+"""Counts, diagnostics, and what is logged about them."""

@@ -1,0 +1,122 @@
+"""Counts and times of one camera."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from stemseg_ros.models.stemseg.pipeline import STAGES as PIPELINE_STAGES
+from stemseg_ros.ros.input.frame_queue import DROPS
+
+PERIOD_SECONDS = 1.0
+REMEMBERED = 100
+"""Windows, or frames, that the times of a stage are the median of."""
+STAGES = ("decode", "wait", *PIPELINE_STAGES, "publish")
+LOSSES = (
+    "frames_lost",
+    "frames_refused",
+    "frames_duplicate",
+    "frames_out_of_order",
+    "frames_dropped",
+    "frames_failed",
+)
+CAUSES = tuple(f"dropped.{cause}" for cause in (*DROPS, "reset"))
+COUNTS = ("frames_in", "messages_out", *LOSSES, *CAUSES)
+"""Counted since the node was configured: images that arrived, answers, images that the middleware
+lost on the way, that were no picture, whose stamp was that of the one before or behind it, that
+had to make room or were reset, and whose window failed; and those dropped by cause: the rules of
+the queue, and a reset or the end of the active state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """What happened in the last period, about a second."""
+
+    rate_in_hz: float = 0.0
+    rate_out_hz: float = 0.0
+    lost_share: float = 0.0
+    """Frames lost for any reason but the policy stride, of those that came or should have,
+    0..1."""
+    delay_ms: float | None = None
+    """Longest time from the arrival of a frame that completed a window to its answers."""
+
+
+class StreamStatistics:
+    """Counts and times of one camera since it was configured; from and to any thread.
+
+    Times by stage are medians of milliseconds: of the last windows from backbone to encode, of the
+    last frames otherwise. On a GPU those of a window are times of the host: a stage that only
+    queues work (backbone, heads) looks short, the one that waits for it (cluster) long.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._stage_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._latency_ms: deque[float] = deque(maxlen=REMEMBERED)
+        self._before = time.monotonic(), Counter[str]()
+        self._delay_ms: float | None = None
+        self._period = Period()
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to one of COUNTS."""
+        with self._lock:
+            self._counts[name] += number
+
+    def times(self, stage_ms: Mapping[str, float]) -> None:
+        """Milliseconds that stages of a frame or a window took."""
+        with self._lock:
+            for stage, milliseconds in stage_ms.items():
+                self._stage_ms[stage].append(milliseconds)
+
+    def answered(self, latency_ms: float) -> None:
+        """Time from the arrival of a frame to its answer."""
+        with self._lock:
+            self._latency_ms.append(latency_ms)
+
+    def delayed(self, delay_ms: float) -> None:
+        """Time from the arrival of the frame that completed a window to its answers."""
+        with self._lock:
+            self._delay_ms = max(delay_ms, self._delay_ms or 0.0)
+
+    def period(self) -> Period:
+        """Of the time since this was asked last, if that is half a period at least."""
+        with self._lock:
+            now, (before, counts) = time.monotonic(), self._before
+            seconds = now - before
+            if seconds < PERIOD_SECONDS / 2:
+                return self._period  # an extra message between two periods
+            new = self._counts - counts
+            self._before = now, self._counts.copy()
+            lost = sum(new[name] for name in LOSSES) - new["dropped.stride"]
+            self._period = Period(
+                rate_in_hz=new["frames_in"] / seconds,
+                rate_out_hz=new["messages_out"] / seconds,
+                # Frames of an earlier period can be lost in this one.
+                lost_share=min(1.0, lost / max(new["frames_in"] + new["frames_lost"], lost, 1)),
+                delay_ms=self._delay_ms,
+            )
+            self._delay_ms = None
+            return self._period
+
+    def values(self, period: Period) -> dict[str, str]:
+        """As the diagnostics show them."""
+        with self._lock:
+            values = {name: str(self._counts[name]) for name in COUNTS}
+            values["rate_in_hz"] = f"{period.rate_in_hz:.2f}"
+            values["rate_out_hz"] = f"{period.rate_out_hz:.2f}"
+            known = (stage for stage in STAGES if stage in self._stage_ms)
+            others = (stage for stage in self._stage_ms if stage not in STAGES)
+            values |= {
+                f"stage_ms.{stage}": f"{median(self._stage_ms[stage]):.3f}"
+                for stage in (*known, *others)
+            }
+            if self._latency_ms:
+                values["latency_ms"] = f"{median(self._latency_ms):.1f}"
+            if period.delay_ms is not None:
+                values["delay_ms"] = f"{period.delay_ms:.1f}"
+        return values

@@ -1,0 +1,1 @@
+"""From frames to results: the worker, its supervisor, the cameras."""

@@ -1,0 +1,1 @@
+"""The ROS programs of the package and what they share."""

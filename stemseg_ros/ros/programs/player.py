@@ -1,0 +1,335 @@
+"""stemseg_player: plays the images of a bag, never faster than recorded nor than the node answers.
+
+Flow control: at most ``--in-flight`` frames are without an answer. A window of T frames answers
+only when it is full, so that number has to be at least T + (T - Tc), and more in the offline mode;
+it is asked from the node where it is not given. At the end the service ``~/flush`` of the node is
+called and the last answers are awaited. ``--in-flight 0`` plays without answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from rcl_interfaces.srv import GetParameters
+from rclpy.duration import Duration
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.utilities import remove_ros_args
+from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import Trigger
+from stemseg.msg import InstanceArray
+
+from stemseg_ros.config import WindowConfig
+from stemseg_ros.media.bags import IMAGE, IMAGE_TYPES, BagReader, message_types
+from stemseg_ros.media.messages import stamp_ns
+from stemseg_ros.ros.programs.program import (
+    JsonLines,
+    Program,
+    ProgramError,
+    exit_code,
+    ros_program,
+)
+
+NAME = "stemseg_player"
+DEFAULT_IN_FLIGHT = 16
+"""For a node that does not tell its window."""
+SETTLE_S = 0.5
+"""A flush waits so long after the last frame: a service call can overtake the images before it."""
+FLUSH_AGAIN_S = 5.0
+"""Without an answer for so long the flush is repeated, should a frame have come after it all the
+same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The arguments of the command line."""
+
+    bag: Path
+    bag_topic: str | None
+    """Topic inside the bag; none takes the only image topic."""
+    topic: str
+    answers: str
+    flush: str
+    rate: float
+    loop: bool
+    in_flight: int | None
+    """None asks the node."""
+    wait: float
+    """Patience in seconds with the node's start."""
+    timeout: float
+    """Patience in seconds with an answer."""
+    log: Path | None
+
+
+class Unanswered:
+    """Stamps of the frames that were sent and not answered. Answers keep the order of the
+    frames."""
+
+    def __init__(self) -> None:
+        self._stamps: deque[int] = deque()
+        self.answered = 0
+        self.skipped = 0
+        """Frames that a later answer overtook: the node dropped them."""
+        self.last_change = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._stamps)
+
+    def send(self, stamp: int) -> None:
+        """A frame leaves."""
+        self._stamps.append(stamp)
+        self.last_change = time.monotonic()
+
+    def answer(self, stamp: int) -> None:
+        """An answer arrives; one to a frame of somebody else is ignored."""
+        if stamp not in self._stamps:
+            return
+        while self._stamps.popleft() != stamp:
+            self.skipped += 1
+        self.answered += 1
+        self.last_change = time.monotonic()
+
+
+class Player:
+    """Publishes the serialised images of a bag as they are, stamps and frame ids unchanged."""
+
+    def __init__(self, program: Program, bag: BagReader, options: Options, log: JsonLines) -> None:
+        self._program = program
+        self._bag = bag
+        self._options = options
+        self._log = log
+        self._unanswered = Unanswered()
+        self._last_sent = time.monotonic()
+        self._interval = 0.0
+        self._limit = DEFAULT_IN_FLIGHT if options.in_flight is None else options.in_flight
+        depth = QoSProfile(depth=max(100, self._limit), reliability=ReliabilityPolicy.RELIABLE)
+        node = program.node
+        kind = Image if bag.type == IMAGE else CompressedImage
+        # As image_transport names it, so that the node finds it under the same base name.
+        self._topic = options.topic if bag.type == IMAGE else f"{options.topic}/compressed"
+        self._publisher = node.create_publisher(kind, self._topic, depth)
+        if self._limit:
+            self._answers = node.create_subscription(
+                InstanceArray, options.answers, self._on_answer, depth
+            )
+            self._flush = node.create_client(Trigger, options.flush)
+
+    def play(self) -> int:
+        """Play the bag; returns the number of frames sent. Raises ProgramError when the node is
+        silent."""
+        self._wait_for_node()
+        if self._options.in_flight is None:
+            self._limit = self._needed_in_flight()
+        sent = 0
+        for _ in count() if self._options.loop else range(1):
+            sent += self._play_once()
+        self._program.spin_until(self._all_received, self._options.timeout)
+        if self._limit:
+            self._finish()
+        return sent
+
+    def _play_once(self) -> int:
+        previous = None
+        for log_ns, data in self._bag.raw():
+            stamp = stamp_ns(message_types().deserialize_cdr(data, self._bag.type))
+            if previous is not None:
+                self._interval = max(0, log_ns - previous) / 1e9 / self._options.rate
+            previous = log_ns
+            # From frame to frame, not from the start: after a wait for the node, nothing is sent
+            # in a burst.
+            self._program.spin_for(self._last_sent + self._interval - time.monotonic())
+            self._wait_for_room()
+            self._send(stamp, data)
+        return self._bag.count
+
+    def _send(self, stamp: int, data: bytes) -> None:
+        if self._limit:
+            self._unanswered.send(stamp)
+        self._last_sent = time.monotonic()
+        self._log.write(stamp_ns=stamp, published_ns=int(self._last_sent * 1e9))
+        self._publisher.publish(data)
+
+    def _on_answer(self, message: Any) -> None:
+        self._unanswered.answer(stamp_ns(message))
+
+    def _wait_for_node(self) -> None:
+        wait = self._options.wait
+        if not self._program.spin_until(
+            lambda: self._publisher.get_subscription_count() > 0, wait
+        ):
+            raise ProgramError(
+                f"nobody subscribed to {self._topic} within {wait:g} s; is the node active, in "
+                "the same ROS_DOMAIN_ID, with its image topic remapped to this name?"
+            )
+        if self._limit and not self._program.spin_until(
+            lambda: self._answers.get_publisher_count() > 0, wait
+        ):
+            raise ProgramError(
+                f"nobody publishes {self._options.answers} within {wait:g} s; "
+                "name the topic with --answers, or play without flow control: --in-flight 0"
+            )
+
+    def _needed_in_flight(self) -> int:
+        """What the window of the node needs; the default if it does not tell."""
+        service = self._options.answers.rpartition("/")[0] + "/get_parameters"
+        client = self._program.node.create_client(GetParameters, service)
+        request = GetParameters.Request(names=["window.length", "window.overlap", "window.mode"])
+        if not self._program.spin_until(client.service_is_ready, self._options.wait):
+            raise ProgramError(
+                f"no service {service} within {self._options.wait:g} s; "
+                "name the number with --in-flight"
+            )
+        future = client.call_async(request)
+        self._program.spin_until(future.done, self._options.timeout)
+        values = future.result().values if future.done() else []
+        if not all(value.type for value in values) or len(values) < len(request.names):
+            return DEFAULT_IN_FLIGHT
+        length, overlap, mode = values
+        return WindowConfig.model_validate(
+            {
+                "length": length.integer_value,
+                "overlap": overlap.integer_value,
+                "mode": mode.string_value,
+            }
+        ).in_flight
+
+    def _wait_for_room(self) -> None:
+        limit = self._limit
+        if limit == 0:
+            return
+        timeout = self._options.timeout
+        self._program.spin_until(
+            lambda: len(self._unanswered) < limit or self._silence() > timeout
+        )
+        if len(self._unanswered) >= limit:
+            raise ProgramError(
+                f"no answer on {self._options.answers} for {timeout:g} s with {limit} frames in "
+                "flight; "
+                "raise --in-flight if a window and its stride have more frames, "
+                "else look at the node's log"
+            )
+
+    def _all_received(self) -> bool:
+        return self._publisher.wait_for_all_acked(Duration(seconds=0))
+
+    def _finish(self) -> None:
+        """Have the pending frames come out and wait for them."""
+        self._program.spin_until(lambda: not self._unanswered, SETTLE_S)
+        while self._unanswered:
+            self._call_flush()
+            self._program.spin_until(
+                lambda: not self._unanswered or self._silence() > FLUSH_AGAIN_S,
+                self._options.timeout,
+            )
+            if self._unanswered and self._silence() > self._options.timeout:
+                raise ProgramError(
+                    f"{len(self._unanswered)} frames were not answered within "
+                    f"{self._options.timeout:g} s after the end of the bag"
+                )
+        if self._unanswered.skipped:
+            raise ProgramError(f"the node dropped {self._unanswered.skipped} frames")
+
+    def _call_flush(self) -> None:
+        timeout = self._options.timeout
+        if not self._program.spin_until(self._flush.service_is_ready, timeout):
+            raise ProgramError(
+                f"no service {self._options.flush} within {timeout:g} s; name it with --flush"
+            )
+        future = self._flush.call_async(Trigger.Request())
+        if not self._program.spin_until(future.done, timeout):
+            raise ProgramError(f"{self._options.flush} did not answer within {timeout:g} s")
+        if not future.result().success:
+            raise ProgramError(f"{self._options.flush} failed: {future.result().message}")
+
+    def _silence(self) -> float:
+        return time.monotonic() - self._unanswered.last_change
+
+
+def parse(arguments: list[str]) -> Options:
+    """Options of the command line, without its ROS arguments; argparse ends the program on a
+    mistake."""
+    parser = argparse.ArgumentParser(
+        NAME, description="Plays the images of a bag into the stemseg node."
+    )
+    parser.add_argument("--bag", type=Path, required=True, help="folder, .mcap or .db3 file")
+    parser.add_argument("--bag-topic", help="image topic in the bag (default: the only one)")
+    parser.add_argument(
+        "--topic", default="/camera/image_raw", help="topic to publish on (%(default)s)"
+    )
+    parser.add_argument(
+        "--answers", default="/stemseg/instances", help="the node's results (%(default)s)"
+    )
+    parser.add_argument("--flush", help="flush service of the node (default: beside the answers)")
+    parser.add_argument(
+        "--rate", type=_positive, default=1.0, help="times the recorded rate (%(default)s)"
+    )
+    parser.add_argument(
+        "--loop", action="store_true", help="start again at the end, until stopped"
+    )
+    parser.add_argument(
+        "--in-flight",
+        type=_not_negative,
+        help="most frames without an answer; 0: no flow control "
+        "(default: as the node's window needs)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=_positive,
+        default=60.0,
+        help="patience with the start of the node, seconds (%(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_positive,
+        default=60.0,
+        help="patience with an answer, seconds (%(default)s)",
+    )
+    parser.add_argument(
+        "--log",
+        type=Path,
+        help="write stamps and times of publishing (monotonic, ns) as JSON lines",
+    )
+    values = vars(parser.parse_args(arguments))
+    values["flush"] = values["flush"] or values["answers"].rpartition("/")[0] + "/flush"
+    return Options(**values)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def run(arguments: list[str]) -> None:
+    """Play with the given command line (without the program's name)."""
+    options = parse(remove_ros_args([NAME, *arguments])[1:])
+    with (
+        BagReader(options.bag, IMAGE_TYPES, options.bag_topic) as bag,
+        JsonLines(options.log) as log,
+        ros_program(NAME, arguments) as program,
+    ):
+        sent = Player(program, bag, options, log).play()
+        program.node.get_logger().info(f"played {sent} frames of {options.bag}")
+
+
+def main() -> int:
+    """Console script."""
+    return exit_code(NAME, lambda: run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

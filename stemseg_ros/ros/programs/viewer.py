@@ -1,0 +1,127 @@
+"""What ``stemseg view`` does with a running node: pairs its answers with the images."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from stemseg.msg import InstanceArray
+
+from stemseg_ros.config import Config, update_config
+from stemseg_ros.media.messages import ImageMessageError, stamp_ns
+from stemseg_ros.media.result_bag import result_from_message
+from stemseg_ros.ros.input.conversions import bgr_image
+from stemseg_ros.ros.input.subscription import ImageSubscription
+from stemseg_ros.ros.programs.program import Program, Stopped, ros_program
+from stemseg_ros.view.recording import Recording, Shown
+from stemseg_ros.view.stages import stage_ms
+
+NAME = "stemseg_view"
+KEPT_IMAGES = 64
+"""Images that may wait for their answer: more than the largest window has in flight."""
+IMAGE_PATIENCE_S = 1.0
+"""An answer waits so long for an image that comes later than itself."""
+REPORT_S = 5.0
+
+
+class Viewer:
+    """Shows each answer with its image; latency is the time between their arrivals here."""
+
+    def __init__(self, program: Program, recording: Recording, image: str, topic: str) -> None:
+        self._program = program
+        self._recording = recording
+        self._image, self._topic = image, topic
+        self._node_name = topic.rpartition("/")[0]
+        self._images: OrderedDict[int, tuple[float, Any]] = OrderedDict()
+        self._answers: deque[tuple[float, InstanceArray]] = deque()
+        self._stages: dict[str, float] = {}
+        reliable = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+        node = program.node
+        node.create_subscription(InstanceArray, topic, self._on_answer, reliable)
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+
+    def show(self) -> None:
+        """Until a signal comes."""
+        try:
+            settings = self._settings()
+            lost = "images lost on the way to the viewer: {}".format
+            log = self._program.node.get_logger()
+            subscription = ImageSubscription(
+                self._program.node,
+                settings,
+                self._on_image,
+                lambda number: log.warning(lost(number), throttle_duration_sec=REPORT_S),
+                self._image,
+            )
+            try:
+                while True:
+                    self._program.spin_for(0.1)
+                    self._show_ready()
+            finally:
+                subscription.close()
+        except Stopped:
+            pass  # the usual end
+
+    def _settings(self) -> Config:
+        """Those of a subscription to the images as they are published: raw or compressed."""
+        node = self._program.node
+        compressed = f"{self._image}/compressed"
+
+        def published() -> str:
+            names = {"raw": self._image, "compressed": compressed}
+            return next((n for n, topic in names.items() if node.count_publishers(topic)), "")
+
+        while not self._program.spin_until(published, REPORT_S):
+            node.get_logger().warning(
+                f"nobody publishes {self._image} or {compressed}; name the images with "
+                "--image-topic"
+            )
+        return update_config(Config(), {"node.image_transport": published()})
+
+    def _on_image(self, message: Any) -> None:
+        self._images[stamp_ns(message)] = time.monotonic(), message
+        while len(self._images) > KEPT_IMAGES:
+            self._images.popitem(last=False)
+        self._show_ready()
+
+    def _on_answer(self, message: InstanceArray) -> None:
+        self._answers.append((time.monotonic(), message))
+        self._show_ready()
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        self._stages |= stage_ms(message, self._node_name)
+
+    def _show_ready(self) -> None:
+        """The answers whose image is here, or will not come any more, in order."""
+        while self._answers:
+            arrived, message = self._answers[0]
+            image = self._images.pop(stamp_ns(message), None)
+            if image is None and time.monotonic() - arrived < IMAGE_PATIENCE_S:
+                return
+            self._answers.popleft()
+            self._show(arrived, message, image)
+
+    def _show(
+        self, arrived: float, message: InstanceArray, image: tuple[float, Any] | None
+    ) -> None:
+        stages, self._stages = self._stages, {}
+        result = result_from_message(message, self._recording.frames)
+        pixels, latency = None, None
+        if image is not None:
+            latency = 1e3 * (arrived - image[0])
+            try:
+                pixels = bgr_image(image[1])
+            except ImageMessageError as error:
+                self._program.node.get_logger().warning(f"image refused: {error}")
+        self._recording.show(Shown(result, pixels, latency, stages))
+
+
+def run(recording: Recording, image_topic: str, topic: str) -> None:
+    """Show what comes until SIGINT or SIGTERM."""
+    with ros_program(NAME, []) as program:
+        viewer = Viewer(program, recording, image_topic, topic)
+        program.node.get_logger().info(f"shows {topic} on {image_topic}")
+        viewer.show()

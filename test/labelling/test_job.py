@@ -1,0 +1,176 @@
+"""The work of ``stemseg run``, with a pipeline whose answers are known."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from stemseg_ros.errors import MediaError
+from stemseg_ros.formats.kitti_lines import read_results
+from stemseg_ros.labelling.job import percentiles, prepare_output, run_source
+from stemseg_ros.masks import encode
+from stemseg_ros.media.overlay import track_color
+from stemseg_ros.media.sources import Video
+from stemseg_ros.records import FrameResult, Instance
+
+HEIGHT, WIDTH = 32, 64
+Image = npt.NDArray[np.uint8]
+
+
+def moving_car(index: int) -> Instance:
+    """10 rows x 10 columns, one pixel further to the right in each frame."""
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[20:30, index : index + 10] = True
+    return Instance(3, 1, "car", 0.9, encode(mask), (index, 20, 10, 10))
+
+
+class DelayedPipeline:
+    """Finds the moving car in every frame; frames come out four at a time, a new epoch begins at
+    frame 6."""
+
+    config = SimpleNamespace(name="delayed")
+
+    def __init__(self) -> None:
+        self.pending: list[tuple[int, int]] = []
+        self.count = 0
+        self.windows = 0
+        self.stage_ms = {"backbone": 0.0}
+
+    def push(self, image: Image, stamp_ns: int) -> list[FrameResult]:
+        self.pending.append((self.count, stamp_ns))
+        self.count += 1
+        return self.flush() if len(self.pending) == 4 else []
+
+    def flush(self) -> list[FrameResult]:
+        if self.pending:
+            self.windows += 1
+            self.stage_ms = {"backbone": float(10 * self.windows)}
+        results = [
+            FrameResult(index, stamp, HEIGHT, WIDTH, int(index >= 6), (moving_car(index),))
+            for index, stamp in self.pending
+        ]
+        self.pending.clear()
+        return results
+
+
+class Frames:
+    """Black frames; remembers how many of them are alive at once."""
+
+    name, fps, size = "frames", 10.0, (HEIGHT, WIDTH)
+
+    def __init__(self, count: int) -> None:
+        self.frames = count
+        self.alive = weakref.WeakSet[Any]()
+        self.most_alive = 0
+
+    def __iter__(self) -> Iterator[tuple[int, Image]]:
+        for index in range(self.frames):
+            image = np.zeros((HEIGHT, WIDTH, 3), np.uint8).view(Weak)
+            self.alive.add(image)
+            self.most_alive = max(self.most_alive, len(self.alive))
+            yield index * 100_000_000, image
+            del image
+
+
+class Weak(np.ndarray):
+    """An array that can stand in a set."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def run(count: int, out: Path) -> tuple[Any, Frames]:
+    frames = Frames(count)
+    prepare_output(out)
+    done: list[int] = []
+    summary = run_source(
+        frames,
+        DelayedPipeline(),
+        out,
+        checkpoint="none",
+        device="cpu",  # type: ignore[arg-type]
+        progress=done.append,
+    )
+    assert done[-1] == count and done == sorted(done)
+    return summary, frames
+
+
+def test_text_holds_every_mask_with_epochs_apart(tmp_path: Path) -> None:
+    run(10, tmp_path / "new" / "folder")
+    rows = read_results(tmp_path / "new" / "folder" / "instances.txt")
+    assert [(row.frame, row.id) for row in rows] == [(i, 1001) for i in range(6, 10)] + [
+        (i, 1002) for i in range(6)
+    ]
+    assert all(row.rle == moving_car(row.frame).rle for row in rows)
+
+
+def test_overlay_shows_each_mask_on_its_own_frame(tmp_path: Path) -> None:
+    run(6, tmp_path)
+    images = [image for _, image in Video(tmp_path / "overlay.mp4")]
+    assert len(images) == 6
+    tinted = 0.45 * np.array(track_color(3))
+    for index, image in enumerate(images):
+        inside = image[23:27, index + 3 : index + 7].reshape(-1, 3).mean(axis=0)
+        assert np.abs(inside - tinted).max() < 25
+        assert image[23:27, index + 16 :].max() < 25
+
+
+def test_summary_holds_the_facts(tmp_path: Path) -> None:
+    summary, _ = run(10, tmp_path)
+    content = json.loads((tmp_path / "summary.json").read_text())
+    assert content["frames"] == 10 and content["tracks"] == 2 and content["epochs"] == 2
+    assert (
+        content["config"] == "delayed"
+        and content["checkpoint"] == "none"
+        and content["device"] == "cpu"
+    )
+    assert content["stage_ms"] == {"backbone": 20.0}, "median of 10, 20 and 30: one value a window"
+    assert content["fps"] == summary.fps > 0 and content["pipeline_fps"] >= content["fps"]
+    assert content["latency_ms"]["p99"] >= content["latency_ms"]["median"] > 0
+    assert set(content["versions"]) == {"stemseg", "torch", "numpy", "python"}
+    assert content["track_list"][0] == {
+        "id": 1001,
+        "track_id": 3,
+        "epoch": 1,
+        "class_id": 1,
+        "frames": 4,
+        "first": 6,
+        "last": 9,
+    }
+
+
+def test_images_are_kept_only_until_their_result_is_there(tmp_path: Path) -> None:
+    _, frames = run(40, tmp_path)
+    assert frames.most_alive <= 6, "four pending, one drawn, one new"
+
+
+def test_no_frames_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="frames: no frames"):
+        run(0, tmp_path)
+
+
+def test_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MediaError, match=r"cannot write to the folder .*file/out"):
+        prepare_output(tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([5.0], {"median": 5.0, "p99": 5.0}),
+        ([1.0, 2.0, 30.0], {"median": 2.0, "p99": 29.44}),
+    ],
+)
+def test_percentiles(values: list[float], expected: dict[str, float]) -> None:
+    assert percentiles(values) == expected

@@ -1,0 +1,164 @@
+"""Checkpoints that must be refused, with words that help; those that must load are in
+test_goldens.py."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from stemseg_ros.config import Config, load_config
+from stemseg_ros.models.stemseg import CheckpointError, StemSeg, load_network, save_weights
+from stemseg_ros.models.stemseg.load import initialise
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load_config("lite", {"input.min_dim": 96, "input.max_dim": 128})
+
+
+@pytest.fixture(scope="module")
+def state(config: Config) -> dict[str, torch.Tensor]:
+    return StemSeg(config).state_dict()
+
+
+class _Attack:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch pwned",)
+
+
+def _saved(content: object, path: Path) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def test_missing_file_is_named(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"gone\.pth' does not exist"):
+        load_network(config, tmp_path / "gone.pth")
+
+
+def test_folder_is_named(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is no file"):
+        load_network(config, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_file_never_ends_in_another_exception(
+    seed: int, config: Config, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    small = {key: value for key, value in state.items() if value.numel() < 100}
+    path = tmp_path / "x.pth"
+    torch.save({"model": small}, path, _use_new_zipfile_serialization=seed % 2 == 0)
+    content = bytearray(path.read_bytes())
+    rng = np.random.default_rng(seed)
+    for position in rng.integers(0, len(content), 5):
+        content[position] = int(rng.integers(0, 256))
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x\.pth"):
+        load_network(config, path)
+
+
+def test_other_classes_do_not_get_the_bundled_weights(tmp_path: Path) -> None:
+    config = load_config("lite", {"network.classes": ["bus", "tram"]})
+    with pytest.raises(CheckpointError, match="no weights are bundled"):
+        load_network(config)
+
+
+def test_missing_key_is_named(
+    config: Config, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    partial = {k: v for k, v in state.items() if k != "embedding_head.conv_4.weight"}
+    with pytest.raises(CheckpointError, match=r"lacks key 'embedding_head\.conv_4\.weight'"):
+        load_network(config, _saved({"model": partial}, tmp_path / "x.pth"))
+
+
+def test_unknown_key_is_named(
+    config: Config, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=r"unknown key 'surplus'"):
+        load_network(
+            config, _saved({"model": {**state, "surplus": torch.zeros(1)}}, tmp_path / "x.pth")
+        )
+
+
+def test_wrong_shape_names_the_key_and_both_shapes(
+    config: Config, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    wrong = {**state, "embedding_head.conv_variance.bias": torch.zeros(7)}
+    with pytest.raises(
+        CheckpointError, match=r"conv_variance\.bias' has shape \[7\].* wants \[3\]"
+    ):
+        load_network(config, _saved({"model": wrong}, tmp_path / "x.pth"))
+
+
+def test_values_that_are_not_finite_are_refused(
+    config: Config, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    wrong = {**state, "embedding_head.conv_variance.bias": torch.full((3,), torch.nan)}
+    with pytest.raises(
+        CheckpointError, match=r"conv_variance\.bias' holds values that are not finite"
+    ):
+        load_network(config, _saved({"model": wrong}, tmp_path / "x.pth"))
+
+
+def test_pickle_that_wants_to_run_code_is_refused_and_does_not_run(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="refused, since reading it would run code"):
+        load_network(config, _saved({"model": _Attack()}, tmp_path / "x.pth"))
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("keep", [0, 100, 5000], ids=lambda n: f"{n}_bytes")
+def test_truncated_file_is_refused(
+    config: Config, state: dict[str, torch.Tensor], tmp_path: Path, suffix: str, keep: int
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".pth":
+        torch.save({"model": state}, path)
+    else:
+        safetensors.torch.save_file(state, path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="x" + suffix):
+        load_network(config, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"weights": {}}, "key 'model'"),
+        ([1, 2], "key 'model'"),
+        ({"model": {}}, "holds no state dict"),
+        ({"model": {"a": 3}}, "key 'a' holds int"),
+        ({"model": {1: torch.zeros(1)}}, "key 1 of the state dict is no string"),
+    ],
+)
+def test_other_content_is_refused(
+    config: Config, tmp_path: Path, content: object, words: str
+) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        load_network(config, _saved(content, tmp_path / "x.pth"))
+
+
+def test_preset_without_bundled_weights_says_where_to_get_them() -> None:
+    with (
+        torch.device("meta"),
+        pytest.raises(CheckpointError, match=r"no weights are bundled with .*'davis'.*github"),
+    ):
+        load_network(load_config("davis"))
+
+
+def test_half_precision_file_round_trip(config: Config, tmp_path: Path) -> None:
+    network = StemSeg(config)
+    initialise(network, seed=4)
+    save_weights(network, tmp_path / "x.safetensors", {"config": "lite"})
+    loaded = load_network(load_config("lite", {"runtime.fuse": False}), tmp_path / "x.safetensors")
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
