@@ -73,9 +73,7 @@ class Walk:
         previous = None
         if self.network.config.network.previous_masks:
             previous = self._hint(sources[-1], target)
-        (logits,) = self.network.decode(
-            fine, coarse, history, present, self._content(), previous
-        )
+        (logits,) = self.network.decode(fine, coarse, history, present, self._content(), previous)
         return logits
 
     def _hint(self, source: int, target: int) -> Tensor:
