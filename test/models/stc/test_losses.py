@@ -159,7 +159,8 @@ def test_output_gradients_golden(trained: tuple[str, Arrays, TrainingCase]) -> N
     ):
         for level, maps in zip(LEVELS, level_maps(rows.detach(), case.grid), strict=True):
             if f"{name}_{level}" in golden:
-                tolerance = 1e-3 if name.startswith("gradient") else 1e-5
+                # A unit at the kink of a ReLU may fall to either side by rounding.
+                tolerance = 3e-3 if name.startswith("gradient") else 1e-5
                 assert_near(maps, golden[f"{name}_{level}"], tolerance)
     for image, sample in enumerate(case.samples):
         expected = golden[f"positive_mask_logits_{image}"] if len(sample.locations) else None
