@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 from benchmarks.load import LOADS, VARIANTS, Run, StandIn, draw
 from stemseg_ros.config import load_config
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 
 def run(policy: str = "stride", bound: int = 0, load: float = 2.0) -> Run:

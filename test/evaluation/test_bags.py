@@ -25,6 +25,8 @@ from typer.testing import CliRunner
 
 pytest.importorskip("trackeval")
 
+from stemseg_ros.models.stemseg.pipeline import Pipeline
+
 from stemseg_ros.cli.main import app
 from stemseg_ros.config import Config, load_config
 from stemseg_ros.evaluation.inputs import read_bag, read_input
@@ -32,7 +34,6 @@ from stemseg_ros.formats import FORMATS, kitti_mots_text
 from stemseg_ros.masks import encode
 from stemseg_ros.media.image_bag import ImageBagReader
 from stemseg_ros.media.result_bag import InstanceBagWriter
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 from stemseg_ros.records import FrameResult
 
 

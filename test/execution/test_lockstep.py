@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from colour_network import ColourNetwork, scene
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 from stemseg_ros.config import load_config, update_config
 from stemseg_ros.execution.lockstep import push_together
 from stemseg_ros.masks import decode
 from stemseg_ros.models.stemseg import load_network
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 from stemseg_ros.records import FrameResult
 
 WINDOW = {"window.length": 4, "window.overlap": 2}

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from colour_network import SECOND_COLOUR, ColourNetwork, scene
+from stemseg_ros.models.stemseg.pipeline import STAGES, Pipeline
 
 from stemseg_ros.config import Config, load_config, update_config
 from stemseg_ros.masks import decode
-from stemseg_ros.models.stemseg.pipeline import STAGES, Pipeline
 from stemseg_ros.records import FrameResult
 
 SIZE = (96, 128)
