@@ -23,88 +23,21 @@ from stemseg_ros.models.layers.weights import (
 from stemseg_ros.models.stc.condinst import CondInst
 from stemseg_ros.models.stc.settings import Settings, Variant
 
-COCO = [
-    "person",
-    "bicycle",
-    "car",
-    "motorcycle",
-    "airplane",
-    "bus",
-    "train",
-    "truck",
-    "boat",
-    "traffic light",
-    "fire hydrant",
-    "stop sign",
-    "parking meter",
-    "bench",
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "elephant",
-    "bear",
-    "zebra",
-    "giraffe",
-    "backpack",
-    "umbrella",
-    "handbag",
-    "tie",
-    "suitcase",
-    "frisbee",
-    "skis",
-    "snowboard",
-    "sports ball",
-    "kite",
-    "baseball bat",
-    "baseball glove",
-    "skateboard",
-    "surfboard",
-    "tennis racket",
-    "bottle",
-    "wine glass",
-    "cup",
-    "fork",
-    "knife",
-    "spoon",
-    "bowl",
-    "banana",
-    "apple",
-    "sandwich",
-    "orange",
-    "broccoli",
-    "carrot",
-    "hot dog",
-    "pizza",
-    "donut",
-    "cake",
-    "chair",
-    "couch",
-    "potted plant",
-    "bed",
-    "dining table",
-    "toilet",
-    "tv",
-    "laptop",
-    "mouse",
-    "remote",
-    "keyboard",
-    "cell phone",
-    "microwave",
-    "oven",
-    "toaster",
-    "sink",
-    "refrigerator",
-    "book",
-    "clock",
-    "vase",
-    "scissors",
-    "teddy bear",
-    "hair drier",
+# fmt: off
+COCO = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat",
+    "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack",
+    "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball",
+    "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket",
+    "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair",
+    "couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse",
+    "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
     "toothbrush",
-]
+)
+# fmt: on
 """Classes of the published checkpoints, in their order."""
 SAME_CLASS = {"pedestrian": "person", "rider": "person", "cyclist": "person"}
 """Names of ours for classes of COCO."""
@@ -119,6 +52,9 @@ IGNORED_KEY = "mask_head._iter"
 COUNTER = ".num_batches_tracked"
 """Ends the keys of counters that play no part; AdelaiDet's backbone has none."""
 
+TOWER_LAYERS = ("conv", "gn")
+BRANCH_LAYERS = ("conv", "bn")
+MASK_BRANCH = "mask_head.mask_feature_head."
 RULES: tuple[tuple[str, Callable[..., str]], ...] = (  # AdelaiDet -> mmdet; the first that fits
     (r"backbone\.bottom_up\.stem\.conv1\.norm", lambda: "backbone.bn1"),
     (r"backbone\.bottom_up\.stem\.conv1", lambda: "backbone.conv1"),
@@ -164,9 +100,6 @@ RULES: tuple[tuple[str, Callable[..., str]], ...] = (  # AdelaiDet -> mmdet; the
     ),
     (r"mask_branch\.tower\.4", lambda: f"{MASK_BRANCH}conv_pred"),
 )
-TOWER_LAYERS = ("conv", "gn")
-BRANCH_LAYERS = ("conv", "bn")
-MASK_BRANCH = "mask_head.mask_feature_head."
 
 
 def load_network(
