@@ -15,15 +15,25 @@ from torch import Tensor, nn
 
 from stemseg_ros.models.stc.condinst import CondInst
 from stemseg_ros.models.stc.settings import Settings, Variant
-from stemseg_ros.models.stemseg.load import (
+from stemseg_ros.models.layers.weights import (
     RANDOM,
     CheckpointError,
+    bundled_checkpoint,
     checked_state,
     read_pickle,
     read_state,
 )
 
-COCO = ["person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"]
+COCO = tuple(
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"
+    "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,"
+    "backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,"
+    "baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,"
+    "bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
+    "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,"
+    "oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
+    .split(",")  # noqa: SIM905 - a list of 80 lines would be longer than the rest
+)
 """Classes of the published checkpoints, in their order."""
 SAME_CLASS = {"pedestrian": "person", "rider": "person", "cyclist": "person"}
 """Names of ours for classes of COCO."""
@@ -89,17 +99,18 @@ MASK_BRANCH = "mask_head.mask_feature_head."
 
 
 def load_network(
-    config: Settings, checkpoint: str | Path, device: str | torch.device = "cpu"
+    config: Settings, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> CondInst:
     """Build the configured network, load its weights, and put it on ``device`` in eval mode.
 
-    checkpoint: a file as published (.pth) or ours (.safetensors), or "random" for seeded weights,
-    which serve benchmarks only. Of a published file with COCO's classes the rows of
+    checkpoint: a file as published (.pth) or ours (.safetensors); None for the weights bundled
+    with the preset; "random" for seeded weights, which serve benchmarks only. Of a published file with COCO's classes the rows of
     ``network.classes`` are taken. Raises CheckpointError.
     """
     network = seeded_network(config, seed=0)
-    if str(checkpoint) != RANDOM:
-        load_weights(network, Path(checkpoint), config)
+    if checkpoint != RANDOM:
+        path = bundled_checkpoint(config) if checkpoint in (None, "") else Path(str(checkpoint))
+        load_weights(network, path, config)
     return network.eval().requires_grad_(False).to(device)
 
 
