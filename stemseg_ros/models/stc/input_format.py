@@ -51,6 +51,6 @@ def network_input(image: npt.NDArray[np.uint8], fitted: Letterbox, variant: Vari
             (width, height), PillowImage.Resampling.BILINEAR
         )
         image = np.asarray(resized)
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
     below, right = fitted.padded_size[0] - height, fitted.padded_size[1] - width
     return F.pad(normalise(pixels, variant), (0, right, 0, below))

@@ -44,9 +44,7 @@ class Detections:
         )
 
 
-def detect(
-    head: HeadOutput, grid: Grid, fitted: Letterbox, config: CondInstConfig
-) -> Detections:
+def detect(head: HeadOutput, grid: Grid, fitted: Letterbox, config: CondInstConfig) -> Detections:
     """Detections of one image (N = 1).
 
     Boxes of the variant mmdet are clipped to the resized image; those of adelaidet only by
@@ -133,7 +131,7 @@ def image_mask(
             return np.zeros((0, 0), np.bool_), 0, 0
         starts.append(int(pixels[0]))
         operators.append(operator[pixels[0] : pixels[-1] + 1])
-    (top, bottom), (left, right) = (_span(operator.any(0)) for operator in operators)
+    (top, bottom), (left, right) = (_span(np.asarray(operator.any(0))) for operator in operators)
     part = probabilities[top:bottom, left:right]
     grown = operators[0][:, top:bottom] @ part @ operators[1][:, left:right].T
     return grown > threshold, starts[0], starts[1]
