@@ -129,9 +129,9 @@ def test_training_targets_golden(trained: tuple[str, Arrays, TrainingCase]) -> N
 def test_losses_golden(trained: tuple[str, Arrays, TrainingCase]) -> None:
     variant, golden, case = trained
     for name, wanted in zip(case.losses, LOSS_NAMES[variant], strict=True):
-        assert case.losses[name].item() == pytest.approx(float(golden[wanted]), rel=1e-6), name
+        assert case.losses[name].item() == pytest.approx(float(golden[wanted]), rel=1e-5), name
     total = sum(case.losses.values()).item()
-    assert total == pytest.approx(float(golden["total"]), rel=1e-6)
+    assert total == pytest.approx(float(golden["total"]), rel=1e-5)
 
 
 def test_gradients_golden(trained: tuple[str, Arrays, TrainingCase]) -> None:
@@ -159,13 +159,13 @@ def test_output_gradients_golden(trained: tuple[str, Arrays, TrainingCase]) -> N
     ):
         for level, maps in zip(LEVELS, level_maps(rows.detach(), case.grid), strict=True):
             if f"{name}_{level}" in golden:
-                tolerance = 1e-3 if name.startswith("gradient") else 2e-6
+                tolerance = 1e-3 if name.startswith("gradient") else 1e-5
                 assert_near(maps, golden[f"{name}_{level}"], tolerance)
     for image, sample in enumerate(case.samples):
         expected = golden[f"positive_mask_logits_{image}"] if len(sample.locations) else None
         if expected is not None:
             logits = sampled_logits(case.output, image, sample, case.grid)[: len(expected)]
-            assert_near(logits.detach(), expected, 5e-6)
+            assert_near(logits.detach(), expected, 2e-5)
 
 
 def test_running_mean_golden(trained: tuple[str, Arrays, TrainingCase]) -> None:
