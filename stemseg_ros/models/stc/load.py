@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stemseg_ros.models.layers.weights import (
     RANDOM,
     CheckpointError,
+    bundled_checkpoint,
     checked_state,
     read_pickle,
     read_state,
@@ -103,17 +104,18 @@ RULES: tuple[tuple[str, Callable[..., str]], ...] = (  # AdelaiDet -> mmdet; the
 
 
 def load_network(
-    config: Settings, checkpoint: str | Path, device: str | torch.device = "cpu"
+    config: Settings, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> CondInst:
     """Build the configured network, load its weights, and put it on ``device`` in eval mode.
 
-    checkpoint: a file as published (.pth) or ours (.safetensors), or "random" for seeded weights,
-    which serve benchmarks only. Of a published file with COCO's classes the rows of
-    ``network.classes`` are taken. Raises CheckpointError.
+    checkpoint: a file as published (.pth) or ours (.safetensors); None for the weights bundled
+    with the preset; "random" for seeded weights, which serve benchmarks only. Of a published
+    file with COCO's classes the rows of ``network.classes`` are taken. Raises CheckpointError.
     """
     network = seeded_network(config, seed=0)
-    if str(checkpoint) != RANDOM:
-        load_weights(network, Path(checkpoint), config)
+    if checkpoint != RANDOM:
+        path = bundled_checkpoint(config) if checkpoint in (None, "") else Path(str(checkpoint))
+        load_weights(network, path, config)
     return network.eval().requires_grad_(False).to(device)
 
 
