@@ -60,7 +60,7 @@ def test_every_frame_comes_out(tmp_path: Path, config: str, video: Path) -> None
     )
     assert (summary.frames_in, summary.messages_out, summary.frames_dropped) == (FRAMES, FRAMES, 0)
     assert summary.device == "cpu"
-    stages = {"decode", "wait", "backbone", "heads", "cluster", "link", "encode", "publish"}
+    stages = {"unpack", "wait", "encode", "decode", "track", "publish"}
     assert set(summary.stage_ms) == stages
     assert all(
         value > 0

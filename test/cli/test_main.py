@@ -89,7 +89,7 @@ def test_run(files: Path, tmp_path: Path, source: str, options: list[str]) -> No
         and summary["config"] == "tiny"
         and summary["checkpoint"] == "random"
     )
-    assert set(summary["stage_ms"]) == {"backbone", "heads", "cluster", "link", "encode"}
+    assert set(summary["stage_ms"]) == {"encode", "decode", "track"}
     video = Video(tmp_path / "out" / "overlay.mp4")
     assert len(list(video)) == 7
     assert video.fps == (25 if source == "drive.mp4" else 10 if source == "images/*.png" else 5)
@@ -194,15 +194,13 @@ def test_bench(files: Path, tmp_path: Path) -> None:
         3,
     )
     assert list(report["stages"]) == [
-        "backbone",
-        "heads",
-        "cluster",
-        "link",
         "encode",
+        "decode",
+        "track",
         "end_to_end",
     ]
     times = {stage: value["median_ms"] for stage, value in report["stages"].items()}
-    assert 0 < times["backbone"] < times["end_to_end"]
+    assert 0 < times["encode"] < times["end_to_end"]
     assert "end_to_end" in result.stdout and "peak memory" in result.stdout
 
 
