@@ -147,7 +147,9 @@ class McapScan:
             content = self._chunk(at, length)
         except Exception as error:  # of any kind: damage meets three decompressors
             reason = str(error) or type(error).__name__
-            self.losses.append(f"the chunk at byte {at} is damaged, its messages are lost: {reason}")
+            self.losses.append(
+                f"the chunk at byte {at} is damaged, its messages are lost: {reason}"
+            )
             return
         stream = BytesIO(content)
         for opcode, inside, size in _records(stream, len(content)):

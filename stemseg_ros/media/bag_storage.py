@@ -7,6 +7,7 @@ from a temporary copy, so that a recording is never changed.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import re
 import shutil
@@ -14,7 +15,8 @@ import sqlite3
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
-from itertools import islice
+from itertools import chain, islice, pairwise
+from operator import itemgetter
 from pathlib import Path, PurePath
 from typing import Any, Literal
 from urllib.parse import quote
@@ -33,6 +35,7 @@ Storage = Literal["mcap", "sqlite3"]
 STORAGE_OF_SUFFIX: dict[str, Storage] = {".mcap": "mcap", ".db3": "sqlite3"}
 COMPRESSED_SUFFIXES = (".zstd", ".zst")
 ROS1_MAGIC = b"#ROSBAG V"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _JOURNALS = ("-wal", "-journal")
 _NUMBERED = re.compile(r"(.*)_([0-9]+)")
 
@@ -77,6 +80,26 @@ class StorageFiles:
     def connections(self) -> list[Connection]:
         """Of all files."""
         return [connection for file in self.files for connection in file.connections]
+
+    def messages(self, connections: Collection[Connection]) -> Iterator[tuple[int, bytes]]:
+        """(log time, serialised message) in order of log time. Raises BagError."""
+        streams = [self._of_file(file, connections) for file in self.files]
+        filled = [file for file in self.files if file.count]
+        if all(a.end_ns <= b.start_ns for a, b in pairwise(filled)):
+            yield from chain.from_iterable(streams)
+        else:
+            yield from heapq.merge(*streams, key=itemgetter(0))
+
+    def _of_file(
+        self, file: StorageFile, connections: Collection[Connection]
+    ) -> Iterator[tuple[int, bytes]]:
+        known = len(file.losses)
+        for _, log_ns, data in file.messages([c for c in connections if c in file.connections]):
+            # A message starts with its byte order, so this cannot be one: it is compressed.
+            packed = data[:4] == ZSTD_MAGIC
+            yield log_ns, bytes(zstandard.ZstdDecompressor().decompress(data)) if packed else data
+        for loss in file.losses[known:]:
+            self.lose(f"{file.name}: {loss}")
 
     def lose(self, what: str) -> None:
         """Note and log a loss."""
@@ -149,7 +172,7 @@ def _part(file: Path) -> tuple[str, int]:
 
 
 def _no_bag(path: Path) -> str:
-    ros1 = sorted(file for file in path.iterdir() if file.suffix == ".bag")
+    ros1 = sorted(path.glob("*.bag"))
     if ros1:
         return ros1_advice(ros1[0])
     return f"'{path}' is no ROS 2 bag: expected a .mcap or .db3 file, or a folder with such"
@@ -187,6 +210,7 @@ class StorageFile:
         self.losses: list[str] = []
         self._stack = stack
         self._path = path
+        self.name = path.name
         try:
             self._local = _readable(path, stack)
             with self._local.open("rb") as file:
@@ -197,8 +221,13 @@ class StorageFile:
             raise BagError(ros1_advice(path))
         self.storage: Storage = "sqlite3" if start == SQLITE_MAGIC else "mcap"
         if start != SQLITE_MAGIC and not start.startswith(MCAP_MAGIC):
-            what = "it is empty" if not start else "its start is none of an mcap or sqlite3 file"
-            raise BagError(f"'{path}' is not readable as a ROS 2 bag: {what}")
+            if not start:
+                raise BagError(f"'{path}' is not readable as a ROS 2 bag: it is empty")
+            if not is_storage(path):
+                raise BagError(_no_bag(path))
+            raise BagError(
+                f"'{path}' is not readable as a ROS 2 bag: neither an mcap nor a sqlite3 file"
+            )
         self._indexed = self._open_indexed()
         self._scan = None if self._indexed else self._open_scan()
         source = self._indexed or self._scan

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stemseg_ros.errors import MediaError
-from stemseg_ros.media.bags import IMAGE_TYPES, BagError, BagReader
+from stemseg_ros.errors import BagError, MediaError
+from stemseg_ros.media.bags import IMAGE_TYPES, BagReader
 from stemseg_ros.media.messages import bgr_from_message, stamp_ns
 
 _PROBED_MESSAGES = 16
@@ -21,7 +21,7 @@ _PROBED_MESSAGES = 16
 class ImageBagReader:
     """Images of one topic, raw or compressed: iterates (stamp in ns, uint8 (H, W, 3) BGR).
 
-    Without ``topic`` the bag has to hold exactly one image topic. Raises BagError, which lists the
+    Without ``topic`` the bag has to hold exactly one image topic. Raises which lists the
     topics.
     """
 
@@ -54,6 +54,11 @@ class ImageBagReader:
             raise BagError(
                 f"{self._bag.path}: message {index} of {self.topic}: {error}"
             ) from error
+
+    @property
+    def losses(self) -> list[str]:
+        """What of the recording could not be read, so far."""
+        return self._bag.losses
 
     def close(self) -> None:
         """Release the file."""

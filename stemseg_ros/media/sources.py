@@ -49,7 +49,8 @@ VIDEO_SUFFIXES = frozenset(
         ".y4m",
     }
 )
-BAG_SUFFIXES = frozenset({".mcap", ".db3"})
+BAG_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".mcap.zst", ".db3.zst")
+"""Of names in small letters."""
 DEFAULT_FPS = 10.0
 """Frame rate where none is recorded, as in image folders."""
 
@@ -113,10 +114,12 @@ def open_source(
 def is_bag(path: Path) -> bool:
     """Whether a path is a ROS 2 bag: its folder, a .mcap or a .db3 file."""
     if path.is_dir():
-        return (path / "metadata.yaml").is_file() or any(
-            p.suffix in BAG_SUFFIXES for p in path.glob("*")
-        )
-    return path.suffix in BAG_SUFFIXES
+        return (path / "metadata.yaml").is_file() or any(_names_bag(p) for p in path.glob("*"))
+    return _names_bag(path)
+
+
+def _names_bag(path: Path) -> bool:
+    return path.name.lower().endswith(BAG_SUFFIXES)
 
 
 def _check_rate(fps: float) -> None:
@@ -143,7 +146,7 @@ class Video:
         self.path = path
         self.name = path.stem
         self._retimed = fps is not None
-        with self._errors_named(), av.open(str(path)) as container:
+        with self._errors_named(), av.open(f"file:{path}") as container:
             if not container.streams.video:
                 raise MediaError(f"{path}: the file has no video stream, or is cut off")
             stream = container.streams.video[0]
@@ -163,7 +166,7 @@ class Video:
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
         """All frames from the start; stamps are presentation times in nanoseconds."""
-        with self._errors_named(), av.open(str(self.path)) as container:
+        with self._errors_named(), av.open(f"file:{self.path}") as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for index, frame in enumerate(container.decode(stream)):

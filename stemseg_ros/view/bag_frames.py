@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stemseg_ros.errors import MediaError
-from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, BagError, BagReader, bag_info
+from stemseg_ros.errors import BagError, MediaError
+from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, BagReader, bag_info
 from stemseg_ros.media.messages import bgr_from_message, stamp_ns
 from stemseg_ros.media.result_bag import result_from_message
 from stemseg_ros.view.recording import Image, Shown
@@ -23,7 +23,7 @@ class BagFrames:
     """Iterates Shown, one for each message of instances, with the image of the same stamp.
 
     answers: the bag of the instances, where that is another one than the images'; then nothing
-    tells the latency. Raises BagError, which names the bag and its topics.
+    tells the latency. Raises which names the bag and its topics.
     """
 
     def __init__(
