@@ -25,6 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from stemseg_ros.cli.console import report_damage
 from stemseg_ros.config import load_config
 from stemseg_ros.labelling.job import percentiles, prepare_output, write_json
 from stemseg_ros.media.bags import write_bag
@@ -125,12 +126,14 @@ class Bars:
 
 def _write_input(video: Path, out: Path, bars: Bars) -> int:
     with open_source(video) as source:
-        return write_bag(
+        count = write_bag(
             source,
             out / INPUT,
             topic=session.IMAGE_TOPIC,
             progress=lambda done: bars.show("video to bag", done, source.frames),
         )
+        report_damage(source.damage)
+        return count
 
 
 def _summarise(frames: int, out: Path) -> DemoSummary:

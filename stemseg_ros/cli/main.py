@@ -140,12 +140,16 @@ def run(
         ),
     ] = None,
     settings: SetOption = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 3 if any frame could not be read.")
+    ] = False,
 ) -> None:
     """Segment and track a recording: KITTI-MOTS text, overlay video, summary."""
     tree = config_from(config, settings)
-    from stemseg_ros.cli.console import frames_progress, print_run
+    from stemseg_ros.cli.console import frames_progress, print_run, report_damage
     from stemseg_ros.execution.device import describe_device, resolve_device
     from stemseg_ros.labelling.job import prepare_output, run_source
+    from stemseg_ros.media.outputs import appear_together
     from stemseg_ros.media.sources import open_source
     from stemseg_ros.models.stemseg.pipeline import Pipeline
 
@@ -153,27 +157,28 @@ def run(
     with open_source(source, topic, fps) as frames:
         prepare_output(out)
         pipeline = Pipeline(tree, checkpoint, str(place))
-        with frames_progress(frames.name, frames.frames) as progress:
+        with (
+            appear_together(out, last="summary.json") as partial,
+            frames_progress(frames.name, frames.frames) as progress,
+        ):
             summary = run_source(
                 frames,
                 pipeline,
-                out,
+                partial,
                 checkpoint=checkpoint or "bundled",
                 device=describe_device(place),
                 progress=progress,
             )
-        announced = frames.frames
     print_run(summary, out)
+    report_damage(frames.damage)
     if summary.tracks > len(summary.track_list):
         typer.echo(
             f"stemseg: {out / 'instances.txt'} holds the {len(summary.track_list)} largest of "
             f"{summary.tracks} tracks",
             err=True,
         )
-    if announced is not None and summary.frames < announced:
-        typer.echo(
-            f"stemseg: {source} announces {announced} frames, {summary.frames} came", err=True
-        )
+    if strict and frames.damage:
+        raise typer.Exit(3)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryFile
@@ -20,6 +21,7 @@ import torch
 import stemseg_ros
 from stemseg_ros.errors import MediaError
 from stemseg_ros.formats.kitti_lines import IDS_PER_CLASS, TrackCollector, write_results
+from stemseg_ros.media.damage import SkippedFrame
 from stemseg_ros.media.overlay import VideoWriter, draw_instances
 from stemseg_ros.media.sources import DEFAULT_FPS, FrameSource
 from stemseg_ros.models.stemseg.pipeline import Pipeline
@@ -50,6 +52,10 @@ class RunSummary:
     checkpoint: str
     device: str
     frames: int
+    skipped: list[SkippedFrame]
+    """Frames that cannot be read; the others keep their numbers in the text."""
+    losses: list[str]
+    """What else of the recording is lost."""
     tracks: int
     epochs: int
     fps: float
@@ -119,15 +125,22 @@ def run_source(
     frames done. checkpoint and device: as they shall stand in the summary. Raises MediaError.
     """
     collector, timings = TrackCollector(), Timings(pipeline.stage_ms)
-    pending: deque[Image] = deque()
+    pending: deque[tuple[int, Image]] = deque()
+    pushed = count()
     start = time.perf_counter()
     epochs: set[int] = set()
     with VideoWriter(out / "overlay.mp4", source.fps or DEFAULT_FPS) as video:
-        for results in push_all(source, pipeline, timings, pending.append):
+        for results in push_all(
+            source,
+            pipeline,
+            timings,
+            lambda image: pending.append((next(pushed) + len(source.damage.skipped), image)),
+        ):
             for result in results:
-                collector.add(result)
+                number, image = pending.popleft()
+                collector.add(result, number)
                 epochs.add(result.epoch)
-                video.write(draw_instances(pending.popleft(), result))
+                video.write(draw_instances(image, result))
             progress(collector.frames)
     if not collector.frames:
         raise MediaError(f"{source.name}: no frames")
@@ -140,6 +153,8 @@ def run_source(
         checkpoint=checkpoint,
         device=device,
         frames=collector.frames,
+        skipped=source.damage.skipped,
+        losses=source.damage.losses,
         tracks=len(collector.tracks),
         epochs=len(epochs),
         fps=round(collector.frames / elapsed, 3),

@@ -17,6 +17,7 @@ from stemseg_ros.errors import MediaError
 from stemseg_ros.formats.kitti_lines import read_results
 from stemseg_ros.labelling.job import percentiles, prepare_output, run_source
 from stemseg_ros.masks import encode
+from stemseg_ros.media.damage import Damage
 from stemseg_ros.media.overlay import track_color
 from stemseg_ros.media.sources import Video
 from stemseg_ros.records import FrameResult, Instance
@@ -68,6 +69,7 @@ class Frames:
 
     def __init__(self, count: int) -> None:
         self.frames = count
+        self.damage = Damage()
         self.alive = weakref.WeakSet[Any]()
         self.most_alive = 0
 

@@ -175,7 +175,7 @@ def test_what_is_whole_is_read(tmp_path: Path, name: str) -> None:
     with open_source(path) as source:
         assert isinstance(source, ImageBagReader)
         found = list(source)
-        assert source.losses == []
+        assert source.damage.losses == []
     assert [stamp for stamp, _ in found] == STAMPS
     assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(found, FRAMES, strict=True))
     assert bag_info(path).messages == COUNT
@@ -230,7 +230,7 @@ def test_what_is_left_is_read_and_the_rest_named(
     make, words = LOST[name]
     with ImageBagReader(make(tmp_path)) as reader:
         found = list(reader)
-        losses = "; ".join(reader.losses)
+        losses = "; ".join(reader.damage.losses)
     assert 2 <= len(found) < COUNT
     by_stamp = dict(FRAMES)
     assert all(np.array_equal(image, by_stamp[stamp]) for stamp, image in found)
@@ -242,13 +242,15 @@ def test_what_is_left_is_read_and_the_rest_named(
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     with ImageBagReader(missing_part(tmp_path / "x")) as reader:
         assert len(list(reader)) == COUNT
-        assert reader.losses == ["x_1.mcap, which metadata.yaml lists, is missing"]
+        assert reader.damage.losses == ["x_1.mcap, which metadata.yaml lists, is missing"]
 
 
 def test_a_count_beyond_the_files_is_named(tmp_path: Path) -> None:
     path = metadata(written(tmp_path / "x"), f"message_count: {COUNT}", "message_count: 99")
     with ImageBagReader(path) as reader:
-        assert reader.losses == [f"metadata.yaml counts 99 messages, the files hold {COUNT}"]
+        assert reader.damage.losses == [
+            f"metadata.yaml counts 99 messages, the files hold {COUNT}"
+        ]
 
 
 def test_unrelated_files_are_no_parts(tmp_path: Path) -> None:

@@ -363,3 +363,30 @@ def test_progress_counts_frames(tmp_path: Path) -> None:
     seen: list[int] = []
     write_bag(frames(3), tmp_path / "x.mcap", progress=seen.append)
     assert seen == [1, 2, 3]
+
+
+def spoiled(path: Path) -> Path:
+    """Message 1 is cut, message 3 has an encoding that nobody knows."""
+    store = message_types()
+    with BagWriter(path, "/image", IMAGE) as writer:
+        for i, (stamp, image) in enumerate(frames(5)):
+            encoding = "jp2" if i == 3 else "bgr8"
+            header = make_header(stamp, "lens")
+            message = store.types[IMAGE](header, 4, 6, encoding, 0, 18, image.reshape(-1))
+            data = bytes(store.serialize_cdr(message, IMAGE))
+            writer.write_raw(stamp, data[:30] if i == 1 else data)
+    return path
+
+
+def test_bad_messages_are_skipped_by_number(tmp_path: Path) -> None:
+    with ImageBagReader(spoiled(tmp_path / "x.mcap")) as reader:
+        stamps = [stamp for stamp, _ in reader]
+        skipped = reader.damage.skipped
+    assert stamps == [frames(5)[i][0] for i in (0, 2, 4)]
+    assert [item.frame for item in skipped] == [1, 3]
+    assert "message 3 of /image: image encoding 'jp2'" in skipped[1].reason
+    with (
+        pytest.raises(BagError, match="message 1 of /image"),
+        ImageBagReader(tmp_path / "x.mcap", strict=True) as reader,
+    ):
+        list(reader)
