@@ -8,9 +8,10 @@ message.
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -32,6 +33,7 @@ from stemseg_ros.media.bag_storage import (
     StorageFiles,
     refuse_foreign,
 )
+from stemseg_ros.media.bag_writer import QuotingWriter, check_topic
 from stemseg_ros.resources import resource_path
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -177,6 +179,7 @@ class BagWriter:
         self.count = 0
         self._message_type = message_type
         chosen = _storage(self.path, storage)
+        check_topic(topic)
         if self.path.exists():
             raise BagError(f"'{self.path}' exists already; remove it or choose another name")
         self._bare = self.path.suffix in STORAGE_OF_SUFFIX
@@ -187,16 +190,21 @@ class BagWriter:
             )
         except OSError as error:
             raise BagError(f"cannot write '{self.path}': {error.strerror}") from error
-        self._writer = Writer(
+        self._writer = QuotingWriter(
             self._folder / (self.path.stem if self._bare else self.path.name),
             version=9,
             storage_plugin=StoragePlugin[chosen.upper()],
         )
-        self._writer.open()
-        self._connection = self._writer.add_connection(
-            topic, message_type, typestore=message_types()
-        )
         self._log_ns: dict[int, int] = {}
+        try:
+            with self._errors_named():
+                self._writer.open()
+                self._connection = self._writer.add_connection(
+                    topic, message_type, typestore=message_types()
+                )
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
 
     def write(self, log_ns: int, message: Any) -> None:
         """Append a message of rosbags' type (``message_types().types``)."""
@@ -205,6 +213,7 @@ class BagWriter:
     def second_topic(self, topic: str, message_type: str) -> Callable[[int, Any], None]:
         """A function that appends messages of another topic: log time in ns, message of rosbags'
         type."""
+        check_topic(topic)
         connection = self._writer.add_connection(topic, message_type, typestore=message_types())
         return lambda log_ns, message: self._append(
             connection, log_ns, bytes(message_types().serialize_cdr(message, message_type))
@@ -218,10 +227,16 @@ class BagWriter:
     def _append(self, connection: Connection, log_ns: int, data: bytes) -> None:
         log_ns = max(log_ns, self._log_ns.get(connection.id, -1) + 1)
         self._log_ns[connection.id] = log_ns
-        try:
+        with self._errors_named():
             self._writer.write(connection, log_ns, data)
-        except OSError as error:
-            raise BagError(f"cannot write '{self.path}': {error.strerror}") from error
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BagError(f"cannot write '{self.path}': {reason}") from error
 
     def _publish(self) -> None:
         """Finish the files and give them their name."""
@@ -242,11 +257,11 @@ class BagWriter:
     ) -> None:
         try:
             if kind is None:
-                self._publish()
+                with self._errors_named():
+                    self._publish()
             else:
-                self._writer.abort()
-        except OSError as failure:
-            raise BagError(f"cannot write '{self.path}': {failure.strerror}") from failure
+                with suppress(OSError, sqlite3.Error):  # a full disk has been reported
+                    self._writer.abort()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -390,3 +392,55 @@ def test_bad_messages_are_skipped_by_number(tmp_path: Path) -> None:
         ImageBagReader(tmp_path / "x.mcap", strict=True) as reader,
     ):
         list(reader)
+
+
+@pytest.mark.parametrize("topic", ["image raw", "", "/", "/a//b", "/a/", "/2d/x", "/a-b", "/ä"])
+def test_a_topic_that_ros_refuses_is_not_written(tmp_path: Path, topic: str) -> None:
+    with pytest.raises(BagError, match=r"is no name of a ROS 2 topic"):
+        write_bag(frames(1), tmp_path / "x.mcap", topic=topic)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_near_name_of_a_topic(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match=r"as in /_2d/image_raw$"):
+        write_bag(frames(1), tmp_path / "x.mcap", topic="/2d/image raw")
+
+
+@pytest.mark.parametrize("topic", ["image", "/a_1/B2", "_x"])
+def test_a_topic_that_ros_accepts_is_written(tmp_path: Path, topic: str) -> None:
+    assert write_bag(frames(1), tmp_path / "x.mcap", topic=topic) == 1
+
+
+@pytest.mark.parametrize("name", ["a#b?c%41.db3", "a#b?c%41.mcap", "a#b?c%41"])
+def test_odd_names_are_written_as_they_are(tmp_path: Path, name: str) -> None:
+    for storage in ("mcap", "sqlite3") if "." not in name else (None,):
+        path = tmp_path / "o#d%20d" / f"{storage}" / name
+        write_bag(frames(3), path, storage=storage)  # type: ignore[arg-type]
+        with ImageBagReader(path) as reader:
+            assert len(list(reader)) == 3
+        assert [p.name for p in path.parent.iterdir()] == [name]
+
+
+FULL_DISK = """
+import resource, sys
+import numpy as np
+from stemseg_ros.errors import BagError
+from stemseg_ros.media.bags import write_bag
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+noise = np.random.default_rng(0)
+frames = ((10**9 + i, noise.integers(0, 255, (100, 100, 3), dtype=np.uint8)) for i in range(200))
+try:
+    write_bag(frames, sys.argv[1])
+except BagError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path / name], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"cannot write '{tmp_path / name}': ")
+    assert list(tmp_path.iterdir()) == []
