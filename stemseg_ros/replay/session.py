@@ -21,6 +21,12 @@ from stemseg_ros.config import Config, WindowConfig
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.replay.processes import ChildProcess, ros_environment
 
+MODULES = {
+    "node": "stemseg_ros.ros.node",
+    "player": "stemseg_ros.ros.programs.player",
+    "recorder": "stemseg_ros.ros.programs.recorder",
+}
+"""The ROS programs, by the name of their log."""
 IMAGE_TOPIC = "/camera/image_raw"
 INSTANCES, PUBLISHED, RECEIVED, DIAGNOSTICS = (
     "instances.mcap",
@@ -159,7 +165,7 @@ class _Replay:
     def start(self, name: str, arguments: list[str]) -> ChildProcess:
         """A program of stemseg_ros.ros, with a log of its name."""
         log = self._out / f"{name}.log"
-        child = ChildProcess(name, f"stemseg_ros.ros.{name}", arguments, log, self._environment)
+        child = ChildProcess(name, MODULES[name], arguments, log, self._environment)
         return self._stack.enter_context(child)
 
     def wait_for_node(self, node: ChildProcess, recorder: ChildProcess) -> None:

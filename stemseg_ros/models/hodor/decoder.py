@@ -1,0 +1,217 @@
+"""Objects of the history found again: features of a frame conditioned on descriptors (Sec. 3.3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+from stemseg_ros.models.hodor.encoder import initial_mask_scales, join_heads, split_heads
+from stemseg_ros.models.hodor.settings import BACKGROUNDS, HodorNetworkConfig
+
+MIXER_GROUPS = 16
+OUTPUT_GROUPS = 8
+ABSENT = -math.inf
+"""Logit of an object that no frame of the history describes."""
+
+
+class DeformableConv(nn.Module):
+    """3x3 convolution whose taps move by learned offsets (version 1: no modulation)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv_offsets = nn.Conv2d(width, 18, 3, padding=1)
+        self.conv_deform = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):  # positions need float32
+            x = x.float()
+            conv = self.conv_deform
+            result: Tensor = deform_conv2d(
+                x, self.conv_offsets(x), conv.weight, conv.bias, padding=1
+            )
+            return result
+
+
+class DescriptorQuery(nn.Module):
+    """The query side of the pixels' attention, one level down as the released names have it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(width, width)
+
+
+class DecoderLayer(nn.Module):
+    """Pixels mix with their neighbours, then attend to the descriptors of the history."""
+
+    def __init__(self, config: HodorNetworkConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        mixer = (
+            DeformableConv(width)
+            if config.mixer == "deformable"
+            else nn.Conv2d(width, width, 3, padding=1)
+        )
+        self.self_attn_conv_substitute = nn.Sequential(
+            mixer, nn.ReLU(), nn.GroupNorm(MIXER_GROUPS, width)
+        )
+        self.k_proj_fg, self.k_proj_bg = nn.Linear(width, width), nn.Linear(width, width)
+        self.v_proj_fg, self.v_proj_bg = nn.Linear(width, width), nn.Linear(width, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.cross_attn = DescriptorQuery(width)
+        if config.previous_masks:
+            self.location_scales = nn.Parameter(initial_mask_scales(config.heads) / 8)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.decoder_hidden)
+        self.fc2 = nn.Linear(config.decoder_hidden, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        features: Tensor,
+        positions: Tensor,
+        descriptors: Tensor,
+        embeddings: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        """(B, C, h, w), positions (B, h * w, C), descriptors (B, T, 9 + I, C), embeddings
+        (9 + I, C), bias of the attention logits (B, 1 or h * w, T * (9 + I)) -> (B, C, h, w)."""
+        size = features.shape[-2:]
+        features = features + self.self_attn_conv_substitute(features)
+        pixels = features.flatten(2).mT
+        pixels = self.norm1(
+            pixels + self._attend(pixels + positions, descriptors, embeddings, bias)
+        )
+        hidden = self.dropout(F.relu(self.fc1(pixels)))
+        pixels = self.norm2(pixels + self.dropout(self.fc2(hidden)))
+        return pixels.mT.unflatten(-1, size)
+
+    def _attend(
+        self, queries: Tensor, descriptors: Tensor, embeddings: Tensor, bias: Tensor
+    ) -> Tensor:
+        named = descriptors + embeddings
+        keys = _by_kind(named, self.k_proj_bg, self.k_proj_fg)
+        values = _by_kind(descriptors, self.v_proj_bg, self.v_proj_fg)
+        q = split_heads(self.cross_attn.q_proj(queries), self.heads)
+        k, v = (split_heads(x.flatten(1, 2), self.heads) for x in (keys, values))
+        logits = q @ k.mT * q.shape[-1] ** -0.5
+        bias = bias[:, None]
+        if bias.shape[2] > 1:  # by pixel: where objects were
+            bias = bias * self.location_scales[:, None, None]
+        # As released: dropout on the logits, where one expects it on the weights.
+        return join_heads((self.dropout(logits) + bias).softmax(-1) @ v)
+
+
+class Decoder(nn.Module):
+    """Features of a frame and descriptors of its history to logits at stride 4."""
+
+    def __init__(self, config: HodorNetworkConfig) -> None:
+        super().__init__()
+        width, reduced = config.width, config.reduced_width
+        self.previous_masks = config.previous_masks
+        self.attn_layers = nn.ModuleList(
+            DecoderLayer(config) for _ in range(config.decoder_layers)
+        )
+        self.conv_4x_reduce = _conv_norm(width, reduced, 1)
+        self.conv_4x = _conv_norm(width, width, 3)
+        self.instance_query_proj = nn.Linear(width, width)
+        self.bg_query_proj = nn.Linear(width, width)
+        if config.backbone == "swin_t":  # in the released checkpoints, read by nothing
+            self.fmap_proj_4x = _conv_norm(width, width, 1)
+        self.catch_all_conv = nn.Sequential(
+            nn.Conv2d(width, config.catch_all_width, 3, padding=1, bias=False),
+            nn.GroupNorm(OUTPUT_GROUPS, config.catch_all_width),
+            nn.ReLU(),
+            nn.Conv2d(config.catch_all_width, 1, 1, bias=False),
+        )
+
+    def forward(
+        self,
+        fine: Tensor,
+        coarse: Tensor,
+        descriptors: Tensor,
+        present: Tensor,
+        embeddings: Tensor,
+        content: Tensor,
+        previous: Tensor | None = None,
+    ) -> Tensor:
+        """Segment frames.
+
+        fine, coarse: (B, C, 2h, 2w) and (B, C, h, w), features at strides 4 and 8;
+        descriptors: (B, T, 9 + I, C) of T frames; present: bool (B, T, 9 + I), which of them
+        exist; embeddings: (9 + I, C); content: int64 (B, 2), rows and columns of the coarse map
+        that positions are relative to; previous: (B, 9 + I, h, w) in [0, 1], regions one frame
+        ago, only with ``previous_masks``.
+        Returns (B, 10 + I, 2h, 2w): catch-all, 9 background cells, objects.
+        """
+        bias = self._attention_bias(present, previous)
+        positions = sine_positions(coarse, content)
+        for layer in self.attn_layers:
+            coarse = layer(coarse, positions, descriptors, embeddings, bias)
+        return self._logits(self._pixels(fine, coarse), descriptors, present)
+
+    def _attention_bias(self, present: Tensor, previous: Tensor | None) -> Tensor:
+        """(B, 1 or h * w, T * (9 + I)): -inf for missing descriptors, else 0 or the regions."""
+        missing = torch.zeros_like(present, dtype=torch.float32).masked_fill(~present, ABSENT)
+        bias = missing.flatten(1)[:, None]
+        if not self.previous_masks or previous is None:
+            return bias
+        return bias + previous.flatten(2).mT.repeat(1, 1, present.shape[1])
+
+    def _pixels(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """(B, C, 2h, 2w): features that descriptors are compared with."""
+        upsampled = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear")
+        reduced = self.conv_4x_reduce(fine)
+        rest = upsampled.shape[1] - reduced.shape[1]
+        result: Tensor = self.conv_4x(upsampled + F.pad(reduced, (0, 0, 0, 0, 0, rest)))
+        return result
+
+    def _logits(self, pixels: Tensor, descriptors: Tensor, present: Tensor) -> Tensor:
+        queries = _by_kind(descriptors, self.bg_query_proj, self.instance_query_proj)
+        scores = torch.einsum("btnc,bcp->btnp", queries, pixels.flatten(2))
+        scores = scores.float() * pixels.shape[1] ** -0.5
+        best = scores.masked_fill(~present[..., None], ABSENT).amax(1)
+        rest = self.catch_all_conv[:-1](pixels)
+        with torch.autocast(pixels.device.type, enabled=False):  # one output channel
+            catch_all = self.catch_all_conv[-1](rest.float())
+        return torch.cat((catch_all, best.unflatten(-1, pixels.shape[-2:])), 1)
+
+
+def sine_positions(features: Tensor, content: Tensor) -> Tensor:
+    """(B, h * w, C) sine code of each pixel's place relative to the content (B, 2); half of the
+    channels from the row, half from the column."""
+    height, width = features.shape[-2:]
+    half = features.shape[1] // 2
+    rows = _sine_code(height, content[:, 0], half)[:, :, None].expand(-1, -1, width, -1)
+    columns = _sine_code(width, content[:, 1], half)[:, None].expand(-1, height, -1, -1)
+    return torch.cat((rows, columns), -1).flatten(1, 2).to(features.dtype)
+
+
+def _sine_code(side: int, content: Tensor, channels: int) -> Tensor:
+    """(B, side, channels), sine and cosine in turn."""
+    places = torch.arange(1, side + 1, device=content.device, dtype=torch.float32)
+    angles = 2 * math.pi * places / (content[:, None].float() + 1e-6)
+    pairs = torch.arange(channels, device=content.device) // 2
+    scaled = angles[..., None] / 10000 ** (2 * pairs.float() / channels)
+    return torch.stack((scaled[..., 0::2].sin(), scaled[..., 1::2].cos()), -1).flatten(-2)
+
+
+def _by_kind(descriptors: Tensor, background: nn.Linear, objects: nn.Linear) -> Tensor:
+    """(..., 9 + I, C) -> the same: one projection for the background, one for the objects."""
+    parts = (
+        background(descriptors[..., :BACKGROUNDS, :]),
+        objects(descriptors[..., BACKGROUNDS:, :]),
+    )
+    return torch.cat(parts, -2)
+
+
+def _conv_norm(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False),
+        nn.ReLU(),
+        nn.GroupNorm(OUTPUT_GROUPS, channels_out),
+    )

@@ -1,0 +1,80 @@
+"""Image features of HODOR: encoder, feature pyramid, and group norm, at strides 4 and 8."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stemseg_ros.models.hodor.settings import HodorNetworkConfig
+from stemseg_ros.models.hodor.swin import Swin
+from stemseg_ros.models.layers.backbone import MobileNetV2
+from stemseg_ros.models.stemseg.load import fuse_frozen_norms
+
+LEVELS = 4
+"""Strides 4, 8, 16, 32."""
+USED_LEVELS = 2
+"""Levels whose maps leave the extractor: strides 4 and 8."""
+RELEASED_NORMS = 5
+"""Norms in the released checkpoints, where the pyramid has a level more; two are used."""
+NORM_GROUPS = 16
+
+
+class ConvModule(nn.Module):
+    """A convolution one level down, as the released names have it."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.conv(x)
+        return result
+
+
+class NearestPyramid(nn.Module):
+    """Feature pyramid whose top-down path repeats the nearest value; no activation.
+
+    outputs: levels that get their 3x3 convolution, from the finest.
+    """
+
+    def __init__(self, channels_in: tuple[int, ...], channels: int, outputs: int) -> None:
+        super().__init__()
+        self.lateral_convs = nn.ModuleList(ConvModule(n, channels, 1) for n in channels_in)
+        self.fpn_convs = nn.ModuleList(ConvModule(channels, channels, 3) for _ in range(outputs))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps from fine to coarse -> maps of ``channels`` at the strides of the used levels."""
+        laterals = [conv(x) for conv, x in zip(self.lateral_convs, maps, strict=True)]
+        for level in range(len(laterals) - 1, 0, -1):
+            finer = laterals[level - 1]
+            coarse = F.interpolate(laterals[level], size=finer.shape[-2:], mode="nearest")
+            laterals[level - 1] = finer + coarse
+        return [self.fpn_convs[level](laterals[level]) for level in range(USED_LEVELS)]
+
+
+class FeatureExtractor(nn.Module):
+    """Images to normed maps at strides 4 and 8."""
+
+    def __init__(self, config: HodorNetworkConfig) -> None:
+        super().__init__()
+        released = config.backbone == "swin_t"
+        body = Swin() if released else build_light_body()
+        # The released layout holds levels that nothing reads.
+        outputs, norms = (LEVELS, RELEASED_NORMS) if released else (USED_LEVELS, USED_LEVELS)
+        pyramid = NearestPyramid(body.channels, config.width, outputs)
+        self.bb_fpn = nn.Sequential(body, pyramid)
+        self.norm_layers = nn.ModuleList(
+            nn.GroupNorm(NORM_GROUPS, config.width) for _ in range(norms)
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W), sides multiples of 32 -> (B, C, H/4, W/4), (B, C, H/8, W/8)."""
+        fine, coarse = self.bb_fpn(images)
+        return self.norm_layers[0](fine), self.norm_layers[1](coarse)
+
+
+def build_light_body() -> MobileNetV2:
+    """MobileNetV2 whose norms are folded into its convolutions, which get biases."""
+    body = MobileNetV2()
+    fuse_frozen_norms(body)
+    return body

@@ -1,0 +1,44 @@
+"""Loss of predictions at full size: cross-entropy and Dice (supplement of the paper)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stemseg_ros.models.hodor.settings import BACKGROUNDS
+
+IGNORED = 255
+"""Label of pixels that count neither as background nor as an object."""
+SMOOTHING = 1e-6
+
+
+def merge_background(logits: Tensor) -> Tensor:
+    """(B, 10 + I, h, w) -> (B, 1 + I, h, w): the best of the 10 background channels, objects."""
+    split = BACKGROUNDS + 1
+    return torch.cat((logits[:, :split].amax(1, keepdim=True), logits[:, split:]), 1)
+
+
+def propagation_losses(logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """Losses of P predictions.
+
+    logits: (B, 1 + I, P, H, W), background first; truth: integers (B, P, H, W), 0 background, 1..I
+    objects, IGNORED. Returns "total", "cross_entropy" and "dice".
+    """
+    cross_entropy = F.cross_entropy(logits, truth.long(), ignore_index=IGNORED)
+    dice = dice_loss(logits, truth)
+    return {"total": cross_entropy + dice, "cross_entropy": cross_entropy, "dice": dice}
+
+
+def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """1 - Dice, one value a sample over all of its objects, predictions and pixels; the mean over
+    samples. A sample without objects, or without any overlap, counts 0, as in the released
+    code."""
+    counted = (truth != IGNORED)[:, None]
+    probability = logits.softmax(1)[:, 1:] * counted
+    objects = torch.arange(1, logits.shape[1], device=truth.device).view(1, -1, 1, 1, 1)
+    target = (truth[:, None] == objects).to(probability.dtype)
+    overlap = 2 * (probability * target).flatten(1).mean(1)
+    sizes = (probability + target).flatten(1).mean(1)
+    loss = 1 - (overlap + SMOOTHING) / (sizes + SMOOTHING)
+    return torch.where(overlap > SMOOTHING, loss, torch.zeros_like(loss)).mean()

@@ -1,0 +1,61 @@
+"""Descriptors of the frames that a later one is decoded from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stemseg_ros.models.hodor.settings import BACKGROUNDS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Described:
+    """Descriptors of one frame."""
+
+    index: int
+    """Position of the frame in the stream."""
+    background: Tensor | None
+    """(9, C), or None where only objects were described."""
+    objects: dict[int, Tensor]
+    """(C,) by track id."""
+
+
+class Memory:
+    """The last frames of a stream, and the given masks for good where ``anchored``."""
+
+    def __init__(self) -> None:
+        self._frames: list[Described] = []
+        self._anchors: list[Described] = []
+
+    def put(self, frame: Described) -> None:
+        """Keep the descriptors of a frame, in place of those it had."""
+        self._frames = [other for other in self._frames if other.index != frame.index]
+        self._frames.append(frame)
+
+    def anchor(self, frame: Described) -> None:
+        """Keep the descriptors of given masks for good."""
+        self._anchors.append(frame)
+
+    def drop_before(self, index: int) -> None:
+        """Forget frames that have left the window."""
+        self._frames = [frame for frame in self._frames if frame.index >= index]
+
+    def history(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Descriptors (T, 9 + I, C) of the frames kept, objects in the order of ``ids``, and
+        bool (T, 9 + I), which of them exist; the others are zero."""
+        anchors = [a for a in self._anchors if all(a.index != f.index for f in self._frames)]
+        frames = anchors + self._frames
+        first = next(iter(frames[0].objects.values()))
+        descriptors = first.new_zeros(len(frames), BACKGROUNDS + len(ids), len(first))
+        present = torch.zeros(descriptors.shape[:2], dtype=torch.bool, device=first.device)
+        for row, frame in enumerate(frames):
+            if frame.background is not None:
+                descriptors[row, :BACKGROUNDS], present[row, :BACKGROUNDS] = frame.background, True
+            for column, track_id in enumerate(ids, BACKGROUNDS):
+                if track_id in frame.objects:
+                    descriptors[row, column] = frame.objects[track_id]
+                    present[row, column] = True
+        return descriptors, present

@@ -1,0 +1,53 @@
+"""The three parts of HODOR, each computed once where it is needed: a frame is encoded once,
+described once, and decoded from the descriptors of its history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from stemseg_ros.models.hodor.decoder import Decoder
+from stemseg_ros.models.hodor.encoder import Encoder
+from stemseg_ros.models.hodor.features import FeatureExtractor
+from stemseg_ros.models.hodor.settings import BACKGROUNDS, HodorConfig
+
+
+class Hodor(nn.Module):
+    """Network in the layout of the released checkpoints."""
+
+    def __init__(self, config: HodorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_extractor = FeatureExtractor(config.network)
+        self.encoder = Encoder(config.network)
+        self.decoder = Decoder(config.network)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> features (B, C, H/4, W/4) and (B, C, H/8, W/8)."""
+        features: tuple[Tensor, Tensor] = self.feature_extractor(images)
+        return features
+
+    def describe(self, coarse: Tensor, regions: Tensor, content: Tensor) -> tuple[Tensor]:
+        """Stride-8 features (B, C, h, w), regions (B, 9 + I, h, w), content (B, 2) -> descriptors
+        (B, 9 + I, C)."""
+        return (self.encoder(coarse, regions, content),)
+
+    def decode(
+        self,
+        fine: Tensor,
+        coarse: Tensor,
+        descriptors: Tensor,
+        present: Tensor,
+        content: Tensor,
+        previous: Tensor | None = None,
+    ) -> tuple[Tensor]:
+        """Features of a frame and descriptors (B, T, 9 + I, C) of its history -> logits
+        (B, 10 + I, H/4, W/4); see ``Decoder``."""
+        embeddings = self.encoder.embeddings(descriptors.shape[2] - BACKGROUNDS)
+        logits = self.decoder(fine, coarse, descriptors, present, embeddings, content, previous)
+        return (logits,)
+
+    def functions(self) -> Mapping[str, Callable[..., tuple[Tensor, ...]]]:
+        """What an engine runs, by name."""
+        return {"encode": self.encode, "describe": self.describe, "decode": self.decode}

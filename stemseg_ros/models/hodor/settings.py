@@ -1,0 +1,101 @@
+"""Settings of HODOR; one preset is one YAML file in ``config/models``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stemseg_ros.settings import LIVE, InputConfig, Section, Switch, Variant
+
+BACKGROUND_GRID = 3
+"""The background is described by the cells of a grid of so many rows and columns."""
+BACKGROUNDS = BACKGROUND_GRID**2
+"""Background descriptors of a frame."""
+
+
+class HodorNetworkConfig(Section):
+    """Architecture (Sec. 3). A checkpoint fits exactly one; the defaults are the released one."""
+
+    backbone: Literal["swin_t", "mobilenet_v2"] = "swin_t"
+    """Image encoder; swin_t in the layout of the Swin authors' detectors."""
+    width: int = Field(256, ge=32, le=1024, multiple_of=16)
+    """Channels of feature maps and descriptors."""
+    heads: int = Field(8, ge=1, le=32)
+    """Attention heads; the width is a multiple of it."""
+    encoder_layers: int = Field(5, ge=1, le=12)
+    """Layers that refine the descriptors of a frame."""
+    decoder_layers: int = Field(5, ge=1, le=12)
+    """Layers that condition a frame's features on the descriptors of its history."""
+    encoder_hidden: int = Field(1024, ge=16, le=8192)
+    """Hidden channels of the encoder's feed-forward part."""
+    decoder_hidden: int = Field(256, ge=16, le=8192)
+    """Hidden channels of the decoder's feed-forward part."""
+    mixer: Literal["deformable", "convolution"] = "deformable"
+    """The 3x3 convolution in each decoder layer. A plain one is faster on a CPU."""
+    reduced_width: int = Field(64, ge=8, le=1024, multiple_of=8)
+    """Channels of the stride-4 map that join the decoder's output."""
+    catch_all_width: int = Field(128, ge=8, le=1024, multiple_of=8)
+    """Hidden channels of the output for pixels that fit no descriptor."""
+    previous_masks: bool = False
+    """Beyond the paper: a pixel of the decoder prefers descriptors of what lay there one frame
+    ago, by soft-masked attention as in the encoder."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of the activations dropped in training."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> HodorNetworkConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+
+class PropagationConfig(Section):
+    """From frame to frame. Each switch is a deviation of the released code from what one would
+    expect (``docs/parity.md``)."""
+
+    variant: Variant = "reference"
+    """What switches set to ``variant`` follow."""
+    window: int = Field(7, ge=1, le=1000, json_schema_extra=LIVE)
+    """Earlier frames whose descriptors a frame is decoded from."""
+    first_frame: Switch = Field("variant", json_schema_extra=LIVE)
+    """reference: in the first frame with prompts masks come back grown by interpolation.
+    corrected: as they were given."""
+    tiny_reference: Switch = Field("variant", json_schema_extra=LIVE)
+    """reference: objects too small for any stride-8 value above 0.5 are dropped for good.
+    corrected: described by their best pixel."""
+    empty_frames: Switch = Field("variant", json_schema_extra=LIVE)
+    """reference: the authors' outputs before the first object have the padded network size.
+    corrected: the image's. Concerns label images only; results of a stream are always image
+    sized."""
+    background_choice: Switch = Field("variant", json_schema_extra=LIVE)
+    """reference: each of the 10 background channels competes by itself. corrected: their sum."""
+    new_object_context: Switch = Field("variant", json_schema_extra=LIVE)
+    """reference: for an object that joins later everything else is background, known objects too.
+    corrected: known objects are described beside it, by their predicted masks."""
+    padding: Switch = Field("variant", json_schema_extra=LIVE)
+    """reference: padded pixels are seen and described. corrected: masked."""
+    anchor: Switch = Field("variant", json_schema_extra=LIVE)
+    """reference: descriptors of given masks leave the history with their frame. corrected: they
+    stay for good."""
+
+    def corrects(self, switch: str) -> bool:
+        """Whether the switch of this name stands at ``corrected``."""
+        value = getattr(self, switch)
+        return bool((self.variant if value == "variant" else value) == "corrected")
+
+
+class HodorConfig(Section):
+    """The whole tree of a HODOR preset."""
+
+    name: str = "custom"
+    """Name of the preset."""
+    model: Literal["hodor"] = "hodor"
+    input: InputConfig = InputConfig(
+        min_dim=512,
+        max_dim=987,
+        mean_bgr=(103.53, 116.28, 123.675),
+        std_bgr=(57.375, 57.12, 58.395),
+    )
+    network: HodorNetworkConfig = HodorNetworkConfig()
+    propagation: PropagationConfig = PropagationConfig()
