@@ -81,11 +81,6 @@ DataOption = Annotated[
 ]
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    app()
-
-
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,

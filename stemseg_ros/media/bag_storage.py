@@ -221,10 +221,10 @@ class StorageFile:
             raise BagError(ros1_advice(path))
         self.storage: Storage = "sqlite3" if start == SQLITE_MAGIC else "mcap"
         if start != SQLITE_MAGIC and not start.startswith(MCAP_MAGIC):
-            if not start:
-                raise BagError(f"'{path}' is not readable as a ROS 2 bag: it is empty")
             if not is_storage(path):
                 raise BagError(_no_bag(path))
+            if not start:
+                raise BagError(f"'{path}' is not readable as a ROS 2 bag: it is empty")
             raise BagError(
                 f"'{path}' is not readable as a ROS 2 bag: neither an mcap nor a sqlite3 file"
             )

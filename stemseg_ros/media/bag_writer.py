@@ -38,7 +38,7 @@ def _sqlite3_storage(path: Path, compression: Any) -> Any:
 class QuotingWriter(Writer):
     """The writer of rosbags, for folders and files of any name."""
 
-    STORAGE_PLUGINS: ClassVar[Any] = {
+    STORAGE_PLUGINS: ClassVar[Any] = {  # type: ignore[misc]  # an instance's, for mypy
         **Writer.STORAGE_PLUGINS,
         StoragePlugin.SQLITE3: _sqlite3_storage,
     }
