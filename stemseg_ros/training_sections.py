@@ -28,6 +28,11 @@ class DatasetConfig(Section):
     """Layout of the files; driving: the folder of the entry's name in the driving pack."""
     root: str = "."
     """Folder of the dataset, relative to the folder of training data."""
+    folder: str | None = None
+    """Folder in the driving pack, where it is not the entry's name: two entries may draw different
+    clips from one folder."""
+    instances: bool = True
+    """Whether objects are told apart; false: its labels teach classes and foreground alone."""
     split: str = Field("train", pattern=r"^\w+$")
     """Part of the dataset, by the name its own files use."""
     weight: float = Field(1.0, ge=0, allow_inf_nan=False)
@@ -92,6 +97,9 @@ class TrainingConfig(Section):
     """Range of the random scale before the crop."""
     copy_paste: float = Field(0.5, ge=0, le=1)
     """Probability of pasting moving objects from other images into a clip."""
+    paste_people: float = Field(0.0, ge=0, le=1)
+    """Share of the pasted objects that are whole people at street scale, behind what stands
+    nearer."""
     workers: int = Field(0, ge=0, le=64)
     """Processes that draw clips; 0: the training process does."""
     steps: int = Field(10000, ge=1)

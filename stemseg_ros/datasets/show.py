@@ -64,7 +64,7 @@ def draw_labels(clip: Clip, classes: tuple[str, ...]) -> list[Image]:
 def _result(index: int, labels: LabelArray, classes: tuple[str, ...]) -> FrameResult:
     instances = []
     for label in np.unique(labels).tolist():
-        if label in (0, IGNORE_LABEL):
+        if label in (0, IGNORE_LABEL):  # groups are drawn like objects
             continue
         mask = labels == label
         x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))

@@ -15,9 +15,6 @@ BLOCK_LAYERS = {"block_32x": 3, "block_16x": 2, "block_8x": 1}
 """Convolutions of each squeezing block; a pool that may halve the time axis follows every one."""
 EMBEDDING_GAIN = 0.25
 """Factor before the tanh of the embedding, as in the released code (not in the paper)."""
-SAFE_WIDTH = 48
-"""Fewest output channels of a 1x1x1 convolution that is left to autocast: oneDNN's AMX kernel for
-the weight gradient of narrow ones (up to 32) writes past its buffer in bfloat16."""
 
 
 def pools_of(length: int) -> int:
@@ -27,14 +24,18 @@ def pools_of(length: int) -> int:
 
 
 class PointwiseConv(nn.Conv3d):
-    """A 1x1x1 convolution, in float32 if it has fewer than SAFE_WIDTH output channels."""
+    """A 1x1x1 convolution that is trained in float32.
+
+    oneDNN's AMX kernel for its weight gradient in bfloat16 writes past its buffer: with up to 32
+    output channels always, with 48 and 64 on large maps.
+    """
 
     def __init__(self, channels_in: int, channels: int, *, bias: bool = False) -> None:
         super().__init__(channels_in, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, T, h, w) -> (N, channels, T, h, w)."""
-        if self.out_channels >= SAFE_WIDTH:
+        if not torch.is_grad_enabled():
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())

@@ -94,7 +94,7 @@ def test_a_mix_that_cannot_be_is_named(
     [
         ({"a": -1}, r"training\.mix\.a\.weight: .*greater than or equal to 0"),
         ({"a": {"weight": math.inf}}, r"training\.mix\.a\.weight: .*finite"),
-        ({"a": {"folder": "x"}}, r"unknown setting 'training\.mix\.a\.folder'"),
+        ({"a": {"place": "x"}}, r"unknown setting 'training\.mix\.a\.place'"),
         ({"a": "much"}, r"training\.mix\.a: .*got 'much'"),
         ({"a": {"split": "../x"}}, r"training\.mix\.a\.split"),
     ],
