@@ -223,7 +223,7 @@ class Pipeline:
             masks = full_size_masks(self._stream.stitcher.grid(index), self._stream.place)
             instances = [self._instance(mask) for mask in masks if self._report(mask)]
         height, width = self._stream.place.image_size
-        certain = tuple(i for i in instances if i.score >= self.config.output.min_score)
+        certain = tuple(i for i in instances if self._certain(i))
         return FrameResult(index, stamp_ns, height, width, self.epoch, certain)
 
     def _report(self, mask: FullMask) -> bool:
@@ -234,6 +234,12 @@ class Pipeline:
             track.age >= self.config.output.min_track_frames
             and mask.area >= self.config.output.min_area
         )
+
+    def _certain(self, instance: Instance) -> bool:
+        """Whether the score is high enough, for a track that came out before or for a new one."""
+        track, output = self._stream.stitcher.tracks[instance.track_id], self.config.output
+        track.reported |= instance.score >= output.min_score
+        return track.reported and instance.score >= min(output.keep_score, output.min_score)
 
     def _instance(self, mask: FullMask) -> Instance:
         track = self._stream.stitcher.tracks[mask.label]

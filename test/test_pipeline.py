@@ -173,6 +173,28 @@ def test_output_settings(setting: str, value: float, counts: list[int]) -> None:
     assert [len(r.instances) for r in run(make(**{setting: value})[0], two_movers(6))] == counts
 
 
+@pytest.mark.parametrize(("keep_score", "known"), [(0.5, 2), (0.999, 0), (1.0, 0)])
+def test_tracks_that_came_out_are_kept_down_to_a_lower_score(
+    keep_score: float, known: int
+) -> None:
+    """Scores are about 0.95 here, so a higher threshold leaves out whatever is new."""
+    pipeline, _ = make(output__min_score=0.5, output__keep_score=keep_score)
+    images = two_movers(12)
+    third = [
+        scene(
+            SIZE,
+            (1, 1, 8, 4 * t, 24),
+            (2, 2, 60, 100 - 4 * t, 20),
+            (1 + SECOND_COLOUR, 3, 8, 100, 20),
+        )
+        for t in range(12)
+    ]
+    assert {len(r.instances) for r in run(pipeline, images[:8])} == {2}
+    pipeline.update(update_config(pipeline.config, {"output.min_score": 0.999}))
+    later = [r for t in range(8, 12) for r in pipeline.push(third[t], 1000 * t)] + pipeline.flush()
+    assert [len(r.instances) for r in later] == [known] * 4
+
+
 def test_thresholds_change_in_a_running_pipeline_and_nothing_else_does() -> None:
     pipeline, _ = make()
     run(pipeline, two_movers(4), flush=False)
