@@ -45,6 +45,14 @@ class DatasetConfig(Section):
     scale: Scale | None = None
     """Range of its random scale, in place of ``training.scale``."""
 
+    @model_validator(mode="after")
+    def _folder_of_the_pack(self) -> DatasetConfig:
+        if self.folder is not None and self.format != "driving":
+            raise ValueError(
+                f"folder is for the format driving; '{self.format}' has root and split"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _bare_weight(cls, value: Any) -> Any:

@@ -183,14 +183,15 @@ def class_of(labels: LabelArray) -> LabelArray:
     return np.where(labels == IGNORE_LABEL, 0, labels // CLASS_STEP).astype(np.int32)
 
 
-def is_object(labels: LabelArray) -> npt.NDArray[np.bool_]:
+def is_object(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
     """Where labels are those of single objects."""
-    return (labels % CLASS_STEP != 0) & (labels != 0)
+    return np.asarray((labels % CLASS_STEP != 0) & (labels != 0), dtype=np.bool_)
 
 
 def is_group(labels: LabelArray) -> npt.NDArray[np.bool_]:
     """Where labels have a class but no instance."""
-    return (labels % CLASS_STEP == 0) & (labels != 0) & (labels != IGNORE_LABEL)
+    groups = (labels % CLASS_STEP == 0) & (labels != 0) & (labels != IGNORE_LABEL)
+    return np.asarray(groups, dtype=np.bool_)
 
 
 def read_all(sequences: Sequence[LabelledSequence], classes: int) -> list[list[LabelledFrame]]:
