@@ -1,5 +1,10 @@
 """The development measures of one or several models, side by side, as model cards show them.
 
+    python -m benchmarks.development_table DATA lite
+    python -m benchmarks.development_table DATA lite lite:out/mine/weights.safetensors
+
+Each model is a preset or YAML file and, after a colon, its weights (else the bundled ones).
+
 Measured on data that training never sees: the KITTI-MOTS validation frames that are at hand (clip
 and stills), every fifth KITTI and Penn-Fudan still, and the held-out clip of the driving pack with
 mended labels. The clip is small, so each of its numbers is given as it is and with its range over
@@ -11,18 +16,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import typer
+from rich.console import Console
+from rich.markup import escape
 
-from stemseg_ros.config import Config
+from stemseg_ros.config import Config, load_config
 from stemseg_ros.datasets.classes import class_targets
 from stemseg_ros.datasets.driving import CLASSES, load_driving, load_stills
 from stemseg_ros.datasets.folders import images_in
 from stemseg_ros.datasets.kitti_mots import mask_labels
 from stemseg_ros.datasets.mend import mend
 from stemseg_ros.datasets.sequence import LabelledFrame, LabelledSequence
+from stemseg_ros.errors import StemsegError
 from stemseg_ros.evaluation.development import (
     SequenceResult,
     mask_quality,
@@ -51,6 +61,25 @@ class DevelopmentData:
     stills: Mapping[str, Sequence[LabelledSequence]]
     """By name; every still is shown alone."""
     driving_clip: LabelledSequence | None
+
+
+def main(
+    data: Annotated[
+        Path, typer.Argument(help="Folder of driving, driving_more and kitti_mots_dev.")
+    ],
+    models: Annotated[list[str], typer.Argument(help="CONFIG or CONFIG:WEIGHTS.")],
+) -> None:
+    """Print the development measures of models as a Markdown table."""
+    columns: dict[str, Rows] = {}
+    try:
+        for model in models:
+            name, _, weights = model.partition(":")
+            pipeline = Pipeline(load_config(name), weights or None)
+            columns[model] = development_rows(pipeline, load_development(data, pipeline.config))
+    except StemsegError as error:
+        Console(stderr=True).print(f"[red]error[/red] {escape(str(error))}")
+        raise typer.Exit(2) from error
+    typer.echo(table(columns))
 
 
 def load_development(data: Path, config: Config) -> DevelopmentData:
@@ -86,7 +115,9 @@ def development_rows(pipeline: Pipeline, data: DevelopmentData) -> Rows:
     if data.driving_clip is not None:
         clip = data.driving_clip
         found = measures([_with_mended_truth(clip, run_sequence(pipeline, clip))])
-        rows[f"{clip.name}, mended: car sMOTSA / IDS"] = f"{found['sMOTSA']:.1f} / {found['IDS']:.0f}"
+        rows[f"{clip.name}, mended: car sMOTSA / IDS"] = (
+            f"{found['sMOTSA']:.1f} / {found['IDS']:.0f}"
+        )
         rows[f"{clip.name}, mended: car sMOTSA ≥ 1,000 px"] = f"{found['sMOTSA_large']:.1f}"
     return rows
 
@@ -156,10 +187,8 @@ def _brighter(factor: float) -> Callable[[LabelledFrame], LabelledFrame]:
 
 def _shifted(frame: LabelledFrame) -> LabelledFrame:
     """One pixel to the right and down, labels too."""
-    image, labels = (
-        np.pad(part[:-1, :-1], [(1, 0), (1, 0), (0, 0)][: part.ndim], mode="edge")
-        for part in (frame.image, frame.labels)
-    )
+    image = np.pad(frame.image[:-1, :-1], [(1, 0), (1, 0), (0, 0)], mode="edge")
+    labels = np.pad(frame.labels[:-1, :-1], [(1, 0), (1, 0)], mode="edge")
     return LabelledFrame(image, labels)
 
 
@@ -171,3 +200,7 @@ DISTURBANCES: dict[str, Callable[[LabelledFrame], LabelledFrame]] = {
     "shifted by a pixel": _shifted,
 }
 """What the clip is changed by."""
+
+
+if __name__ == "__main__":
+    typer.run(main)
