@@ -3,7 +3,8 @@
 One rule for the node, for recordings and for evaluation: a frame whose stamp does not follow the
 newest one is held back. If the next frames go on from its stamp, time has jumped: they start a new
 epoch, none of them lost. If they go on from the newest stamp instead, it was a glitch (an unset
-stamp, two frames exchanged on the way) and is dropped and reported.
+stamp, two frames exchanged on the way) and is dropped and reported. So only a lasting jump starts
+an epoch.
 """
 
 from __future__ import annotations
@@ -72,13 +73,6 @@ class StampOrder:
         self.held.append(frame)
         enough = LATE_IN_A_ROW if self._late(self.held[0].stamp_ns) else JUMPED_IN_A_ROW
         return self._jump() if len(self.held) >= enough else []
-
-    def flush(self) -> list[Admitted]:
-        """No frames for a while: a held frame that is far off starts a new epoch, since nothing
-        speaks for a glitch; late and unset stamps go on waiting."""
-        if not self.held or self._late(self.held[0].stamp_ns) or self.held[0].stamp_ns == 0:
-            return []
-        return self._jump()
 
     def forget(self) -> int:
         """The next stamp may be any; how many frames were held and are dropped."""

@@ -130,8 +130,13 @@ class Stream:
 
     @property
     def pending(self) -> int:
-        """Frames that have no result yet."""
-        return len(self._sources) + len(self._order.held)
+        """Frames inside the tracker that have no result yet."""
+        return len(self._sources)
+
+    @property
+    def held(self) -> int:
+        """Frames that wait for further ones to confirm their stamps (``stamps.py``)."""
+        return len(self._order.held)
 
     @property
     def newest_ns(self) -> int | None:
@@ -147,7 +152,7 @@ class Stream:
         return self._finished(self._model.push_all([(self, frame)])[0])
 
     def flush(self) -> list[FrameResult]:
-        """Finish all pending frames; the stream may go on afterwards."""
+        """Finish all pending frames; the stream may go on afterwards. Held frames stay held."""
         return self._finished(self._model._run([(self, self._flush())])[0])
 
     def restart(self, reason: str) -> list[FrameResult]:
@@ -156,8 +161,8 @@ class Stream:
         return self._finished(self._model._run([(self, self._begin_epoch(reason))])[0])
 
     def reset(self) -> int:
-        """Forget everything and start a new epoch; how many pending frames are dropped."""
-        dropped = self.pending
+        """Forget everything and start a new epoch; how many frames, pending and held, are lost."""
+        dropped = self.pending + self.held
         self._order.forget()
         self._sources.clear()
         self._size = None
@@ -203,10 +208,7 @@ class Stream:
 
     def _flush(self) -> Step:
         self._clear_events()
-        results: list[FrameResult] = []
-        for admitted, jump in self._order.flush():
-            results += yield from self._advance(admitted, jump)
-        return results + self._published((yield from self._tracker.finish()))
+        return self._published((yield from self._tracker.finish()))
 
     def _begin_epoch(self, reason: str) -> Step:
         results = self._published((yield from self._tracker.finish()))

@@ -9,7 +9,6 @@ import pytest
 from pydantic import ValidationError
 
 from stemseg_ros.config import (
-    Config,
     ConfigError,
     dump_config,
     load_config,
@@ -200,7 +199,7 @@ def test_unknown_preset_names_the_nearest_and_all() -> None:
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("")
-    assert load_config(tmp_path / "mine.yaml") == Config(name="mine")
+    assert load_config(tmp_path / "mine.yaml") == Settings(name="mine")
 
 
 def test_the_tree_is_immutable() -> None:
@@ -221,4 +220,4 @@ def test_the_tree_is_immutable() -> None:
     ],
 )
 def test_frames_in_flight(window: WindowConfig, frames: int) -> None:
-    assert window.in_flight == frames
+    assert window.latency.in_flight == frames

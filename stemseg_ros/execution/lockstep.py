@@ -25,8 +25,10 @@ class Running:
     """One step on its way."""
 
     step: Step
-    timings: dict[str, float] = field(default_factory=dict)
-    """Milliseconds by function, and those of TRACK; the time of a batch counts for each member."""
+    calls_ms: dict[str, float] = field(default_factory=dict)
+    """Milliseconds by function; the time of a batch counts for each member."""
+    track_ms: float = 0.0
+    """Milliseconds outside the calls."""
     call: Call | None = None
     """What the step waits for."""
     outcome: Outcome | None = None
@@ -42,17 +44,22 @@ class Running:
             self.outcome = stop.value
         except Exception as error:  # the outcome of this stream
             self.outcome = error
-        self.spend(TRACK, begin)
+        self.track_ms += 1e3 * (time.perf_counter() - begin)
 
     def fail(self, error: Exception) -> None:
         """End the step, whose call could not be computed."""
         self.step.close()
         self.call, self.outcome = None, error
 
-    def spend(self, name: str, begin: float) -> None:
-        """Add the time since ``begin``, as of time.perf_counter."""
+    def spend(self, function: str, begin: float) -> None:
+        """Add the time since ``begin``, as of time.perf_counter, to a function."""
         milliseconds = 1e3 * (time.perf_counter() - begin)
-        self.timings[name] = self.timings.get(name, 0.0) + milliseconds
+        self.calls_ms[function] = self.calls_ms.get(function, 0.0) + milliseconds
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Milliseconds by function, and those of TRACK last."""
+        return {**self.calls_ms, TRACK: self.track_ms}
 
 
 @torch.inference_mode()

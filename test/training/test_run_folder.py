@@ -148,7 +148,7 @@ def test_a_picture_shows_the_instances_that_are_found() -> None:
     config = tiny_config()
     none = torch.zeros(1, 4, 24, 32)
     grey = torch.zeros(1, 4, 3, 96, 128)  # the mean colour
-    batch = Batch(grey, none[:, None], none.long(), none.bool(), ("clips[0]",))
+    batch = Batch(grey, none[:, None], none.long(), none.bool(), none.bool(), ("clips[0]",))
     sheet = prediction_sheet(TwoCars(), batch, config)  # type: ignore[arg-type]
     tile = sheet.shape[1] // 4
     assert sheet.shape[1] == 1600

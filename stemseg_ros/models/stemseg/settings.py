@@ -164,6 +164,7 @@ class Settings(Config):
     """The tree of settings of a STEm-Seg model."""
 
     model: Literal["stemseg"] = "stemseg"
+    """Name of the model."""
     network: NetworkConfig = NetworkConfig()
     window: WindowConfig = WindowConfig()
     clustering: ClusteringConfig = ClusteringConfig()
