@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from colour_network import ColourNetwork
-from colour_network import scene as colours
+from colour_engine import scene as colours
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
@@ -32,7 +32,7 @@ STARTED = (
     "input.min_dim:=36",
     "window.length:=4",
     "window.overlap:=2",
-    "window.flush_after:=0.0",
+    "stream.flush_after:=0.0",
     "stitching.variant:=reference",
     "output.min_area:=0",
     "input.mean_bgr:=[1.0,2.5,1e-3]",
@@ -89,7 +89,7 @@ def content(answer: InstanceArray) -> tuple[int, list[tuple[int, str, float, byt
 def test_a_dump_starts_a_node_with_equal_settings_and_results(
     capfd: pytest.CaptureFixture[str], peer: Peer, tmp_path: Path, root: str
 ) -> None:
-    with closing(LocalNode(capfd, *STARTED, make_pipeline=colour_pipeline)) as node:
+    with closing(LocalNode(capfd, *STARTED, model_opener=colour_pipeline)) as node:
         before = answers(peer)
         live = {"output__min_area": 50, "clustering__min_heat": 0.123456789012345678}
         live |= {"node__load_policy": "stride", "health__warn_lost": 1e-7}
@@ -102,7 +102,7 @@ def test_a_dump_starts_a_node_with_equal_settings_and_results(
     assert "cameras: null" in text  # what is not set; ROS reads it as a word
     file = tmp_path / "dump.yaml"
     file.write_text(text)
-    with closing(LocalNode(capfd, file=file, make_pipeline=colour_pipeline)) as node:
+    with closing(LocalNode(capfd, file=file, model_opener=colour_pipeline)) as node:
         assert node.node.parameters.config == config
         assert answers(peer) == expected
         assert dump(peer, root) == text
@@ -140,7 +140,7 @@ def test_every_live_setting_is_accepted_by_a_running_node(
     capfd: pytest.CaptureFixture[str], peer: Peer
 ) -> None:
     """And arrives in the pipeline, the queue, and the overlay."""
-    with closing(LocalNode(capfd, *STARTED, make_pipeline=colour_pipeline)) as node:
+    with closing(LocalNode(capfd, *STARTED, model_opener=colour_pipeline)) as node:
         node.wait_for_log("is ready")
         peer.connect()
         for name, _ in node_settings():
@@ -162,7 +162,7 @@ def test_every_live_setting_is_accepted_by_a_running_node(
 def test_a_change_while_the_worker_hangs_is_not_lost(
     capfd: pytest.CaptureFixture[str], peer: Peer
 ) -> None:
-    settings = ("window.flush_after:=0.0", "health.stall_after:=3.0")
+    settings = ("stream.flush_after:=0.0", "health.stall_after:=3.0")
     with closing(LocalNode(capfd, *settings)) as node:
         peer.connect()
         image = colours((36, 64))
@@ -177,7 +177,7 @@ def test_a_change_while_the_worker_hangs_is_not_lost(
 
 
 def test_a_changed_gap_holds_for_the_clock(capfd: pytest.CaptureFixture[str], peer: Peer) -> None:
-    with closing(LocalNode(capfd, "use_sim_time:=true", "node.max_gap:=0.0")) as node:
+    with closing(LocalNode(capfd, "use_sim_time:=true", "stream.max_gap:=0.0")) as node:
         clock = peer.node.create_publisher(Clock, "/clock", 10)
         assert peer.spin_until(clock.get_subscription_count)
         assert change(peer, node__max_gap=5.0).successful

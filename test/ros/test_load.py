@@ -47,7 +47,7 @@ def test_every_policy_live_in_one_running_node(
 ) -> None:
     """All answers come in order, in one epoch, and each policy says what it drops."""
     monkeypatch.setenv("TOY_DELAY", str(TURN))
-    node = local_node(*SLOW, "window.flush_after:=0.0", "node.max_gap:=0.0")
+    node = local_node(*SLOW, "stream.flush_after:=0.0", "stream.max_gap:=0.0")
     peer.connect()
     second, sent = 0, {}
     for policy, bound, told in [

@@ -25,7 +25,7 @@ WINDOW = (
     "output.min_area:=0",
     "window.length:=4",
     "window.overlap:=2",
-    "window.flush_after:=0.0",
+    "stream.flush_after:=0.0",
 )
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -76,7 +76,7 @@ def test_frames_are_counted_by_what_became_of_them(local_node: Start, peer: Peer
 
 def test_stages_model_and_device_of_the_real_pipeline(local_node: Start, peer: Peer) -> None:
     small = ("checkpoint:=random", "device:=cpu", "input.min_dim:=96")
-    local_node(*small, *WINDOW, make_pipeline=Pipeline)
+    local_node(*small, *WINDOW, model_opener=Pipeline)
     listener = Listener(peer)
     peer.connect()
     for second in range(LENGTH):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stemseg_ros.ros.health.throttled_log import BurstLog
+from stemseg_ros.ros.health.throttled_log import ThrottledLog
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from stemseg_ros.ros.health.throttled_log import BurstLog
 def test_lines_of_a_burst(events: list[float], expected: list[str]) -> None:
     now = 0.0
     lines: list[str] = []
-    log = BurstLog(lines.append, quiet=2.0, clock=lambda: now)
+    log = ThrottledLog(lines.append, quiet=2.0, clock=lambda: now)
     for tenth in range(200):
         now = tenth / 10
         for _ in range(events.count(now)):
@@ -32,7 +32,7 @@ def test_lines_of_a_burst(events: list[float], expected: list[str]) -> None:
 
 def test_kinds_that_differ_in_numbers_are_one() -> None:
     lines: list[str] = []
-    log = BurstLog(lines.append, clock=lambda: 0.0)
+    log = ThrottledLog(lines.append, clock=lambda: 0.0)
     for size in (120, 7):
         log.add(f"truncated, {size} bytes", f"truncated, {size} bytes", "truncated")
     log.poll(finish=True)
@@ -41,7 +41,7 @@ def test_kinds_that_differ_in_numbers_are_one() -> None:
 
 def test_kinds_are_separate_and_finish_closes_all() -> None:
     lines: list[str] = []
-    log = BurstLog(lines.append, clock=lambda: 0.0)
+    log = ThrottledLog(lines.append, clock=lambda: 0.0)
     log.add("a", "a happens", "a", count=3)
     log.add("b", "b happens", "b")
     log.add("a", "a happens", "a")

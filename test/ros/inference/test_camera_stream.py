@@ -48,7 +48,7 @@ class Recorded:
             self.publish,
             lambda stage_ms: None,
             lambda kind, text: self.events.append((kind, text)),
-            self.config.node.max_gap,
+            self.config.stream.max_gap,
         )
         network: Any = ColourNetwork(self.config)
         self.stream.open(Pipeline(self.config, network=network))
@@ -187,7 +187,7 @@ def test_after_a_reset_any_stamp_is_right() -> None:
 
 def test_a_changed_gap_takes_effect() -> None:
     it = Recorded()
-    it.stream.update(config(**{"node.max_gap": 0.0}))
+    it.stream.update(config(**{"stream.max_gap": 0.0}))
     it.push(1, 100)
     assert it.finish()[1] == [0, 0]
 

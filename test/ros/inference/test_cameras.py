@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from colour_network import ColourNetwork
-from colour_network import scene as colours
+from colour_engine import scene as colours
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
@@ -33,7 +33,7 @@ WINDOW = (
     "window.length:=4",
     "window.overlap:=2",
 )
-NO_PAUSE = "window.flush_after:=0.0"
+NO_PAUSE = "stream.flush_after:=0.0"
 
 
 class Eye:
@@ -83,7 +83,7 @@ def test_each_camera_gives_what_it_gives_alone(
         networks.append(ColourNetwork(config))
         return Pipeline(config, network=networks[-1])
 
-    node = local_node(*WINDOW, NO_PAUSE, "input.min_dim:=36", make_pipeline=make)
+    node = local_node(*WINDOW, NO_PAUSE, "input.min_dim:=36", model_opener=make)
     streams = [movers(1, 6), movers(2, 9)]
     for eye in eyes:
         eye.connect()
@@ -114,7 +114,7 @@ def test_the_network_answers_every_frame_of_both(
     local_node: Start, peer: Peer, eyes: tuple[Eye, Eye]
 ) -> None:
     small = ("checkpoint:=random", "device:=cpu", "input.min_dim:=96")
-    node = local_node(*small, *WINDOW, NO_PAUSE, make_pipeline=Pipeline)
+    node = local_node(*small, *WINDOW, NO_PAUSE, model_opener=Pipeline)
     front, rear = eyes
     for eye in eyes:
         eye.connect()
@@ -169,7 +169,7 @@ def test_trouble_of_one_camera_leaves_the_other_alone(
 def test_a_camera_that_pauses_is_finished_while_the_other_goes_on(
     local_node: Start, peer: Peer, eyes: tuple[Eye, Eye]
 ) -> None:
-    local_node(*WINDOW, "window.flush_after:=0.5")
+    local_node(*WINDOW, "stream.flush_after:=0.5")
     front, rear = eyes
     for eye in eyes:
         eye.connect()

@@ -86,7 +86,7 @@ def test_less_memory_is_tried(
     left: tuple[int, str],
 ) -> None:
     kind = type("_", (Hungry,), {"limit": limit, "gpu_too": gpu_too, "loading": when == "loading"})
-    node = local_node(*WINDOW, f"health.out_of_memory:={policy}", make_pipeline=kind)
+    node = local_node(*WINDOW, f"health.out_of_memory:={policy}", model_opener=kind)
     listener = Listener(peer)
     peer.connect()
     second = 0
@@ -115,7 +115,7 @@ def test_without_a_fallback_the_node_goes_through_the_error_state(
     class Full(Hungry):
         gpu_too = True
 
-    node = local_node(*WINDOW, "health.out_of_memory:=error", make_pipeline=Full)
+    node = local_node(*WINDOW, "health.out_of_memory:=error", model_opener=Full)
     listener = Listener(peer)
     peer.connect()
     send(peer, 1, 2, 3)
@@ -146,7 +146,7 @@ def test_a_worker_that_hangs_is_replaced(local_node: Start, peer: Peer) -> None:
                 gate.wait(60)
             return super().push(np.where(frame == HANG, 0, frame).astype(np.uint8), stamp_ns)
 
-    node = local_node(*WINDOW, "health.stall_after:=3.0", make_pipeline=Hanging)
+    node = local_node(*WINDOW, "health.stall_after:=3.0", model_opener=Hanging)
     listener = Listener(peer)
     peer.connect()
     send(peer, 1, 2, 3)
