@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from stemseg_ros.models.stemseg.settings import Settings, own_settings
 from stemseg_ros.replay.processes import free_domain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +147,6 @@ def publish(rate: float, seconds: float, width: int, height: int) -> None:
 def run_node(stand_in: list[float] | None, arguments: list[str]) -> NoReturn:
     """The node itself, in a process of its own."""
     from stemseg_ros.config import Config
-    from stemseg_ros.models.stemseg.settings import own_settings
     from stemseg_ros.ros.node import main as node_main
     from stemseg_ros.stream import Model, open_model
 

@@ -2,5 +2,6 @@
 
 MODELS = {
     "stemseg": "stemseg_ros.models.stemseg",
+    "stc": "stemseg_ros.models.stc",
 }
 """Package of each model. It offers ``settings.Settings``, and what ``registry.py`` lists."""

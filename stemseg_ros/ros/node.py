@@ -71,8 +71,8 @@ def _logged(transition: Transition) -> Transition:
 class StemsegNode(LifecycleNode):
     """Segments and tracks the instances on one or several image topics.
 
-    One thread runs the callbacks, which only check and queue; the supervisor's worker owns the device,
-    decodes and publishes. Raises ParameterError on construction if a parameter is wrong.
+    One thread runs the callbacks, which only check and queue; the supervisor's worker owns the
+    device, decodes and publishes. Raises ParameterError on construction if a parameter is wrong.
     ``stopping`` says whether the process is to end.
     """
 

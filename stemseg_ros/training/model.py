@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stemseg_ros.execution.torch_engine import fuse_frozen_norms, to_channels_last
 from stemseg_ros.models.layers.weights import initialise
+from stemseg_ros.models.stemseg.decoder import PointwiseConv
 from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE, StemSeg
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.initial_weights import read_start
@@ -55,7 +56,7 @@ def build_for_training(config: Settings) -> StemSeg:
     return network
 
 
-def embedding_outputs(network: StemSeg) -> list[nn.Conv3d]:
+def embedding_outputs(network: StemSeg) -> list[PointwiseConv]:
     """The layers that end in embeddings and variances; none for saliency."""
     head = network.embedding_head
     return [] if head is None else [head.conv_embedding, head.conv_variance]

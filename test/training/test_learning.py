@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 from benchmarks.development import SequenceResult, run_sequence, tracking
 from stemseg_ros.config import Config, load_config
 from stemseg_ros.datasets.driving import load_driving
+from stemseg_ros.stream import open_model
 from stemseg_ros.training.train import train
 
 HEIGHT, WIDTH, FRAMES = 128, 192, 14
@@ -137,9 +137,9 @@ def test_two_clips_are_learned_and_come_out_of_the_pipeline(tmp_path: Path) -> N
     pytest.importorskip("trackeval", reason="needs the extra eval")
     config, root = tiny_config(), write_clips(tmp_path / "pack")
     weights = train(config, root, tmp_path / "run")
-    pipeline = Pipeline(config, weights)
+    stream = open_model(config, weights, "cpu").stream()
     for sequence in load_driving(root, "train"):
-        result = run_sequence(pipeline, sequence)
+        result = run_sequence(stream, sequence)
         ious = tube_ious(result)
         things = CLIPS[sequence.name.removeprefix("clips/")]
         assert set(ious) == {thing.label for thing in things}

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stemseg_ros.geometry import Letterbox
-from stemseg_ros.models.layers.preprocess import PAD_MULTIPLE, normalise
+from stemseg_ros.geometry import PAD_MULTIPLE, Letterbox
+from stemseg_ros.models.layers.preprocess import normalise
 from stemseg_ros.settings import InputConfig
 
 

@@ -25,10 +25,20 @@ class ImageOutput:
     mask_features: Tensor
     """(N, 8, h, w), stride 8."""
 
+    @classmethod
+    def of(cls, tensors: tuple[Tensor, ...]) -> ImageOutput:
+        """The output for one image from what ``CondInst.detect`` returned for it, without the
+        batch dimension."""
+        *head, features = (tensor.unsqueeze(0) for tensor in tensors)
+        return cls(HeadOutput(*head), features)
+
 
 class CondInst(nn.Module):
     """Images to predictions of all locations. Its keys are those of mmdet's checkpoints, and
     ``tracking_head.``."""
+
+    functions = ("detect",)
+    """What an engine computes."""
 
     def __init__(self, config: Settings) -> None:
         super().__init__()
@@ -52,4 +62,18 @@ class CondInst(nn.Module):
         return ImageOutput(
             predict_locations(levels, self.bbox_head, self.tracking_head),
             self.mask_head.mask_feature_head(levels),
+        )
+
+    def detect(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The output for (N, 3, H, W) images as float32 tensors, in the order of
+        ``ImageOutput.of``."""
+        output = self(images)
+        head: HeadOutput = output.head
+        return (
+            head.class_logits.float(),
+            head.distances.float(),
+            head.centerness_logits.float(),
+            head.parameters.float(),
+            head.embeddings.float(),
+            output.mask_features.float(),
         )

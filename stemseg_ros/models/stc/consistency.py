@@ -1,4 +1,4 @@
-"""Instance-wise temporal consistency: filters of one frame on the mask features of the other (STC).
+"""Instance-wise temporal consistency: filters of one frame on mask features of the other (STC).
 
 The default form is CrossVIS's crossover (Yang et al., ICCV 2021); see docs/parity.md.
 """

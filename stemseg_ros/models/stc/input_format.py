@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from stemseg_ros.geometry import Letterbox
+from stemseg_ros.geometry import PAD_MULTIPLE, Letterbox
 from stemseg_ros.models.stc.settings import Variant
+from stemseg_ros.settings import InputConfig
 
 MEAN_RGB = (123.675, 116.28, 103.53)
 """Of ImageNet, range 0..255."""
@@ -29,17 +30,27 @@ def normalise(images: Tensor, variant: Variant) -> Tensor:
     return (images.flip(1) - mean) / std
 
 
-def network_input(image: npt.NDArray[np.uint8], geometry: Letterbox, variant: Variant) -> Tensor:
+def letterbox(image_size: tuple[int, int], config: InputConfig) -> Letterbox:
+    """Where an (H, W) image lies in the network input; sides are rounded half up, as both
+    implementations of CondInst do."""
+    shorter, longer = min(image_size), max(image_size)
+    scale = min(config.min_dim / shorter, config.max_dim / longer)
+    height, width = (max(1, int(side * scale + 0.5)) for side in image_size)
+    padded = tuple(-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in (height, width))
+    return Letterbox(image_size, (height, width), (padded[0], padded[1]))
+
+
+def network_input(image: npt.NDArray[np.uint8], fitted: Letterbox, variant: Variant) -> Tensor:
     """uint8 (H, W, 3), BGR, resized, normalised and zero-padded: float32 (1, 3, H'', W'').
 
     Bilinear with antialiasing, by Pillow, as both implementations of CondInst do.
     """
-    height, width = geometry.resized_size
-    if geometry.resized_size != geometry.image_size:
+    height, width = fitted.resized_size
+    if fitted.resized_size != fitted.image_size:
         resized = PillowImage.fromarray(image).resize(
             (width, height), PillowImage.Resampling.BILINEAR
         )
         image = np.asarray(resized)
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-    below, right = geometry.padded_size[0] - height, geometry.padded_size[1] - width
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+    below, right = fitted.padded_size[0] - height, fitted.padded_size[1] - width
     return F.pad(normalise(pixels, variant), (0, right, 0, below))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stemseg_ros.models.layers.weights import (
     RANDOM,
     CheckpointError,
+    bundled_checkpoint,
     checked_state,
     read_pickle,
     read_state,
@@ -23,88 +24,21 @@ from stemseg_ros.models.layers.weights import (
 from stemseg_ros.models.stc.condinst import CondInst
 from stemseg_ros.models.stc.settings import Settings, Variant
 
-COCO = [
-    "person",
-    "bicycle",
-    "car",
-    "motorcycle",
-    "airplane",
-    "bus",
-    "train",
-    "truck",
-    "boat",
-    "traffic light",
-    "fire hydrant",
-    "stop sign",
-    "parking meter",
-    "bench",
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "elephant",
-    "bear",
-    "zebra",
-    "giraffe",
-    "backpack",
-    "umbrella",
-    "handbag",
-    "tie",
-    "suitcase",
-    "frisbee",
-    "skis",
-    "snowboard",
-    "sports ball",
-    "kite",
-    "baseball bat",
-    "baseball glove",
-    "skateboard",
-    "surfboard",
-    "tennis racket",
-    "bottle",
-    "wine glass",
-    "cup",
-    "fork",
-    "knife",
-    "spoon",
-    "bowl",
-    "banana",
-    "apple",
-    "sandwich",
-    "orange",
-    "broccoli",
-    "carrot",
-    "hot dog",
-    "pizza",
-    "donut",
-    "cake",
-    "chair",
-    "couch",
-    "potted plant",
-    "bed",
-    "dining table",
-    "toilet",
-    "tv",
-    "laptop",
-    "mouse",
-    "remote",
-    "keyboard",
-    "cell phone",
-    "microwave",
-    "oven",
-    "toaster",
-    "sink",
-    "refrigerator",
-    "book",
-    "clock",
-    "vase",
-    "scissors",
-    "teddy bear",
-    "hair drier",
+# fmt: off
+COCO = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat",
+    "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack",
+    "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball",
+    "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket",
+    "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair",
+    "couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse",
+    "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
     "toothbrush",
-]
+)
+# fmt: on
 """Classes of the published checkpoints, in their order."""
 SAME_CLASS = {"pedestrian": "person", "rider": "person", "cyclist": "person"}
 """Names of ours for classes of COCO."""
@@ -119,6 +53,9 @@ IGNORED_KEY = "mask_head._iter"
 COUNTER = ".num_batches_tracked"
 """Ends the keys of counters that play no part; AdelaiDet's backbone has none."""
 
+TOWER_LAYERS = ("conv", "gn")
+BRANCH_LAYERS = ("conv", "bn")
+MASK_BRANCH = "mask_head.mask_feature_head."
 RULES: tuple[tuple[str, Callable[..., str]], ...] = (  # AdelaiDet -> mmdet; the first that fits
     (r"backbone\.bottom_up\.stem\.conv1\.norm", lambda: "backbone.bn1"),
     (r"backbone\.bottom_up\.stem\.conv1", lambda: "backbone.conv1"),
@@ -164,23 +101,21 @@ RULES: tuple[tuple[str, Callable[..., str]], ...] = (  # AdelaiDet -> mmdet; the
     ),
     (r"mask_branch\.tower\.4", lambda: f"{MASK_BRANCH}conv_pred"),
 )
-TOWER_LAYERS = ("conv", "gn")
-BRANCH_LAYERS = ("conv", "bn")
-MASK_BRANCH = "mask_head.mask_feature_head."
 
 
 def load_network(
-    config: Settings, checkpoint: str | Path, device: str | torch.device = "cpu"
+    config: Settings, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> CondInst:
     """Build the configured network, load its weights, and put it on ``device`` in eval mode.
 
-    checkpoint: a file as published (.pth) or ours (.safetensors), or "random" for seeded weights,
-    which serve benchmarks only. Of a published file with COCO's classes the rows of
-    ``network.classes`` are taken. Raises CheckpointError.
+    checkpoint: a file as published (.pth) or ours (.safetensors); None for the weights bundled
+    with the preset; "random" for seeded weights, which serve benchmarks only. Of a published
+    file with COCO's classes the rows of ``network.classes`` are taken. Raises CheckpointError.
     """
     network = seeded_network(config, seed=0)
-    if str(checkpoint) != RANDOM:
-        load_weights(network, Path(checkpoint), config)
+    if checkpoint != RANDOM:
+        path = bundled_checkpoint(config) if checkpoint in (None, "") else Path(str(checkpoint))
+        load_weights(network, path, config)
     return network.eval().requires_grad_(False).to(device)
 
 

@@ -44,9 +44,7 @@ class Detections:
         )
 
 
-def detect(
-    head: HeadOutput, grid: Grid, geometry: Letterbox, config: CondInstConfig
-) -> Detections:
+def detect(head: HeadOutput, grid: Grid, fitted: Letterbox, config: CondInstConfig) -> Detections:
     """Detections of one image (N = 1).
 
     Boxes of the variant mmdet are clipped to the resized image; those of adelaidet only by
@@ -54,7 +52,7 @@ def detect(
     """
     candidates = select_candidates(head, grid, config)
     if config.variant == "mmdet":
-        candidates = _without_empty(_clip(candidates, geometry.resized_size))
+        candidates = _without_empty(_clip(candidates, fitted.resized_size))
     kept = candidates.take(_suppress(candidates, config.suppression_iou))
     if len(kept.scores) <= config.max_detections:
         return kept
@@ -88,15 +86,15 @@ def select_candidates(head: HeadOutput, grid: Grid, config: CondInstConfig) -> D
     return Detections(_boxes(head.distances[0], grid, locations), scores, labels, locations)
 
 
-def image_boxes(detections: Detections, geometry: Letterbox, config: CondInstConfig) -> Detections:
+def image_boxes(detections: Detections, fitted: Letterbox, config: CondInstConfig) -> Detections:
     """Detections with boxes in pixels of the source image; for adelaidet clipped to it, and
     without those that are empty then."""
-    (height, width), (h, w) = geometry.image_size, geometry.resized_size
+    (height, width), (h, w) = fitted.image_size, fitted.resized_size
     ratios = detections.boxes.new_tensor([w / width, h / height, w / width, h / height])
     scaled = replace(detections, boxes=detections.boxes / ratios)
     if config.variant == "mmdet":
         return scaled
-    return _without_empty(_clip(scaled, geometry.image_size))
+    return _without_empty(_clip(scaled, fitted.image_size))
 
 
 def detection_logits(
@@ -110,7 +108,7 @@ def detection_logits(
 
 
 def image_mask(
-    probabilities: npt.NDArray[np.float32], geometry: Letterbox, threshold: float
+    probabilities: npt.NDArray[np.float32], fitted: Letterbox, threshold: float
 ) -> tuple[npt.NDArray[np.bool_], int, int]:
     """Mask at the size of the image, as far as it is not empty.
 
@@ -125,7 +123,7 @@ def image_mask(
     operators, starts = [], []
     for axis in (0, 1):
         operator = _growth(
-            probabilities.shape[axis], geometry.resized_size[axis], geometry.image_size[axis]
+            probabilities.shape[axis], fitted.resized_size[axis], fitted.image_size[axis]
         )
         cells = high.any(1 - axis)
         pixels = np.flatnonzero(operator[:, cells].any(1))
@@ -133,7 +131,7 @@ def image_mask(
             return np.zeros((0, 0), np.bool_), 0, 0
         starts.append(int(pixels[0]))
         operators.append(operator[pixels[0] : pixels[-1] + 1])
-    (top, bottom), (left, right) = (_span(operator.any(0)) for operator in operators)
+    (top, bottom), (left, right) = (_span(np.asarray(operator.any(0))) for operator in operators)
     part = probabilities[top:bottom, left:right]
     grown = operators[0][:, top:bottom] @ part @ operators[1][:, left:right].T
     return grown > threshold, starts[0], starts[1]

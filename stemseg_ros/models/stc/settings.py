@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stemseg_ros.settings import LIVE, Section
+from stemseg_ros.config import Config
+from stemseg_ros.settings import LIVE, InputConfig, Section
+from stemseg_ros.tracker import Latency
 
 Variant = Literal["mmdet", "adelaidet"]
 ConsistencyForm = Literal["crossover_dice", "l2", "kl"]
@@ -91,7 +93,7 @@ class AssociationConfig(Section):
     momentum: float = Field(0.8, gt=0, le=1, json_schema_extra=LIVE)
     """Share of the newest embedding in a track's memory."""
     max_age: int = Field(10, ge=1, le=10_000, json_schema_extra=LIVE)
-    """A track is forgotten so many frames after it was last seen."""
+    """A track is forgotten this number of frames after it was last seen."""
     backdrop_frames: int = Field(1, ge=0, le=100, json_schema_extra=LIVE)
     """Frames whose unmatched detections compete with the tracks."""
     backdrop_iou: float = Field(0.3, ge=0, le=1, json_schema_extra=LIVE)
@@ -120,12 +122,41 @@ class ConsistencyConfig(Section):
     """Weight beside the losses of CondInst."""
 
 
-class Settings(Section):
-    """What the network, the losses and the tracker of STC read."""
+class Settings(Config):
+    """The tree of settings of an STC model."""
 
+    model: Literal["stc"] = "stc"
     network: StcNetworkConfig = StcNetworkConfig()
     condinst: CondInstConfig = CondInstConfig()
     tracking: TrackingConfig = TrackingConfig()
     association: AssociationConfig = AssociationConfig()
     contrastive: ContrastiveConfig = ContrastiveConfig()
     consistency: ConsistencyConfig = ConsistencyConfig()
+
+    @model_validator(mode="after")
+    def _input_format_goes_with_the_weights(self) -> Settings:
+        for name in ("mean_bgr", "std_bgr"):
+            if getattr(self.input, name) != InputConfig.model_fields[name].default:
+                raise ValueError(
+                    f"input.{name} cannot be set for the model stc: condinst.variant says which "
+                    "input the weights expect"
+                )
+        return self
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; class ids count from 1."""
+        return self.network.classes
+
+    @property
+    def latency(self) -> Latency:
+        """Every frame has its result at once."""
+        return Latency(look_ahead=0, burst=1, in_flight=1, frames_per_pass=1)
+
+    @property
+    def traits(self) -> dict[str, str]:
+        """See ``Config``."""
+        return super().traits | {
+            "backbone": self.network.backbone,
+            "variant": self.condinst.variant,
+        }

@@ -48,9 +48,9 @@ class Period:
 class StreamStatistics:
     """Counts and times of one camera since it was configured; from and to any thread.
 
-    Times by stage are medians of milliseconds over the last frames that the stage was part of. On a
-    GPU those of the network are times of the host: a call that only queues work looks short, and
-    "track", which waits for it, long.
+    Times by stage are medians of milliseconds over the last frames that the stage was part of. On
+    a GPU those of the network are times of the host: a call that only queues work looks short,
+    and "track", which waits for it, long.
     """
 
     def __init__(self) -> None:

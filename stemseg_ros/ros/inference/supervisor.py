@@ -110,7 +110,8 @@ class Supervisor:
     def load(self, model: ModelRequest) -> None:
         """Load the model and warm it up, with less memory where that does not suffice.
 
-        Raises what loading raises, SupervisorError if no fallback is left; ``refuse`` is to follow.
+        Raises what loading raises, SupervisorError if no fallback is left; ``refuse`` is to
+        follow.
         """
         self._model = model
         self._fallbacks = Fallbacks(model.config.health.out_of_memory)

@@ -87,7 +87,9 @@ def _features(network: Hodor, frames: np.ndarray) -> list[tuple[Tensor, Tensor]]
     )
     fine, coarse = network.encode(images)
     size = frames.shape[:2]
-    pairs = zip(fine.unflatten(0, size).unbind(1), coarse.unflatten(0, size).unbind(1))
+    pairs = zip(
+        fine.unflatten(0, size).unbind(1), coarse.unflatten(0, size).unbind(1), strict=True
+    )
     return list(pairs)
 
 
