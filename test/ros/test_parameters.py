@@ -153,7 +153,7 @@ def test_descriptors_tell_range_choices_and_whether_it_can_change(declare: Decla
     live = {name for name, _ in node_settings(parameters.config) if not node.describe_parameter(name).read_only}
     assert live
     sections = {name.partition(".")[0] for name in live}
-    assert sections == {"clustering", "stitching", "output", "node", "health"}
+    assert sections == {"clustering", "stitching", "output", "stream", "node", "health"}
 
 
 def test_setting_takes_effect_on_a_copy() -> None:

@@ -39,9 +39,9 @@ class ToyModel(Model):
             time.sleep(float(os.environ["TOY_LOAD_DELAY"]))
         if checkpoint == "broken":
             raise StemsegError("broken: not a checkpoint")
-        super().__init__(config, self.make_engine(device))
+        super().__init__(config, self.make_engine())
 
-    def make_engine(self, device: str) -> ToyEngine:
+    def make_engine(self) -> ToyEngine:
         return ToyEngine()
 
     def tracker(self, config: Config) -> ToyTracker:

@@ -1,4 +1,4 @@
-"""What happens when memory runs out or the worker hangs: injected at the pipeline, seen over
+"""What happens when memory runs out or the worker hangs: injected at the engine, seen over
 DDS."""
 
 from __future__ import annotations
@@ -7,8 +7,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
@@ -19,10 +17,9 @@ from lifecycle_msgs.msg import Transition
 from ros.harness import LocalNode, Peer, message, scene, toy_node
 from ros.health.test_diagnostics import ERROR, OK, WARN, Listener
 from ros.test_node import change_state, state
-from ros.toy_node import HANG, ToyPipeline
+from ros.toy_node import HANG, ToyEngine, ToyModel
 
 from stemseg_ros.config import Config, load_config
-from stemseg_ros.records import FrameResult
 from stemseg_ros.ros.health.verdicts import Fallbacks
 
 pytestmark = pytest.mark.ros
@@ -39,7 +36,18 @@ def send(peer: Peer, *seconds: int, first_pixel: int = 0) -> None:
         peer.publisher.publish(message(image, second))
 
 
-class Hungry(ToyPipeline):
+class HungryEngine(ToyEngine):
+    """Fails in its second frame."""
+
+    frames = 0
+
+    def look(self, first_pixel: int) -> None:
+        self.frames += 1
+        if self.frames > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+class Hungry(ToyModel):
     """Fails in its second real frame if the input is above ``limit`` or the device is a GPU."""
 
     limit = 0
@@ -49,15 +57,16 @@ class Hungry(ToyPipeline):
 
     def __init__(self, config: Config, checkpoint: str | None = None, device: str = "cpu") -> None:
         super().__init__(config, checkpoint, device)
-        large = config.input.min_dim > self.limit and device != "cpu"
-        self.hungry = large or (self.gpu_too and device != "cpu")
-        self.frames = 0
+        too_large = config.input.min_dim > self.limit or self.gpu_too
+        self.hungry = too_large and device != "cpu"
+        if self.hungry and self.loading:
+            self.engine = HungryEngine()
 
-    def push(self, frame: npt.NDArray[np.uint8], stamp_ns: int) -> list[FrameResult]:
-        self.frames += self.epoch > 0 or self.loading
-        if self.hungry and self.frames > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().push(frame, stamp_ns)
+    def warm_up(self, size: tuple[int, int], streams: int = 1) -> float:
+        seconds = super().warm_up(size, streams)
+        if self.hungry:
+            self.engine = HungryEngine()
+        return seconds
 
 
 @pytest.fixture
@@ -140,13 +149,16 @@ def test_without_a_fallback_the_node_goes_through_the_error_state(
 def test_a_worker_that_hangs_is_replaced(local_node: Start, peer: Peer) -> None:
     gate = threading.Event()
 
-    class Hanging(ToyPipeline):
-        def push(self, frame: npt.NDArray[np.uint8], stamp_ns: int) -> list[FrameResult]:
-            if frame[0, 0, 0] == HANG:
+    class Hanging(ToyEngine):
+        def look(self, first_pixel: int) -> None:
+            if first_pixel == HANG:
                 gate.wait(60)
-            return super().push(np.where(frame == HANG, 0, frame).astype(np.uint8), stamp_ns)
 
-    node = local_node(*WINDOW, "health.stall_after:=3.0", model_opener=Hanging)
+    class HangingModel(ToyModel):
+        def make_engine(self) -> ToyEngine:
+            return Hanging()
+
+    node = local_node(*WINDOW, "health.stall_after:=3.0", model_opener=HangingModel)
     listener = Listener(peer)
     peer.connect()
     send(peer, 1, 2, 3)
@@ -170,7 +182,7 @@ def test_a_worker_that_hangs_does_not_hold_up_the_lifecycle(local_node: Start, p
     node = local_node(*WINDOW, "health.stall_after:=5.0")
     peer.connect()
     send(peer, 1, first_pixel=HANG)
-    assert peer.spin_until(lambda: node.node._engine._worker.busy_seconds > 0)
+    assert peer.spin_until(lambda: node.node._supervisor._worker.busy_seconds > 0)
     assert not change_state(peer, Transition.TRANSITION_DEACTIVATE)
     assert state(peer) == "unconfigured"
     node.wait_for_log("on_deactivate: the worker hangs")
