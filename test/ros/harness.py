@@ -134,8 +134,7 @@ class LocalNode:
     def _spin(self) -> None:
         executor = SingleThreadedExecutor(context=self._context)
         executor.add_node(self.node)
-        if self.node.parameters.autostart:
-            self.node.start()
+        self.node.start()
         while not self._stop:
             executor.spin_once(timeout_sec=0.1)
         executor.shutdown()

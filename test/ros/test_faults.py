@@ -39,7 +39,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
         tmp_path_factory.mktemp("faults"),
         [STILL] * 8,
         parameters,
-        "ros.colour_node",
+        ("ros.colour_node",),
         {"PYTHONPATH": os.pathsep.join([str(TEST), os.environ.get("PYTHONPATH", "")])},
     )
 

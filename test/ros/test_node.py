@@ -81,7 +81,8 @@ def test_configuring_fails_with_one_line_and_the_node_stays(local_node: Start, p
     assert state(peer) == "unconfigured"
     assert not change_state(peer, Transition.TRANSITION_CONFIGURE)
     assert len(node.lines("cannot configure: broken: not a checkpoint")) == 2
-    assert len(node.log.splitlines()) == 2
+    assert len(node.lines("loading the model 'lite' on ")) == 2
+    assert len(node.log.splitlines()) == 4
 
 
 def test_missing_device_fails_with_one_line(
@@ -152,7 +153,8 @@ def test_a_compressed_bag_is_played_as_the_window_needs_it(
     player = (
         sys.executable,
         "-m",
-        "stemseg_ros.ros.programs.player",
+        "stemseg_ros.ros",
+        "player",
         "--bag",
         str(tmp_path / "clip.mcap"),
         "--topic",

@@ -150,7 +150,8 @@ def test_descriptors_tell_range_choices_and_whether_it_can_change(declare: Decla
         node.describe_parameter("window.length").additional_constraints
         == "one of 2, 4, 8, 16, 24, 32"
     )
-    live = {name for name, _ in node_settings(parameters.config) if not node.describe_parameter(name).read_only}
+    names = [name for name, _ in node_settings(parameters.config)]
+    live = {name for name in names if not node.describe_parameter(name).read_only}
     assert live
     sections = {name.partition(".")[0] for name in live}
     assert sections == {"clustering", "stitching", "output", "stream", "node", "health"}

@@ -90,8 +90,13 @@ def test_stages_model_and_device_of_the_real_model(local_node: Start, peer: Peer
     assert latency > 0
     assert delay > 0
     worker = listener.values("worker")
-    expected = {"state": "active", "preset": "lite", "model": "stemseg", "checkpoint": "random", "device": "cpu"}
-    expected |= {"window": "near_online 4/2", "fallback": "no", "worker_restarts": "0"}
+    expected = {"state": "active", "preset": "lite", "model": "stemseg", "device": "cpu"}
+    expected |= {
+        "checkpoint": "random",
+        "window": "near_online 4/2",
+        "fallback": "no",
+        "worker_restarts": "0",
+    }
     assert {name: worker[name] for name in expected} == expected
     assert 50 < float(worker["process_memory_mb"]) < 50_000
     assert (listener.level("worker"), listener.text("worker")) == (OK, "ready")
@@ -138,13 +143,13 @@ def test_a_node_that_lacks_its_device_is_in_error(
             Period(delay_ms=1500.0),
             0.0,
             WARN,
-            "answers come 1500 ms after the image they waited for",
+            "results come 1500 ms after the image that completed them",
         ),
         (
             Period(delay_ms=6000.0),
             0.0,
             ERROR,
-            "answers come 6000 ms after the image they waited for",
+            "results come 6000 ms after the image that completed them",
         ),
     ],
 )
