@@ -23,7 +23,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from rclpy.utilities import remove_ros_args
+from rclpy.utilities import remove_ros_args, try_shutdown
 from std_srvs.srv import Trigger
 
 from stemseg_ros.errors import StemsegError
@@ -347,7 +347,7 @@ def _spin(node: StemsegNode, stopping: Callable[[], bool]) -> NoReturn:
     node.close()
     executor.shutdown()
     node.destroy_node()
-    rclpy.try_shutdown()
+    try_shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     # All is closed. The interpreter would go on to take torch apart, maybe under a turn in

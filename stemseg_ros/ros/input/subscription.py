@@ -101,7 +101,7 @@ class ImageSubscription:
         self._refit = False
         self._reliability = reliability
         events = SubscriptionEventCallbacks(
-            message_lost=lambda event: self._losses.reported(event.total_count_change),
+            message_lost=self._on_message_lost,
             incompatible_qos=self._on_incompatible,
         )
         profile = QoSProfile(depth=self._settings.queue_size, reliability=reliability)
@@ -136,6 +136,9 @@ class ImageSubscription:
         self._last_image = time.monotonic()
         self._losses.received(stamp_ns(message))
         self._on_image(message)
+
+    def _on_message_lost(self, event: Any) -> None:
+        self._losses.reported(event.total_count_change)
 
     def _on_incompatible(self, _: object) -> None:
         # Not here: this runs inside the subscription that has to go. A fixed reliability stays;

@@ -20,7 +20,9 @@ from stemseg_ros.records import Image as Pixels
 from stemseg_ros.ros.output.result_messages import image_message, instances_message, jpeg_message
 
 if find_spec("vision_msgs") is not None:
-    from stemseg_ros.ros.output.detections import Detection2DArray, detections_message
+    from vision_msgs.msg import Detection2DArray
+
+    from stemseg_ros.ros.output.detections import detections_message
 else:
     Detection2DArray = None
 

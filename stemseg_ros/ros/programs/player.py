@@ -163,8 +163,8 @@ class Player:
             lambda: self._publisher.get_subscription_count() > 0, wait
         ):
             raise ProgramError(
-                f"nobody subscribed to {self._publisher.topic_name} within {wait:g} s; is the node "
-                "active, in the same ROS_DOMAIN_ID, with its image topic remapped to this name?"
+                f"nobody subscribed to {self._publisher.topic_name} within {wait:g} s; is the "
+                "node active, in the same ROS_DOMAIN_ID, with its image topic remapped to this name?"
             )
         if self._limit and not self._program.spin_until(
             lambda: self._answers.get_publisher_count() > 0, wait
@@ -188,7 +188,7 @@ class Player:
         node = self._program.node
         subscription = node.create_subscription(DiagnosticArray, "/diagnostics", look, 10)
         wait = self._options.wait
-        if not self._program.spin_until(lambda: bool(needed), wait):
+        if not self._program.spin_until(lambda: needed, wait):
             raise ProgramError(
                 f"the node says nothing of itself on /diagnostics within {wait:g} s; name the "
                 "number of frames in flight with --in-flight"
