@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from ros.test_node import change_state, state
 from ros.toy_node import HANG, ToyEngine, ToyModel
 
 from stemseg_ros.config import Config, load_config
-from stemseg_ros.ros.health.verdicts import Fallbacks
 
 pytestmark = pytest.mark.ros
 
@@ -204,27 +202,3 @@ def test_a_process_whose_worker_hangs_again_ends_for_respawn() -> None:
         finally:
             peer.close()
         assert process.lines("the process ends: the restarted worker stalls as well")
-
-
-@pytest.mark.parametrize(
-    ("policy", "device", "steps"),
-    [
-        ("smaller_then_cpu", "cuda:0", [(70, "cuda:0"), (50, "cuda:0"), (100, "cpu")]),
-        ("smaller_then_cpu", "cpu", [(70, "cpu"), (50, "cpu")]),
-        ("smaller", "cuda:1", [(70, "cuda:1"), (50, "cuda:1")]),
-        ("cpu", "cuda:0", [(100, "cpu")]),
-        ("cpu", "cpu", []),
-        ("error", "cuda:0", []),
-    ],
-)
-def test_fallbacks_in_order(policy: str, device: str, steps: list[Any]) -> None:
-    config = load_config("lite", {"input.min_dim": 100, "input.max_dim": 200})
-    fallbacks = Fallbacks(policy)
-    assert not fallbacks.active
-    for size, where in steps:
-        assert fallbacks.lower(device)
-        assert fallbacks.active
-        assert fallbacks.config(config).input.min_dim == size
-        assert fallbacks.config(config).input.max_dim == 2 * size
-        assert fallbacks.device(device) == where
-    assert not fallbacks.lower(device)

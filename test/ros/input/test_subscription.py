@@ -59,8 +59,9 @@ class Subscriber:
         self._thread = threading.Thread(target=self._spin)
         self._thread.start()
 
-    def _count(self, number: int) -> None:
+    def _count(self, number: int, seconds: float) -> None:
         self.lost += number
+        assert 0 < seconds < 10
 
     def _spin(self) -> None:
         executor = SingleThreadedExecutor(context=self._context)
