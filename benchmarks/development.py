@@ -15,7 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from stemseg_ros.datasets.driving import load_driving
-from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledSequence, class_of
+from stemseg_ros.datasets.sequence import (
+    IGNORE_LABEL,
+    LabelledFrame,
+    LabelledSequence,
+    class_of,
+    is_group,
+)
 from stemseg_ros.errors import needs_extra
 from stemseg_ros.masks import decode
 from stemseg_ros.records import Frame, FrameResult
@@ -67,16 +73,22 @@ class SequenceResult:
 
 
 def run_sequence(
-    stream: Stream, sequence: LabelledSequence, progress: Callable[[], None] = lambda: None
+    stream: Stream,
+    sequence: LabelledSequence,
+    progress: Callable[[], None] = lambda: None,
+    change: Callable[[LabelledFrame], LabelledFrame] = lambda frame: frame,
 ) -> SequenceResult:
     """Run a labelled sequence through a stream that starts anew. Raises DataError for a bad
-    file."""
+    file.
+
+    change: what is done to each frame and its labels before.
+    """
     stream.reset()
     classes = len(stream.config.classes)
     truth: list[Labels] = []
     results: list[FrameResult] = []
     for index in range(len(sequence)):
-        frame = sequence.read(index, classes)
+        frame = change(sequence.read(index, classes))
         truth.append(frame.labels)
         results += stream.push(Frame(frame.image, index * FRAME_NS))
         progress()
@@ -122,31 +134,32 @@ def failures(result: SequenceResult, class_id: int, min_area: int) -> list[tuple
 
 
 def tracking(result: SequenceResult, class_id: int) -> dict[str, float]:
-    """sMOTSA, MOTSA, MOTSP (all 0..1) and IDS of one class, by TrackEval. Raises
+    """sMOTSA, MOTSA, MOTSP, HOTA, DetA (all 0..1) and IDS of one class, by TrackEval. Raises
     MissingExtraError."""
     with needs_extra("eval"):
-        from trackeval.metrics import CLEAR
+        from trackeval.metrics import CLEAR, HOTA
     pairs = _pairs(result, class_id)
     true_ids = _numbering([pair.true_ids for pair in pairs])
     ids = _numbering([pair.ids for pair in pairs])
-    metric = CLEAR({"PRINT_CONFIG": False})
-    scores: dict[str, Any] = metric.eval_sequence(
-        {
-            "num_timesteps": len(pairs),
-            "num_gt_ids": len(true_ids),
-            "num_tracker_ids": len(ids),
-            "num_gt_dets": sum(len(pair.true_ids) for pair in pairs),
-            "num_tracker_dets": sum(len(pair.ids) for pair in pairs),
-            "gt_ids": [np.array([true_ids[i] for i in pair.true_ids], int) for pair in pairs],
-            "tracker_ids": [np.array([ids[i] for i in pair.ids], int) for pair in pairs],
-            "similarity_scores": [pair.iou for pair in pairs],
-        }
-    )
+    data = {
+        "num_timesteps": len(pairs),
+        "num_gt_ids": len(true_ids),
+        "num_tracker_ids": len(ids),
+        "num_gt_dets": sum(len(pair.true_ids) for pair in pairs),
+        "num_tracker_dets": sum(len(pair.ids) for pair in pairs),
+        "gt_ids": [np.array([true_ids[i] for i in pair.true_ids], int) for pair in pairs],
+        "tracker_ids": [np.array([ids[i] for i in pair.ids], int) for pair in pairs],
+        "similarity_scores": [pair.iou for pair in pairs],
+    }
+    scores: dict[str, Any] = CLEAR({"PRINT_CONFIG": False}).eval_sequence(data)
+    hota: dict[str, Any] = HOTA().eval_sequence(data)
     return {
         "sMOTSA": float(scores["sMOTA"]),
         "MOTSA": float(scores["MOTA"]),
         "MOTSP": float(scores["MOTP"]),
         "IDS": float(scores["IDSW"]),
+        "HOTA": float(np.mean(hota["HOTA"])),
+        "DetA": float(np.mean(hota["DetA"])),
     }
 
 
@@ -229,8 +242,9 @@ def _pairs(result: SequenceResult, class_id: int) -> list[_Pair]:
 
 
 def _pair(truth: Labels, predicted: Labels, class_id: int, members: npt.NDArray[np.int_]) -> _Pair:
-    ignored = truth == IGNORE_LABEL
-    true_ids, true_areas = np.unique(truth[class_of(truth) == class_id], return_counts=True)
+    ignored = (truth == IGNORE_LABEL) | is_group(truth)
+    wanted = (class_of(truth) == class_id) & ~ignored
+    true_ids, true_areas = np.unique(truth[wanted], return_counts=True)
     ids, whole = np.unique(predicted[np.isin(predicted, members)], return_counts=True)
     areas = np.array([np.count_nonzero((predicted == i) & ~ignored) for i in ids], int)
     # As in KITTI-MOTS: a prediction mostly in an ignored region is neither right nor wrong.

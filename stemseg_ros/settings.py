@@ -58,6 +58,9 @@ class OutputConfig(Section):
 
     min_score: float = Field(0.0, ge=0, le=1, json_schema_extra=LIVE)
     """Instances with a lower score are left out."""
+    keep_score: float = Field(1.0, ge=0, le=1, json_schema_extra=LIVE)
+    """A track that came out before is left out only below this score, too, so that scores that
+    vary around min_score do not interrupt it; from min_score on without effect."""
     min_area: int = Field(0, ge=0, json_schema_extra=LIVE)
     """Masks below so many pixels of the source image are left out."""
     min_track_frames: int = Field(1, ge=1, le=100, json_schema_extra=LIVE)

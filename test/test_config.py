@@ -55,7 +55,7 @@ def test_presets_survive_a_round_trip_through_yaml(name: str, tmp_path: Path) ->
     [
         ("kitti_mots", (736, 1948, 8, 4, "xyt", 0.95, "reference", ("car", "pedestrian"))),
         ("davis", (736, 1248, 16, 6, "xyff", 0.8, "reference", ("object",))),
-        ("lite", (544, 1088, 4, 2, "xytf", None, "corrected", ("car", "pedestrian"))),
+        ("lite", (544, 1248, 4, 2, "xytf", None, "corrected", ("car", "pedestrian"))),
     ],
 )
 def test_presets_hold_the_published_settings(preset: str, expected: tuple[Any, ...]) -> None:

@@ -81,11 +81,6 @@ DataOption = Annotated[
 ]
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    app()
-
-
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -140,12 +135,16 @@ def run(
         ),
     ] = None,
     settings: SetOption = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 3 if any frame could not be read.")
+    ] = False,
 ) -> None:
     """Segment and track a recording: KITTI-MOTS text, overlay video, summary."""
     tree = config_from(config, settings)
-    from stemseg_ros.cli.console import frames_progress, print_run
+    from stemseg_ros.cli.console import frames_progress, print_run, report_damage
     from stemseg_ros.execution.device import describe_device, resolve_device
     from stemseg_ros.labelling.job import prepare_output, run_source
+    from stemseg_ros.media.outputs import appear_together
     from stemseg_ros.media.sources import open_source
     from stemseg_ros.stream import open_model
 
@@ -153,17 +152,20 @@ def run(
     with open_source(source, topic, fps) as frames:
         prepare_output(out)
         stream = open_model(tree, checkpoint, place).stream()
-        with frames_progress(frames.name, frames.frames) as progress:
+        with (
+            appear_together(out, last="summary.json") as partial,
+            frames_progress(frames.name, frames.frames) as progress,
+        ):
             summary = run_source(
                 frames,
                 stream,
-                out,
+                partial,
                 checkpoint=checkpoint or "bundled",
                 device=describe_device(place),
                 progress=progress,
             )
-        announced = frames.frames
     print_run(summary, out)
+    report_damage(frames.damage)
     if summary.tracks > len(summary.track_list):
         typer.echo(
             f"stemseg: {out / 'instances.txt'} holds the {len(summary.track_list)} largest of "
@@ -173,9 +175,8 @@ def run(
     for reason, number in summary.dropped.items():
         what = reason.replace("_", " ")
         typer.echo(f"stemseg: {number} frames dropped because of their stamps: {what}", err=True)
-    came = summary.frames + sum(summary.dropped.values())
-    if announced is not None and came < announced:
-        typer.echo(f"stemseg: {source} announces {announced} frames, {came} came", err=True)
+    if strict and (frames.damage or summary.dropped):
+        raise typer.Exit(3)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from stemseg_ros.datasets.sequence import (
     DataError,
     LabelledFrame,
     LabelledSequence,
+    is_object,
 )
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -99,7 +100,8 @@ def _check(
 
 def _count(frame: LabelledFrame, classes: tuple[str, ...], report: EntryReport) -> set[int]:
     """Adds a frame to the report; returns the labels of its objects."""
-    present = {int(label) for label in np.unique(frame.labels)} - {0, IGNORE_LABEL}
+    found = np.unique(frame.labels)
+    present = set(found[is_object(found)].tolist())
     height, width = frame.labels.shape
     report.frames += 1
     report.sizes[width, height] += 1

@@ -37,6 +37,7 @@ LOOKALIKES = {
     "vehicle_group": "car",
     "caravan": "car",
     "trailer": "car",
+    "large_vehicle": "car",
 }
 """Ignored where the other class is wanted and they are not: datasets disagree about them."""
 

@@ -1,8 +1,8 @@
 """The driving pack: short clips and stills with KITTI-MOTS label images.
 
 Layout: ``clips/<name>/<frame>.jpg`` are videos, ``stills_*/<frame>.jpg`` single images; beside
-every JPEG (``.jpg``, ``.jpeg``) lies a PNG of the same name, uint16, class * 1000 + track id, 0
-background, 10000 ignored.
+every JPEG (``.jpg``, ``.jpeg``) lies a PNG of the same name, uint16, class * 1000 + track id (from
+0, as in KITTI-MOTS), 0 background, 10000 ignored.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ from stemseg_ros.datasets.sequence import (
 from stemseg_ros.media.sources import natural_key
 
 Split = Literal["train", "development"]
+CLIPS = "clips"
+"""Folder of the videos."""
+LAST_NUMBER = CLASS_STEP - 1
+"""Object 0 of a class is called this, as 0 means a group elsewhere in the package."""
 HELD_OUT_CLIPS = frozenset({"0003"})
 """Clips that training never sees."""
 HELD_OUT_STILL = 5
 """Every so-many-th still of a folder, from the first on, belongs to the development split."""
-CLASSES = {1: "car", 2: "pedestrian"}
+CLASSES = {1: "car", 2: "pedestrian", 3: "large_vehicle"}
 
 
 def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[LabelledSequence]:
@@ -42,7 +46,10 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
             f"{root}: the driving pack has the splits train and development, not '{split}'"
         )
     targets = class_targets(CLASSES, classes, str(root))
-    sequences = load_driving(root, "train" if split == "train" else "development", targets)
+    part: Split = "train" if split == "train" else "development"
+    if source != CLIPS and root.is_dir() and (root / source).is_dir():
+        return load_stills(root / source, targets, part)
+    sequences = load_driving(root, part, targets)
     chosen = [sequence for sequence in sequences if sequence.source == source]
     if not chosen:
         found = ", ".join(sorted({sequence.source for sequence in sequences}))
@@ -62,23 +69,30 @@ def load_driving(
             f"{root}: no such folder; expected the driving pack with clips/ and stills_*/"
         )
     held_out = split == "development"
-    clips = [folder for folder in sorted((root / "clips").glob("*")) if folder.is_dir()]
+    clips = [folder for folder in sorted((root / CLIPS).glob("*")) if folder.is_dir()]
     sequences = [
-        _sequence(folder, "clips", _images(folder), targets)
+        _sequence(folder, CLIPS, _images(folder), targets)
         for folder in clips
         if (folder.name in HELD_OUT_CLIPS) == held_out
     ]
     for folder in sorted(root.glob("stills_*")):
-        sequences += [
-            _sequence(folder, folder.name, [image], targets)
-            for position, image in enumerate(_images(folder))
-            if (position % HELD_OUT_STILL == 0) == held_out
-        ]
+        sequences += load_stills(folder, targets, split)
     if not sequences:
         raise DataError(
             f"{root}: no clips/<name>/*.jpg or stills_*/*.jpg of the {split} split found"
         )
     return sequences
+
+
+def load_stills(
+    folder: Path, targets: Targets | None = None, split: Split | None = None
+) -> list[LabelledSequence]:
+    """The stills of one folder, by name, all or those of a split. Raises DataError."""
+    return [
+        _sequence(folder, folder.name, [image], targets)
+        for position, image in enumerate(_images(folder))
+        if split is None or (position % HELD_OUT_STILL == 0) == (split == "development")
+    ]
 
 
 def read_labels(targets: Targets | None, path: Path) -> LabelArray:
@@ -96,6 +110,7 @@ def read_labels(targets: Targets | None, path: Path) -> LabelArray:
             f"(expected class * {CLASS_STEP} + track id)"
         )
     wide = labels.astype(np.int32)
+    wide[(wide % CLASS_STEP == 0) & (wide != 0) & (wide != IGNORE_LABEL)] += LAST_NUMBER
     if targets is None:
         return wide
     known = {0: 0, **targets, IGNORE_LABEL // CLASS_STEP: IGNORED}
@@ -115,6 +130,6 @@ def _sequence(
 ) -> LabelledSequence:
     files = [image.with_suffix(".png") for image in images]
     refuse_missing(files, "an image has no label image")
-    name = f"{source}/{folder.name if source == 'clips' else images[0].stem}"
+    name = f"{source}/{folder.name if source == CLIPS else images[0].stem}"
     labels = LabelFiles(tuple((file,) for file in files), partial(read_labels, targets))
     return LabelledSequence(name, source, tuple(images), labels)

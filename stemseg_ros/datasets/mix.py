@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from stemseg_ros.config import Config, ConfigError
@@ -20,7 +21,7 @@ from stemseg_ros.datasets import (
     pascal_voc,
     youtube_vis,
 )
-from stemseg_ros.datasets.sequence import DataError, LabelledSequence
+from stemseg_ros.datasets.sequence import DataError, GroupLabels, LabelledSequence
 from stemseg_ros.training.settings import DatasetConfig
 
 Loader = Callable[[Path, str, Sequence[str], str], list[LabelledSequence]]
@@ -68,9 +69,13 @@ def entries(config: Config) -> dict[str, DatasetConfig]:
 def load_entry(config: Config, data: Path, name: str) -> list[LabelledSequence]:
     """Sequences of one entry of the mix; nothing is decoded yet. Raises DataError."""
     entry = config.training.mix[name]
-    return FORMATS[entry.format](
-        data / Path(entry.root).expanduser(), entry.split, config.classes, name
+    source = name if entry.folder is None else entry.folder
+    sequences = FORMATS[entry.format](
+        data / Path(entry.root).expanduser(), entry.split, config.classes, source
     )
+    if entry.instances:
+        return sequences
+    return [replace(sequence, labels=GroupLabels(sequence.labels)) for sequence in sequences]
 
 
 def load_mix(config: Config, data: Path) -> dict[str, list[LabelledSequence]]:

@@ -202,7 +202,7 @@ def _sample(labels: LabelArray, places: npt.NDArray[np.float32]) -> LabelArray:
 
 def _ids(labels: npt.NDArray[np.int32]) -> list[int]:
     counts = np.bincount(labels.ravel())  # many times faster than unique on whole images
-    return [int(i) for i in np.flatnonzero(counts) if i not in (0, IGNORE_LABEL)]
+    return [int(i) for i in np.flatnonzero(counts) if i % CLASS_STEP]
 
 
 def _lives(labels: Volume) -> dict[int, list[int]]:

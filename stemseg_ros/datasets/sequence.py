@@ -21,7 +21,8 @@ from stemseg_ros.records import Rle
 CLASS_STEP = 1000
 """A label is class * 1000 + track id, as in KITTI-MOTS; 0 is background."""
 IGNORE_LABEL = 10000
-"""Label of pixels about which nothing is known."""
+"""Label of pixels about which nothing is known. Number 0 of a class, as in 1000, labels a group:
+pixels of that class whose instances are not told apart."""
 END_MARKS = {".png": (b"IEND", 64), ".jpg": (b"\xff\xd9", 4096), ".jpeg": (b"\xff\xd9", 4096)}
 """Bytes that a whole file has near its end, and how near."""
 
@@ -40,7 +41,7 @@ class LabelledFrame:
     image: npt.NDArray[np.uint8]
     """uint8 (H, W, 3), BGR."""
     labels: LabelArray
-    """int32 (H, W): 0 background, class * 1000 + track id, IGNORE_LABEL."""
+    """int32 (H, W): 0 background, class * 1000 + track id (0: a group), IGNORE_LABEL."""
 
 
 class Labels(Protocol):
@@ -103,6 +104,26 @@ class MaskLabels:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupLabels:
+    """Labels of which only the classes count: all objects of a class are one group."""
+
+    labels: Labels
+
+    def read(self, index: int) -> LabelArray:
+        labels = self.labels.read(index)
+        grouped: LabelArray = np.where(
+            labels == IGNORE_LABEL, IGNORE_LABEL, labels // CLASS_STEP * CLASS_STEP
+        ).astype(np.int32)
+        return grouped
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.labels.size(index)
+
+    def place(self, index: int) -> str:
+        return self.labels.place(index)
+
+
+@dataclass(frozen=True, slots=True)
 class LabelledSequence(Sequence[LabelledFrame]):
     """A labelled video, or a still as a video of one frame; frames are read when indexed."""
 
@@ -160,6 +181,17 @@ class LabelledSequence(Sequence[LabelledFrame]):
 def class_of(labels: LabelArray) -> LabelArray:
     """Class of each label; 0 for background and ignored pixels."""
     return np.where(labels == IGNORE_LABEL, 0, labels // CLASS_STEP).astype(np.int32)
+
+
+def is_object(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+    """Where labels are those of single objects."""
+    return np.asarray((labels % CLASS_STEP != 0) & (labels != 0), dtype=np.bool_)
+
+
+def is_group(labels: LabelArray) -> npt.NDArray[np.bool_]:
+    """Where labels have a class but no instance."""
+    groups = (labels % CLASS_STEP == 0) & (labels != 0) & (labels != IGNORE_LABEL)
+    return np.asarray(groups, dtype=np.bool_)
 
 
 def read_all(sequences: Sequence[LabelledSequence], classes: int) -> list[list[LabelledFrame]]:

@@ -91,12 +91,14 @@ class TrackCollector:
         self.tracks: defaultdict[tuple[int, int], Track] = defaultdict(Track)
         """By (epoch, track_id)."""
 
-    def add(self, result: FrameResult) -> None:
-        """Append the next frame."""
+    def add(self, result: FrameResult, number: int | None = None) -> None:
+        """Append the next frame; number: in the recording, where that is not the count of
+        results."""
+        number = self.frames if number is None else number
         for instance in result.instances:
             area = int(coco_mask.area(instance.rle))
             self.tracks[result.epoch, instance.track_id].add(
-                self.frames, instance.rle, area, {instance.class_id: area}
+                number, instance.rle, area, {instance.class_id: area}
             )
         self.frames += 1
 

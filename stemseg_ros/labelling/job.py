@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryFile
@@ -21,6 +22,7 @@ import torch
 import stemseg_ros
 from stemseg_ros.errors import MediaError
 from stemseg_ros.formats.kitti_lines import IDS_PER_CLASS, TrackCollector, write_results
+from stemseg_ros.media.damage import SkippedFrame
 from stemseg_ros.media.overlay import VideoWriter, draw_instances
 from stemseg_ros.media.sources import DEFAULT_FPS, FrameSource
 from stemseg_ros.records import Frame, FrameResult, Image
@@ -51,6 +53,10 @@ class RunSummary:
     frames: int
     dropped: dict[str, int]
     """Frames without a result because of their stamps, by reason (docs/recordings.md)."""
+    skipped: list[SkippedFrame]
+    """Frames that cannot be read; the others keep their numbers in the text."""
+    losses: list[str]
+    """What else of the recording is lost."""
     tracks: int
     epochs: int
     fps: float
@@ -83,7 +89,7 @@ class Timings:
         results = call()
         end = time.perf_counter()
         self.inside += end - start
-        self.latency += [end - _pushed(result) for result in results]
+        self.latency += [end - pushed_frame(result).seconds for result in results]
         for stage, milliseconds in stream.timings.items():
             self.stages_ms.setdefault(stage, []).append(milliseconds)
         return results
@@ -92,21 +98,18 @@ class Timings:
 class Pushed(NamedTuple):
     """What comes back with the result of a frame."""
 
+    number: int
+    """Position in the recording, frames that cannot be read included."""
     image: Image | None
     """The image, if the caller of ``push_all`` keeps images."""
     seconds: float
     """time.perf_counter when it was pushed."""
 
 
-def _pushed(result: FrameResult) -> float:
+def pushed_frame(result: FrameResult) -> Pushed:
+    """What was pushed by ``push_all`` for a result."""
     assert isinstance(result.source, Pushed)
-    return result.source.seconds
-
-
-def pushed_image(result: FrameResult) -> Image:
-    """The image of a result of ``push_all`` with ``keep_images``."""
-    assert isinstance(result.source, Pushed) and result.source.image is not None
-    return result.source.image
+    return result.source
 
 
 def prepare_output(out: Path) -> None:
@@ -140,9 +143,11 @@ def run_source(
     with VideoWriter(out / "overlay.mp4", source.fps or DEFAULT_FPS) as video:
         for results in push_all(source, stream, timings, keep_images=True, on_event=events.append):
             for result in results:
-                collector.add(result)
+                pushed = pushed_frame(result)
+                collector.add(result, pushed.number)
                 epochs.add(result.epoch)
-                video.write(draw_instances(pushed_image(result), result))
+                assert pushed.image is not None
+                video.write(draw_instances(pushed.image, result))
             progress(collector.frames)
     if not collector.frames:
         raise MediaError(f"{source.name}: no frames")
@@ -156,6 +161,8 @@ def run_source(
         device=device,
         frames=collector.frames,
         dropped=_dropped(events, held=stream.reset()),
+        skipped=source.damage.skipped,
+        losses=source.damage.losses,
         tracks=len(collector.tracks),
         epochs=len(epochs),
         fps=round(collector.frames / elapsed, 3),
@@ -179,11 +186,13 @@ def push_all(
 ) -> Iterator[list[FrameResult]]:
     """Results of each push and of the flush at the end, timed.
 
-    keep_images: results bring their images back (``pushed_image``). on_event: is called with what
+    keep_images: results bring their images back (``pushed_frame``). on_event: is called with what
     the stream reports, such as frames dropped because of their stamps.
     """
+    numbers = count()
     for stamp_ns, image in source:
-        pushed = Pushed(image if keep_images else None, time.perf_counter())
+        number = next(numbers) + len(source.damage.skipped)
+        pushed = Pushed(number, image if keep_images else None, time.perf_counter())
         frame = Frame(image, stamp_ns, source=pushed)
         yield timings.results(partial(stream.push, frame), stream)
         for event in stream.events:

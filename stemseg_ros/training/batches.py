@@ -36,6 +36,8 @@ class Batch:
     """int64 (N, T, h, w)."""
     ignore: Tensor
     """bool (N, T, h, w)."""
+    groups: Tensor
+    """bool (N, T, h, w): cells with a class but no instance."""
     names: tuple[str, ...]
     """Sequence of each clip."""
 
@@ -48,6 +50,7 @@ class Batch:
                 self.masks[part],
                 self.classes[part],
                 self.ignore[part],
+                self.groups[part],
                 self.names[part],
             )
             for part in parts
@@ -60,6 +63,7 @@ class Batch:
             self.masks.to(device),
             self.classes.to(device),
             self.ignore.to(device),
+            self.groups.to(device),
             self.names,
         )
 
@@ -120,6 +124,7 @@ def make_batch(sources: Sources, config: Settings, step: int, world: World | Non
         masks=_pad_masks(targets),
         classes=torch.from_numpy(np.stack([target.classes for target in targets])),
         ignore=torch.from_numpy(np.stack([target.ignore for target in targets])),
+        groups=torch.from_numpy(np.stack([target.groups for target in targets])),
         names=tuple(clip.name for clip in clips),
     )
 

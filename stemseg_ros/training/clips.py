@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelledFrame
+from stemseg_ros.datasets.classes import target_of
+from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelledFrame, is_object
 from stemseg_ros.models.stemseg.settings import Settings
 
 Affine = npt.NDArray[np.float64]
@@ -34,6 +35,14 @@ OBJECT_CROP = 0.8
 """Share of crops that are placed on an object; the rest lie anywhere."""
 PASTE_AREA = (600, 60000)
 """Range of the area of objects that are pasted into other clips, in pixels."""
+PERSON_HEIGHT = (20.0, 200.0)
+"""Range of the height of people at street scale, in pixels of the clip."""
+UPRIGHT = 1.7
+"""Least height of a whole body, in widths."""
+MAX_ENLARGEMENT = 1.3
+"""Largest scale at which a body is pasted."""
+ATTEMPTS = 8
+"""Images that are looked at for a body."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +89,7 @@ def draw_clip(
         )
     )
     if rng.random() < training.copy_paste:
-        clip = paste_objects(clip, sources, rng)
+        clip = paste_objects(clip, sources, rng, _people(config))
     return Clip(_photometric(clip.frames, rng), clip.labels, f"{name}[{number}]")
 
 
@@ -238,36 +247,71 @@ def _photometric(frames: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt
     return np.stack(looked_up).astype(np.uint8, copy=False)
 
 
-def paste_objects(clip: Clip, sources: Sources, rng: np.random.Generator) -> Clip:
+@dataclass(frozen=True, slots=True)
+class People:
+    """How many of the pasted objects are people at street scale."""
+
+    class_id: int = 0
+    share: float = 0.0
+
+
+def _people(config: Settings) -> People:
+    if not config.training.paste_people:
+        return People()
+    return People(target_of("pedestrian", config.network.classes), config.training.paste_people)
+
+
+def paste_objects(
+    clip: Clip, sources: Sources, rng: np.random.Generator, people: People = People()
+) -> Clip:
     """Cut up to three objects out of other images and let each move steadily across the clip, in
-    front."""
+    front; people at street scale behind what stands nearer."""
     frames, labels = clip.frames.copy(), clip.labels.copy()
     for _ in range(int(rng.integers(1, 4))):
-        cut = _cut_out(sources, rng)
+        as_person = people.share > 0 and rng.random() < people.share
+        cut = _body(sources, people.class_id, rng) if as_person else _cut_out(sources, rng)
         if cut is not None:
             image, mask, class_id = cut
-            used = labels[(labels // CLASS_STEP == class_id)]
-            new = max(class_id * CLASS_STEP, int(used.max(initial=0))) + 1
-            if new // CLASS_STEP == class_id and new != IGNORE_LABEL:
-                _paste(frames, labels, image, mask, new, rng)
+            new = _free_label(labels, class_id)
+            if new:
+                paste = _paste_person if as_person else _paste
+                paste(frames, labels, image, mask, new, rng)
     return Clip(frames, labels)
 
 
-def _cut_out(
-    sources: Sources, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], int] | None:
-    """A whole object: image (H, W, 3), mask (H, W) 0 or 1, class; None if the drawn image has
+def _free_label(labels: npt.NDArray[np.int32], class_id: int) -> int:
+    """A label of the class that is not used yet, if possible above all that are; 0 if there is
     none."""
+    used = np.flatnonzero(np.bincount(labels.ravel(), minlength=1))
+    numbers = set((used[used // CLASS_STEP == class_id] % CLASS_STEP).tolist())
+    above = max(numbers, default=0) + 1
+    free = (number for number in (above, *range(1, CLASS_STEP)) if number not in numbers)
+    number = next((number for number in free if number < CLASS_STEP), 0)
+    return number and class_id * CLASS_STEP + number
+
+
+Cut = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], int]
+"""An object: image (H, W, 3), mask (H, W) 0 or 1, class."""
+
+
+def _body(sources: Sources, class_id: int, rng: np.random.Generator) -> Cut | None:
+    """A whole, upright person."""
+    for _ in range(ATTEMPTS):
+        cut = _cut_out(sources, rng, class_id)
+        if cut is not None and cut[1].shape[0] >= UPRIGHT * cut[1].shape[1]:
+            return cut
+    return None
+
+
+def _cut_out(sources: Sources, rng: np.random.Generator, class_id: int = 0) -> Cut | None:
+    """A whole object of a class (0: any); None if the drawn image has none."""
     names = list(sources)
     part = sources[names[rng.integers(len(names))]]
     sequence = part[int(rng.integers(len(part)))]
     frame = sequence[int(rng.integers(len(sequence)))]
-    ids, areas = np.unique(frame.labels, return_counts=True)
-    fitting = [
-        int(i)
-        for i, area in zip(ids, areas, strict=True)
-        if i not in (0, IGNORE_LABEL) and PASTE_AREA[0] <= area <= PASTE_AREA[1]
-    ]
+    areas = np.bincount(frame.labels.ravel())
+    ids = np.flatnonzero((areas >= PASTE_AREA[0]) & (areas <= PASTE_AREA[1]))
+    fitting = ids[is_object(ids) & ((class_id == 0) | (ids // CLASS_STEP == class_id))].tolist()
     if not fitting:
         return None
     chosen = fitting[rng.integers(len(fitting))]
@@ -311,6 +355,66 @@ def _paste(
         part = alpha[box][..., None]
         frames[t][box] = (frames[t][box] * (1 - part) + colours[box] * part).astype(np.uint8)
         labels[t][box][part[..., 0] > 0.5] = label
+
+
+def _paste_person(
+    frames: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int32],
+    image: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.uint8],
+    label: int,
+    rng: np.random.Generator,
+) -> None:
+    """Let a body walk across the clip, hidden by objects that stand lower in the image.
+
+    A camera on a car looks from about the height of a head, so that heads and the roofs of cars,
+    near or far, lie close to the horizon.
+    """
+    length, height, width = labels.shape
+    tallest = min(PERSON_HEIGHT[1], 0.8 * height, MAX_ENLARGEMENT * mask.shape[0])
+    tall = np.exp(rng.uniform(np.log(PERSON_HEIGHT[0]), np.log(tallest)))
+    scale = float(tall / mask.shape[0])
+    if rng.random() < 0.5:
+        image, mask = image[:, ::-1], mask[:, ::-1]
+    # Shrunk by areas first: a warp alone would skip pixels.
+    size = [max(1, round(side * min(scale, 1.0))) for side in mask.shape[::-1]]
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    small = np.clip(small * rng.uniform(0.6, 1.15), 0, 255).astype(np.uint8)
+    soft = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    left = rng.uniform(-0.5, width / tall - 0.5) * tall
+    top = _horizon(labels[length // 2], rng) + rng.normal(0, 0.12) * tall
+    speed = rng.uniform(-1, 1, 2) * (0.02 * width, 0.005 * height)
+    growth = np.exp(rng.uniform(-0.04, 0.04) * np.arange(length))
+    for t in range(length):
+        zoom = growth[t] * tall / size[1]
+        x, y = left + speed[0] * t, top + speed[1] * t
+        matrix = np.array([[zoom, 0, x], [0, zoom, y]])
+        alpha = cv2.warpAffine(soft, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        box = (_span(alpha.max(1)), _span(alpha.max(0)))
+        colours = cv2.warpAffine(
+            small, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        part = alpha[box] * ~_nearer(labels[t], box, y + growth[t] * tall)
+        frames[t][box] = frames[t][box] * (1 - part[..., None]) + colours[box] * part[..., None]
+        labels[t][box][part > 0.5] = label
+
+
+def _horizon(labels: npt.NDArray[np.int32], rng: np.random.Generator) -> float:
+    """The row where some object of a frame begins, or a likely one."""
+    found = np.flatnonzero(np.bincount(labels.ravel()))
+    ids = found[is_object(found)]
+    if not len(ids):
+        return float(rng.uniform(0.15, 0.6) * len(labels))
+    return float(np.flatnonzero((labels == rng.choice(ids)).any(1))[0])
+
+
+def _nearer(
+    labels: npt.NDArray[np.int32], box: tuple[slice, slice], feet: float
+) -> npt.NDArray[np.bool_]:
+    """Pixels of a box that belong to objects which reach below a row."""
+    part = labels[box]
+    below = np.flatnonzero(np.bincount(labels[max(0, int(feet)) :].ravel()))
+    return np.isin(part, below[is_object(below)])
 
 
 def _span(profile: npt.NDArray[np.floating]) -> slice:

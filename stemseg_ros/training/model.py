@@ -66,7 +66,7 @@ def embedding_outputs(network: StemSeg) -> list[PointwiseConv]:
 def _start_outputs(network: StemSeg, config: Settings) -> None:
     head = network.embedding_head
     map_heads = (network.semseg_head, network.seediness_head, network.saliency_head)
-    outputs = [other.conv_out for other in map_heads if other is not None]
+    outputs: list[nn.Conv3d] = [other.conv_out for other in map_heads if other is not None]
     outputs += embedding_outputs(network)
     if head is not None and head.conv_seediness is not None:
         outputs.append(head.conv_seediness)

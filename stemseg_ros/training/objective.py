@@ -48,7 +48,8 @@ def _clip_losses(maps: Maps, clip: Batch, config: Settings) -> dict[str, Tensor]
         saliency = saliency_loss(maps.saliency_logits, clip.classes, clip.ignore, config)
         return {"saliency": saliency, "total": saliency}
     output = torch.cat([maps.embeddings, maps.raw_variance, maps.heatmap], dim=1)
-    losses = embedding_loss(output, clip.masks, clip.ignore, config)
+    # A group has classes, and so has its part in semantics, but nothing to learn instances from.
+    losses = embedding_loss(output, clip.masks, clip.ignore | clip.groups, config)
     losses["total"] = losses["embedding"]
     if maps.semantic_logits is not None:
         losses["semantic"] = semantic_loss(maps.semantic_logits, clip.classes, clip.ignore, config)

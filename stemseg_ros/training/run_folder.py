@@ -13,10 +13,10 @@ import numpy as np
 from stemseg_ros.config import dump_config
 from stemseg_ros.datasets.sequence import (
     CLASS_STEP,
-    IGNORE_LABEL,
     LabelArray,
     LabelledFrame,
     LabelledSequence,
+    is_object,
 )
 from stemseg_ros.errors import MediaError
 from stemseg_ros.labelling.job import versions, write_json
@@ -82,7 +82,8 @@ def statistics(
     masks: Counter[int] = Counter()
     objects: set[tuple[int, int]] = set()
     for s, f in (places[place] for place in spread):
-        present = set(np.unique(_labels(sequences[s], f)).tolist()) - {0, IGNORE_LABEL}
+        found = np.unique(_labels(sequences[s], f))
+        present = set(found[is_object(found)].tolist())
         masks.update(label // CLASS_STEP for label in present)
         objects |= {(s, label) for label in present}
     tracks = Counter(label // CLASS_STEP for _, label in objects)

@@ -28,6 +28,11 @@ class DatasetConfig(Section):
     """Layout of the files; driving: the folder of the entry's name in the driving pack."""
     root: str = "."
     """Folder of the dataset, relative to the folder of training data."""
+    folder: str | None = None
+    """Folder in the driving pack, where it is not the entry's name: two entries may draw different
+    clips from one folder."""
+    instances: bool = True
+    """Whether objects are told apart; false: its labels teach classes and foreground alone."""
     split: str = Field("train", pattern=r"^\w+$")
     """Part of the dataset, by the name its own files use."""
     weight: float = Field(1.0, ge=0, allow_inf_nan=False)
@@ -39,6 +44,14 @@ class DatasetConfig(Section):
     """Height and width of its clips, in place of ``training.crop``; a batch holds one size."""
     scale: Scale | None = None
     """Range of its random scale, in place of ``training.scale``."""
+
+    @model_validator(mode="after")
+    def _folder_of_the_pack(self) -> DatasetConfig:
+        if self.folder is not None and self.format != "driving":
+            raise ValueError(
+                f"folder is for the format driving; '{self.format}' has root and split"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -92,6 +105,9 @@ class TrainingConfig(Section):
     """Range of the random scale before the crop."""
     copy_paste: float = Field(0.5, ge=0, le=1)
     """Probability of pasting moving objects from other images into a clip."""
+    paste_people: float = Field(0.0, ge=0, le=1)
+    """Share of the pasted objects that are whole people at street scale, behind what stands
+    nearer."""
     workers: int = Field(0, ge=0, le=64)
     """Processes that draw clips; 0: the training process does."""
     steps: int = Field(10000, ge=1)

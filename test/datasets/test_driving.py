@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from stemseg_ros.datasets.driving import load_driving
-from stemseg_ros.datasets.sequence import IGNORE_LABEL, DataError, class_of
+from stemseg_ros.datasets.driving import load, load_driving
+from stemseg_ros.datasets.sequence import IGNORE_LABEL, DataError, class_of, is_object
 
 SIZE = (24, 32)
 
@@ -122,3 +122,12 @@ def test_a_missing_or_empty_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "clips" / "0000").mkdir(parents=True)
     with pytest.raises(DataError, match=r"0000: no \*\.jpg images"):
         load_driving(tmp_path, "train")
+
+
+def test_number_0_is_an_object_and_class_3_is_ignored_where_cars_are_wanted(pack: Path) -> None:
+    labels = np.zeros(SIZE, np.uint16)
+    labels[:4], labels[4:8] = 1000, 3001
+    write_frame(pack / "stills_city/000001", labels)
+    read = load(pack, "train", ["car"], "stills_city")[0].read(0).labels
+    assert is_object(read[:4]).all() and (class_of(read[:4]) == 1).all()
+    assert (read[4:8] == IGNORE_LABEL).all() and not read[8:].any()

@@ -14,7 +14,7 @@ from driving_pack import write_pack
 
 from stemseg_ros.config import Config, ConfigError, dump_config, load_config
 from stemseg_ros.datasets.mix import entries, load_mix
-from stemseg_ros.datasets.sequence import DataError, read_all
+from stemseg_ros.datasets.sequence import IGNORE_LABEL, DataError, class_of, read_all
 from stemseg_ros.training.batches import load_sources
 from stemseg_ros.training.clips import draw_clip
 
@@ -94,7 +94,8 @@ def test_a_mix_that_cannot_be_is_named(
     [
         ({"a": -1}, r"training\.mix\.a\.weight: .*greater than or equal to 0"),
         ({"a": {"weight": math.inf}}, r"training\.mix\.a\.weight: .*finite"),
-        ({"a": {"folder": "x"}}, r"unknown setting 'training\.mix\.a\.folder'"),
+        ({"a": {"place": "x"}}, r"unknown setting 'training\.mix\.a\.place'"),
+        ({"a": {"format": "coco", "folder": "x"}}, r"folder is for the format driving; 'coco'"),
         ({"a": "much"}, r"training\.mix\.a: .*got 'much'"),
         ({"a": {"split": "../x"}}, r"training\.mix\.a\.split"),
     ],
@@ -154,3 +155,11 @@ def test_labels_above_16_bits_survive_the_way_into_a_clip(data: Path) -> None:
         clip = draw_clip(load_mix(config, data), config, np.random.default_rng(seed))
         seen |= set(np.unique(clip.labels).tolist())
     assert seen <= {0, 80001, 10000} and 80001 in seen
+
+
+def test_two_entries_can_draw_from_one_folder_of_the_pack(data: Path) -> None:
+    mix = load_mix(mixed({"near": {"folder": "clips"}, "clips": {"instances": False}}), data)
+    near, grouped = (mix[name][0].read(0).labels for name in ("near", "clips"))
+    assert {1001, 1002, IGNORE_LABEL} <= set(np.unique(near).tolist())
+    assert set(np.unique(grouped).tolist()) == {0, 1000, IGNORE_LABEL}
+    np.testing.assert_array_equal(class_of(near), class_of(grouped))

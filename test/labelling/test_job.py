@@ -18,6 +18,7 @@ from stemseg_ros.errors import MediaError
 from stemseg_ros.formats.kitti_lines import read_results
 from stemseg_ros.labelling.job import percentiles, prepare_output, run_source
 from stemseg_ros.masks import encode
+from stemseg_ros.media.damage import Damage
 from stemseg_ros.media.overlay import track_color
 from stemseg_ros.media.sources import Video
 from stemseg_ros.models.stemseg.settings import load_settings
@@ -85,6 +86,7 @@ class Frames:
 
     def __init__(self, count: int) -> None:
         self.frames = count
+        self.damage = Damage()
         self.alive = weakref.WeakSet[Any]()
         self.most_alive = 0
 
@@ -201,6 +203,7 @@ def test_frames_dropped_for_their_stamps_are_counted(tmp_path: Path) -> None:
 
     class Glitches:
         name, fps, size, frames = "glitches", 1.0, (HEIGHT, WIDTH), len(stamps)
+        damage = Damage()
 
         def __iter__(self) -> Iterator[tuple[int, Image]]:
             return iter(frames)

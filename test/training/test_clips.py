@@ -13,7 +13,15 @@ from stemseg_ros.config import Config, load_config
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledFrame
 from stemseg_ros.models.stemseg.targets import grid_targets
 from stemseg_ros.training.batches import make_batch
-from stemseg_ros.training.clips import Sources, _affine, _motion, draw_clip, paste_objects, warp
+from stemseg_ros.training.clips import (
+    People,
+    Sources,
+    _affine,
+    _motion,
+    draw_clip,
+    paste_objects,
+    warp,
+)
 
 COLOURS = {1001: (200, 30, 30), 1002: (30, 200, 30), 2001: (30, 30, 200)}
 
@@ -218,3 +226,22 @@ def test_the_scale_of_an_entry_is_used() -> None:
         clip = draw_clip(sources, config(mix=mix), np.random.default_rng(1))
         areas.append(max(np.count_nonzero(clip.labels[0] == label) for label in COLOURS))
     assert areas[1] > 3 * areas[0]
+
+
+def test_people_are_pasted_upright_whole_and_behind_what_stands_nearer() -> None:
+    body = np.zeros((120, 200), np.int32)
+    body[20:100, 90:120] = 2001
+    people: Sources = {"a": [[LabelledFrame(np.full((120, 200, 3), 250, np.uint8), body)]]}
+    labels = np.zeros((400, 200), np.int32)
+    labels[200:] = 1001  # reaches the lower border: nearer than anyone
+    street = LabelledFrame(np.full((400, 200, 3), 90, np.uint8), labels)
+    base = warp([street] * 4, [np.eye(3)] * 4, (400, 200))
+    seen = 0
+    for seed in range(20):
+        clip = paste_objects(base, people, np.random.default_rng(seed), People(2, 1.0))
+        new = clip.labels // 1000 == 2
+        assert not new[:, 200:].any(), "the car hides them"
+        assert (clip.frames[new] > 120).mean() > 0.95 if new.any() else True
+        assert (clip.labels[:, 200:] == 1001).all()
+        seen += bool(new.any())
+    assert seen >= 10

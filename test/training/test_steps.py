@@ -57,7 +57,7 @@ def test_passes_add_up_to_a_larger_batch(pack: Path) -> None:
     batch = batch_of(pack, 4)
     whole = after_steps(config(batch_size=4), batch)
     passes = after_steps(config(batch_size=1, accumulate=4), batch)
-    assert difference(whole, passes) < 1e-6
+    assert difference(whole, passes) < 5e-6
     assert difference(whole, after_steps(config(batch_size=4), batch.split(2)[0])) > 1e-4
     for name in ("total", "lovasz", "gradient"):
         assert passes.sums[name] == pytest.approx(whole.sums[name], rel=1e-5), name

@@ -53,7 +53,8 @@ class Reporter:
         score = track.heat * track.class_probability
         if track.age < output.min_track_frames or mask.area < output.min_area:
             return None
-        if score < output.min_score:
+        track.reported |= score >= output.min_score
+        if not track.reported or score < min(output.keep_score, output.min_score):
             return None
         if track.number is None:
             track.number = next(self._numbers)

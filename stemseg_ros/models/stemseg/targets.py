@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stemseg_ros.datasets.sequence import IGNORE_LABEL, class_of
+from stemseg_ros.datasets.sequence import IGNORE_LABEL, class_of, is_group, is_object
 from stemseg_ros.geometry import GRID_STRIDE
 from stemseg_ros.models.stemseg.settings import Settings
 
@@ -28,6 +28,8 @@ class Targets:
     """int64 (T, h, w), 0 background."""
     ignore: npt.NDArray[np.bool_]
     """bool (T, h, w)."""
+    groups: npt.NDArray[np.bool_]
+    """bool (T, h, w): pixels of a class whose instances are not told apart."""
 
 
 def grid_targets(labels: npt.NDArray[np.int32], config: Settings) -> Targets:
@@ -43,9 +45,15 @@ def grid_targets(labels: npt.NDArray[np.int32], config: Settings) -> Targets:
         grid = _covered_throughout(labels)
     else:
         grid = _mostly_covered(labels)
-    ids = [i for i in np.unique(grid) if i not in (0, IGNORE_LABEL)]
-    masks = np.stack([grid == i for i in ids]) if ids else np.zeros((0, *grid.shape))
-    return Targets(masks.astype(np.uint8), class_of(grid).astype(np.int64), grid == IGNORE_LABEL)
+    present = np.unique(grid)
+    ids = present[is_object(present)]
+    masks = np.stack([grid == i for i in ids]) if len(ids) else np.zeros((0, *grid.shape))
+    return Targets(
+        masks.astype(np.uint8),
+        class_of(grid).astype(np.int64),
+        grid == IGNORE_LABEL,
+        is_group(grid),
+    )
 
 
 def _covered_throughout(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
@@ -66,7 +74,7 @@ def _mostly_covered(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     number = np.zeros(present[-1] + 1, np.int64)
     number[present] = np.arange(len(present))
     cover = _cover(number[labels], len(present))  # (L, T, h, w)
-    objects = (present != 0) & (present != IGNORE_LABEL)
+    objects = is_object(present)
     # Half a pixel for what is no background decides ties alone.
     grid = (cover + 0.5 * (present != 0)[:, None, None, None]).argmax(0)  # (T, h, w)
     kept = np.stack([(grid == n).sum((1, 2)) for n in range(len(present))])  # (L, T) cells

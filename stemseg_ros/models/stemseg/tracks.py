@@ -34,6 +34,8 @@ class Track:
     """(frame, y, x): centroids of the last masks, in cells."""
     age: int = 0
     """Number of frames that came out with it."""
+    reported: bool = False
+    """Whether its score has been high enough in some frame so far."""
     class_logits: npt.NDArray[np.float64] | None = None
     """(1 + C,) sum over the windows so far of the mean logits of background and classes times the
     cells behind them (Sec. 3.6)."""

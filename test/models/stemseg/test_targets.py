@@ -121,3 +121,11 @@ def test_equals_the_rule_cell_by_cell(seed: int, block: int) -> None:
     assert result.masks.tolist() == [(grid == i).astype(int).tolist() for i in ids]
     np.testing.assert_array_equal(result.ignore, grid == IGNORE_LABEL)
     np.testing.assert_array_equal(result.classes, np.where(result.ignore, 0, grid // 1000))
+
+
+def test_groups_have_a_class_but_no_instance() -> None:
+    found = targets_of(painted((1000, 0, 8, 0, 8), (CAR, 0, 8, 8, 12)))
+    assert found.classes[0].tolist() == [[1, 1, 1, 0]] * 2
+    assert found.groups[0].tolist() == [[True, True, False, False]] * 2
+    assert found.masks.shape[0] == 1 and found.masks.sum() == 2
+    assert not found.ignore.any()

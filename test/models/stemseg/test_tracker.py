@@ -172,11 +172,35 @@ def test_output_settings(setting: str, value: float, counts: list[int]) -> None:
     assert [len(r.instances) for r in run(make(**{setting: value})[0], two_movers(6))] == counts
 
 
+@pytest.mark.parametrize(("keep_score", "known"), [(0.5, 2), (0.999, 0), (1.0, 0)])
+def test_tracks_that_came_out_are_kept_down_to_a_lower_score(
+    keep_score: float, known: int
+) -> None:
+    """Scores are about 0.95 here, so a higher threshold leaves out whatever is new."""
+    stream, _ = make(output__min_score=0.5, output__keep_score=keep_score)
+    images = two_movers(12)
+    third = [
+        scene(
+            SIZE,
+            (1, 1, 8, 4 * t, 24),
+            (2, 2, 60, 100 - 4 * t, 20),
+            (1 + SECOND_COLOUR, 3, 8, 100, 20),
+        )
+        for t in range(12)
+    ]
+    assert {len(r.instances) for r in run(stream, images[:8])} == {2}
+    stream.update(update_config(stream.config, {"output.min_score": 0.999}))
+    later = [r for t in range(8, 12) for r in stream.push(Frame(third[t], 1000 * t))]
+    assert [len(r.instances) for r in later + stream.flush()] == [known] * 4
+
+
 def test_thresholds_change_in_a_running_stream_and_nothing_else_does() -> None:
     stream, _ = make()
     run(stream, two_movers(4), flush=False)
     stream.update(update_config(stream.config, {"output.min_area": 10**6}))
-    assert [len(r.instances) for r in run(stream, two_movers(4))[-2:]] == [0, 0]
+    images = two_movers(8)[4:]
+    later = [r for t in range(4) for r in stream.push(Frame(images[t], 1000 * (4 + t)))]
+    assert [len(r.instances) for r in (later + stream.flush())[-2:]] == [0, 0]
     with pytest.raises(ValueError, match="'window' settings cannot change"):
         stream.update(update_config(stream.config, {"window.length": 8}))
 
