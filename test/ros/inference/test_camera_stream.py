@@ -216,7 +216,7 @@ def test_a_changed_gap_takes_effect() -> None:
 def test_a_frame_that_cannot_be_decoded_is_refused() -> None:
     it = Recorded()
     it.push(1, 2)
-    it.push(3, encoding="mono16")
+    it.push(3, encoding="none")
     it.push(4)
     assert it.finish() == ([1, 2, 4], [0] * 3)
     assert it.count("frames_refused") == 1
