@@ -173,7 +173,7 @@ def start_separate(rig: Rig, stack: ExitStack) -> dict[str, NodeProcess]:
     limits = (
         f"node.max_pixels:={malformed.LIMITS.max_pixels}",
         f"node.max_message_bytes:={malformed.LIMITS.max_message_bytes}",
-        "node.max_gap:=0.0",
+        "stream.max_gap:=0.0",
     )
     other = free_domain()
     return {

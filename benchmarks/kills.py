@@ -32,7 +32,7 @@ def kill_cameras(
     """Start a camera, wait for answers to its images, kill it; and again.
 
     The stamps of every back_every-th one lie before those of the one before. The node must not
-    take the time until the next camera for a jump (node.max_gap).
+    take the time until the next camera for a jump (stream.max_gap).
     """
     report = Report(f"camera killed and started again {rounds} times")
     np.save(rig.out / "still.npy", rig.images[0])
@@ -153,9 +153,9 @@ def _playing_bag(rig: Rig, report: Report, rounds: int) -> Iterator[None]:
     write_bag(((SECOND + i * SECOND // 10, x) for i, x in enumerate(rig.images)), bag)
     play = ["--bag", str(bag), "--topic", "/image", "--in-flight", "0", "--loop", "--wait", "600"]
     with (
-        rig.process("player", "stemseg_ros.ros.programs.player", play) as player,
+        rig.process("player", "stemseg_ros.ros", ["player", *play]) as player,
         rig.process(
-            "recorder", "stemseg_ros.ros.programs.recorder", ["--out", str(recorded)]
+            "recorder", "stemseg_ros.ros", ["recorder", "--out", str(recorded)]
         ) as recorder,
     ):
         yield

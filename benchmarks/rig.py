@@ -38,7 +38,7 @@ from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.media.sources import open_source
 from stemseg_ros.replay.processes import ChildProcess, free_domain
 from stemseg_ros.resources import resource_path
-from stemseg_ros.ros.input.conversions import image_message
+from stemseg_ros.ros.output.result_messages import image_message
 
 ROOT = Path(__file__).resolve().parent.parent
 VIDEO = "media/highway_1280x720_25fps.mp4"
@@ -67,7 +67,8 @@ class Rig:
     """Shown over and over, uint8 (H, W, 3), BGR."""
     parameters: tuple[str, ...] = SMALL
     """As in "window.length:=4", for every node."""
-    module: str = "stemseg_ros.ros.node"
+    program: tuple[str, ...] = ("stemseg_ros.ros", "node")
+    """Module of the node, and its first arguments."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
@@ -80,11 +81,12 @@ class Rig:
         compressed: bool = False,
     ) -> Iterator[NodeProcess]:
         """The node as a process; its log lies in ``out`` under the given name."""
-        words = ["--ros-args", "-r", f"__ns:=/{namespace}"]
+        module, *first = self.program
+        words = [*first, "--ros-args", "-r", f"__ns:=/{namespace}"]
         transport = f"node.image_transport:={'compressed' if compressed else 'raw'}"
         for parameter in (*self.parameters, transport, *parameters):
             words += ["-p", parameter]
-        with self.process(name, self.module, words, domain=domain) as child:
+        with self.process(name, module, words, domain=domain) as child:
             yield NodeProcess(child, namespace, domain, compressed)
 
     def process(

@@ -156,9 +156,10 @@ class Stream:
         return self._finished(self._model._run([(self, self._flush())])[0])
 
     def restart(self, reason: str) -> list[FrameResult]:
-        """Finish all pending frames and start a new epoch; ``reason`` goes into the event."""
+        """Finish all pending frames and start a new epoch, to which frames belong whose stamp was
+        to be confirmed; ``reason`` goes into the event."""
         self._clear_events()
-        return self._finished(self._model._run([(self, self._begin_epoch(reason))])[0])
+        return self._finished(self._model._run([(self, self._restart(reason))])[0])
 
     def reset(self) -> int:
         """Forget everything and start a new epoch; how many frames, pending and held, are lost."""
@@ -209,6 +210,14 @@ class Stream:
     def _flush(self) -> Step:
         self._clear_events()
         return self._published((yield from self._tracker.finish()))
+
+    def _restart(self, reason: str) -> Step:
+        results = yield from self._begin_epoch(reason)
+        held, self._order.held = self._order.held, []
+        for frame in held:
+            for admitted, jump in self._order.admit(frame):
+                results += yield from self._advance(admitted, jump)
+        return results
 
     def _begin_epoch(self, reason: str) -> Step:
         results = self._published((yield from self._tracker.finish()))

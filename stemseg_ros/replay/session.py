@@ -21,12 +21,8 @@ from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.replay.processes import ChildProcess, ros_environment
 
-MODULES = {
-    "node": "stemseg_ros.ros.node",
-    "player": "stemseg_ros.ros.programs.player",
-    "recorder": "stemseg_ros.ros.programs.recorder",
-}
-"""The ROS programs, by the name of their log."""
+PROGRAMS = "stemseg_ros.ros"
+"""Runs the ROS program that its first argument names."""
 IMAGE_TOPIC = "/camera/image_raw"
 INSTANCES, PUBLISHED, RECEIVED, DIAGNOSTICS = (
     "instances.mcap",
@@ -166,7 +162,7 @@ class _Replay:
     def start(self, name: str, arguments: list[str]) -> ChildProcess:
         """A program of stemseg_ros.ros, with a log of its name."""
         log = self._out / f"{name}.log"
-        child = ChildProcess(name, MODULES[name], arguments, log, self._environment)
+        child = ChildProcess(name, PROGRAMS, [name, *arguments], log, self._environment)
         return self._stack.enter_context(child)
 
     def wait_for_node(self, node: ChildProcess, recorder: ChildProcess) -> None:

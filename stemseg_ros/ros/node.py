@@ -6,9 +6,10 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import rclpy
@@ -19,15 +20,16 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from rclpy.utilities import remove_ros_args
+from rclpy.utilities import remove_ros_args, try_shutdown
 from std_srvs.srv import Trigger
 
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.execution.device import resolve_device
 from stemseg_ros.ros.health.diagnostics import Diagnostics, diagnostic
+from stemseg_ros.ros.health.throttled_log import counted
 from stemseg_ros.ros.inference.camera import Camera
 from stemseg_ros.ros.inference.supervisor import (
     ModelRequest,
@@ -35,7 +37,9 @@ from stemseg_ros.ros.inference.supervisor import (
     Supervisor,
     SupervisorError,
 )
-from stemseg_ros.ros.input.clock_jumps import ClockJumps
+from stemseg_ros.ros.input.clock_watch import ClockWatch
+from stemseg_ros.ros.input.frame_queue import FrameQueue
+from stemseg_ros.ros.managed_node import ManagedNode, logged
 from stemseg_ros.ros.parameters import (
     changed_config,
     check_checkpoint,
@@ -46,29 +50,16 @@ from stemseg_ros.stream import open_model
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 JOIN_SECONDS = 1.0
-"""How long the end of the process waits for the window in progress."""
+"""How long the end of the process waits for the turn in progress."""
+LAST_SECONDS = 0.5
+"""How long a node that was shut down still serves its topics, so that its last messages arrive."""
 WATCH_SECONDS = 0.2
 """Watchdog period, in seconds."""
 TAKE_SECONDS = 0.5
 """How long a service waits at most for the executor to take the images that came before."""
-Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
 
 
-def _logged(transition: Transition) -> Transition:
-    """Log what a transition raises: rclpy turns it into an error transition without a word."""
-
-    @wraps(transition)
-    def wrapped(self: StemsegNode, state: LifecycleState) -> TransitionCallbackReturn:
-        try:
-            return transition(self, state)
-        except Exception as error:
-            self.get_logger().error(f"{transition.__name__}: {error}")
-            raise
-
-    return wrapped
-
-
-class StemsegNode(LifecycleNode):
+class StemsegNode(ManagedNode):
     """Segments and tracks the instances on one or several image topics.
 
     One thread runs the callbacks, which only check and queue; the supervisor's worker owns the
@@ -85,12 +76,15 @@ class StemsegNode(LifecycleNode):
         super().__init__("stemseg", **node_options)
         self.parameters = declare_parameters(self)
         self._config = self.parameters.config
-        self._state = "unconfigured"
-        names = self._config.node.cameras or ("",)
-        self._cameras = [Camera(self, name, self._config, self._wake) for name in names]
-        self._supervisor = Supervisor(self._cameras, model_opener, stopping, self.get_logger())
+        frames_wait = threading.Condition()
+        self._cameras = [
+            self._make_camera(name, frames_wait) for name in self._config.node.cameras or ("",)
+        ]
+        self._supervisor = Supervisor(
+            self._cameras, frames_wait, model_opener, stopping, self.get_logger()
+        )
         self._diagnostics = Diagnostics(self, self._statuses)
-        self._clock_jumps: ClockJumps | None = None
+        self._clock_watch: ClockWatch | None = None
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._poll, clock=steady)
         self.create_timer(WATCH_SECONDS, self._watch, clock=steady)
@@ -102,6 +96,11 @@ class StemsegNode(LifecycleNode):
             if camera.name:
                 self._create_services(f"~/{camera.name}", [camera])
 
+    def _make_camera(self, name: str, frames_wait: threading.Condition) -> Camera:
+        config = self._config
+        queue = FrameQueue(config.node, config.latency.frames_per_pass, frames_wait)
+        return Camera(self, name, config, queue)
+
     @property
     def broken(self) -> str:
         """Why the process has to end, if it has to."""
@@ -109,66 +108,64 @@ class StemsegNode(LifecycleNode):
 
     # Lifecycle
 
-    @_logged
+    @logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model and warm it up; fails with one log line if that cannot be."""
-        started = time.monotonic()
         try:
             device = str(resolve_device(self.parameters.device))
+            self.get_logger().info(f"loading the model '{self._config.name}' on {device}")
             checkpoint = self.get_parameter("checkpoint").value or None
-            self._supervisor.load(ModelRequest(self._config, checkpoint, device))
+            model = self._supervisor.load(ModelRequest(self._config, checkpoint, device))
         except Exception as error:  # of any kind: the node stays, and can be configured again
             self._supervisor.refuse(error)
             self.get_logger().error(f"cannot configure: {error}")
             return FAILURE
         for camera in self._cameras:
             camera.configure()
+        self._supervisor.serve(model)
         self.get_logger().info(
             f"model '{self._config.name}' is ready on {self._supervisor.device} "
-            f"after {time.monotonic() - started:.1f} s"
+            f"after {time.monotonic() - self.requested_at:.1f} s"
         )
-        self._state = "inactive"
         return super().on_configure(state)
 
-    @_logged
+    @logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Publish and subscribe."""
         result = super().on_activate(state)
-        self._listen_to_clock()
+        self._watch_clock()
         for camera in self._cameras:
-            camera.activate()
-        self._state = "active"
+            camera.input.start()
         return result
 
-    @_logged
+    @logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe; drop the frames that wait or lie in the window."""
+        """Unsubscribe; drop the frames that wait or are pending."""
         waiting = self._stop_cameras()
         if self._supervisor.failed:
             raise SupervisorError(self._supervisor.failed)
-        dropped = waiting + self._supervisor.call(partial(self._reset_all, self._cameras))
+        reset = partial(self._supervisor.reset, self._cameras)
+        dropped = waiting + self._supervisor.call(reset)
         if dropped:
-            self.get_logger().info(f"deactivated: {dropped} pending frames dropped")
-        self._state = "inactive"
+            self.get_logger().info(f"deactivated: {counted(dropped, 'pending frame')} dropped")
         return super().on_deactivate(state)
 
-    @_logged
+    @logged
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the device."""
         result = super().on_cleanup(state)
         self._release()
         return result
 
-    @_logged
+    @logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the device, from any state, for good."""
         result = super().on_shutdown(state)
         self._stop_cameras()
         self._release()
-        self._state = "finalized"
         return result
 
-    @_logged
+    @logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured after a transition that raised."""
         self._stop_cameras()
@@ -176,23 +173,25 @@ class StemsegNode(LifecycleNode):
         return super().on_error(state)
 
     def start(self) -> None:
-        """Configure and, where that succeeds, activate."""
-        if self.trigger_configure() == SUCCESS:
+        """Configure and, where that succeeds, activate, unless that is left to a manager."""
+        if not self.parameters.autostart:
+            self.get_logger().info("unconfigured; waiting for configure")
+        elif self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
     def close(self) -> None:
-        """Unsubscribe and end the worker, unless its window takes longer than JOIN_SECONDS."""
+        """Unsubscribe and end the worker, unless its turn takes longer than JOIN_SECONDS."""
         self._stop_cameras()
         self._supervisor.close(JOIN_SECONDS)
 
-    def _listen_to_clock(self) -> None:
+    def _watch_clock(self) -> None:
         gap = self._config.stream.max_gap
-        self._clock_jumps = ClockJumps(self, gap, self._supervisor.clock_jumped)
+        self._clock_watch = ClockWatch(self, gap, self._supervisor.clock_jumped)
 
     def _ignore_clock(self) -> None:
-        if self._clock_jumps is not None:
-            self._clock_jumps.close()
-            self._clock_jumps = None
+        if self._clock_watch is not None:
+            self._clock_watch.close()
+            self._clock_watch = None
 
     def _stop_cameras(self) -> int:
         """Unsubscribe and forget the frames that wait; how many they were."""
@@ -203,27 +202,25 @@ class StemsegNode(LifecycleNode):
         self._supervisor.release()
         for camera in self._cameras:
             camera.release()
-        self._state = "unconfigured"
 
     # Health
 
-    def _wake(self) -> None:
-        self._supervisor.wake()
-
     def _poll(self) -> None:
         for camera in self._cameras:
-            camera.poll()
+            camera.health.poll()
+        if self._clock_watch is not None:
+            self._clock_watch.poll()
 
     def _watch(self) -> None:
         if self._supervisor.stalled:
             self._diagnostics.publish()  # nobody hears of it while the model is loaded again
         self._supervisor.watch()
-        if self._supervisor.failed and self._state == "active":
+        if self._supervisor.failed and self.state == "active":
             self.trigger_deactivate()  # which raises: through the error state to unconfigured
 
     def _statuses(self) -> list[DiagnosticStatus]:
         device = self._supervisor.device
-        values = {"state": self._state} | self._supervisor.values()
+        values = {"state": self.state} | self._supervisor.values()
         worker = diagnostic(self, "worker", self._supervisor.level(), device, values)
         return [*(camera.status(device) for camera in self._cameras), worker]
 
@@ -240,7 +237,7 @@ class StemsegNode(LifecycleNode):
         self, work: Callable[[], str], _: Trigger.Request, answer: Trigger.Response
     ) -> Trigger.Response:
         """Do the work after the frames that arrived before, and answer when it is done."""
-        if self._state != "active":
+        if self.state != "active":
             answer.success, answer.message = False, "the node is not active"
             return answer
         seen, until = None, time.monotonic() + TAKE_SECONDS
@@ -258,18 +255,16 @@ class StemsegNode(LifecycleNode):
         return answer
 
     def _images_seen(self) -> int:
-        return sum(camera.images_seen for camera in self._cameras)
-
-    def _reset_all(self, cameras: Sequence[Camera]) -> int:
-        return sum(camera.reset() for camera in cameras)
+        return sum(camera.input.images_seen for camera in self._cameras)
 
     def _reset(self, cameras: Sequence[Camera]) -> str:
-        return f"tracking starts anew; {self._reset_all(cameras)} pending frames dropped"
+        dropped = self._supervisor.reset(cameras)
+        return f"tracking starts anew; {counted(dropped, 'pending frame')} dropped"
 
     def _flush(self, cameras: Sequence[Camera]) -> str:
         frames = self._supervisor.flush(cameras)
         self._diagnostics.publish()
-        return f"{frames} pending frames finished"
+        return f"{counted(frames, 'pending frame')} finished"
 
     # Parameters
 
@@ -290,15 +285,15 @@ class StemsegNode(LifecycleNode):
             self.get_logger().info(f"settings changed: {changes}")
             self._config = config
             self._supervisor.update(config)
-            if self._clock_jumps is not None:
+            if self._clock_watch is not None:
                 self._ignore_clock()
-                self._listen_to_clock()  # with the present stream.max_gap
+                self._watch_clock()  # with the present stream.max_gap
 
 
 class _Later:
     """Awaited: gives the executor a turn; with a pause, because it polls without one."""
 
-    def __await__(self) -> Any:
+    def __await__(self) -> Generator[None, None, None]:
         time.sleep(0.005)
         yield
 
@@ -339,24 +334,28 @@ def main(arguments: Sequence[str] | None = None, model_opener: OpenModel = open_
 
 
 def _spin(node: StemsegNode, stopping: Callable[[], bool]) -> NoReturn:
-    if node.parameters.autostart:
-        node.start()
+    node.start()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    while not stopping() and not node.broken:
+    while not stopping() and not node.broken and node.state != "finalized":
         executor.spin_once(timeout_sec=0.1)
     if node.broken:
         node.get_logger().fatal(f"the process ends: {node.broken}")
+    elif not stopping():
+        node.get_logger().info("shut down: the process ends")
+        _serve_on(executor, LAST_SECONDS)
     node.close()
     executor.shutdown()
     node.destroy_node()
-    rclpy.try_shutdown()
+    try_shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is closed. The interpreter would go on to take torch apart, maybe under a window in
+    # All is closed. The interpreter would go on to take torch apart, maybe under a turn in
     # progress, which takes seconds on a busy machine.
     os._exit(1 if node.broken else 0)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _serve_on(executor: SingleThreadedExecutor, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        executor.spin_once(timeout_sec=left)

@@ -274,7 +274,8 @@ def _value(config: Config, dotted: str) -> Any:
 
 def _bounds(field: FieldInfo) -> tuple[float | None, float | None]:
     """Lowest and highest value. ROS has no open bounds; pydantic refuses the bound itself."""
-    low = high = None
+    low: Any = None
+    high: Any = None
     for mark in field.metadata:
         if isinstance(mark, (Ge, Gt)):
             low = mark.ge if isinstance(mark, Ge) else mark.gt

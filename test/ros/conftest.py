@@ -23,7 +23,7 @@ def peer() -> Iterator[Peer]:
 
 @pytest.fixture
 def local_node(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., LocalNode]]:
-    """local_node("window.length:=4", ...) starts the node around the toy pipeline in the test's
+    """local_node("window.length:=4", ...) starts the node around the toy model in the test's
     process."""
     from ros.harness import LocalNode
 

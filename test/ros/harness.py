@@ -23,12 +23,12 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros.toy_node import ToyPipeline
+from ros.toy_node import ToyModel
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from stemseg.msg import InstanceArray
 
-from stemseg_ros.ros.inference.supervisor import MakePipeline
+from stemseg_ros.ros.inference.supervisor import OpenModel
 from stemseg_ros.ros.node import StemsegNode
 
 HERE = Path(__file__).resolve().parent
@@ -100,7 +100,7 @@ def process(script: str, *arguments: str, **environment: str) -> Iterator[Proces
 
 
 def toy_node(*parameters: str, **environment: str) -> Any:
-    """The node around the toy pipeline, with parameters such as "window.length:=4"."""
+    """The node around the toy model, with parameters such as "window.length:=4"."""
     return process("toy_node.py", *ros_arguments(*parameters), **environment)
 
 
@@ -116,7 +116,7 @@ class LocalNode:
         self,
         output: pytest.CaptureFixture[str],
         *parameters: str,
-        make_pipeline: MakePipeline = ToyPipeline,
+        model_opener: OpenModel = ToyModel,
         file: Path | None = None,
     ) -> None:
         """file: of parameters, as ros2 param dump writes it."""
@@ -127,15 +127,14 @@ class LocalNode:
         arguments = ros_arguments(*parameters)
         arguments += ["--params-file", str(file)] if file else []
         rclpy.init(args=arguments, context=self._context)
-        self.node = StemsegNode(make_pipeline, lambda: self._stop, context=self._context)
+        self.node = StemsegNode(model_opener, lambda: self._stop, context=self._context)
         self._thread = threading.Thread(target=self._spin)
         self._thread.start()
 
     def _spin(self) -> None:
         executor = SingleThreadedExecutor(context=self._context)
         executor.add_node(self.node)
-        if self.node.parameters.autostart:
-            self.node.start()
+        self.node.start()
         while not self._stop:
             executor.spin_once(timeout_sec=0.1)
         executor.shutdown()

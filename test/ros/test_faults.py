@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from colour_network import scene
+from colour_engine import scene
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
@@ -39,7 +39,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
         tmp_path_factory.mktemp("faults"),
         [STILL] * 8,
         parameters,
-        "ros.colour_node",
+        ("ros.colour_node",),
         {"PYTHONPATH": os.pathsep.join([str(TEST), os.environ.get("PYTHONPATH", "")])},
     )
 

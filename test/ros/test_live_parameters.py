@@ -9,21 +9,19 @@ from typing import Any
 
 import pytest
 import yaml
-from colour_network import ColourNetwork
-from colour_network import scene as colours
+from colour_engine import scene as colours
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
 
 from rcl_interfaces.srv import GetParameters, ListParameters, SetParametersAtomically
 from rclpy.parameter import Parameter, parameter_value_to_python
+from ros.colour_node import open_colour_model
 from ros.harness import LocalNode, Peer, message
 from ros.toy_node import HANG
 from rosgraph_msgs.msg import Clock
 from stemseg.msg import InstanceArray
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 
-from stemseg_ros.config import Config
 from stemseg_ros.ros.parameters import node_settings
 
 pytestmark = pytest.mark.ros
@@ -32,16 +30,12 @@ STARTED = (
     "input.min_dim:=36",
     "window.length:=4",
     "window.overlap:=2",
-    "window.flush_after:=0.0",
+    "stream.flush_after:=0.0",
     "stitching.variant:=reference",
     "output.min_area:=0",
     "input.mean_bgr:=[1.0,2.5,1e-3]",
 )
 IMAGES = [colours((36, 64), (1, 1, 2, 2 * t, 12), (2, 2, 20, 50 - t, 6)) for t in range(7)]
-
-
-def colour_pipeline(config: Config, checkpoint: str | None, device: str) -> Pipeline:
-    return Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
 
 
 def change(peer: Peer, **values: Any) -> Any:
@@ -89,7 +83,7 @@ def content(answer: InstanceArray) -> tuple[int, list[tuple[int, str, float, byt
 def test_a_dump_starts_a_node_with_equal_settings_and_results(
     capfd: pytest.CaptureFixture[str], peer: Peer, tmp_path: Path, root: str
 ) -> None:
-    with closing(LocalNode(capfd, *STARTED, make_pipeline=colour_pipeline)) as node:
+    with closing(LocalNode(capfd, *STARTED, model_opener=open_colour_model)) as node:
         before = answers(peer)
         live = {"output__min_area": 50, "clustering__min_heat": 0.123456789012345678}
         live |= {"node__load_policy": "stride", "health__warn_lost": 1e-7}
@@ -102,7 +96,7 @@ def test_a_dump_starts_a_node_with_equal_settings_and_results(
     assert "cameras: null" in text  # what is not set; ROS reads it as a word
     file = tmp_path / "dump.yaml"
     file.write_text(text)
-    with closing(LocalNode(capfd, file=file, make_pipeline=colour_pipeline)) as node:
+    with closing(LocalNode(capfd, file=file, model_opener=open_colour_model)) as node:
         assert node.node.parameters.config == config
         assert answers(peer) == expected
         assert dump(peer, root) == text
@@ -139,11 +133,11 @@ def test_several_settings_are_changed_together_or_not_at_all(
 def test_every_live_setting_is_accepted_by_a_running_node(
     capfd: pytest.CaptureFixture[str], peer: Peer
 ) -> None:
-    """And arrives in the pipeline, the queue, and the overlay."""
-    with closing(LocalNode(capfd, *STARTED, make_pipeline=colour_pipeline)) as node:
+    """And arrives in the stream, the queue, and the overlay."""
+    with closing(LocalNode(capfd, *STARTED, model_opener=open_colour_model)) as node:
         node.wait_for_log("is ready")
         peer.connect()
-        for name, _ in node_settings():
+        for name, _ in node_settings(node.node._config):
             if not node.node.describe_parameter(name).read_only:
                 value = node.node.get_parameter(name).value
                 changed = another(name, value)
@@ -151,36 +145,36 @@ def test_every_live_setting_is_accepted_by_a_running_node(
                 assert result.successful, f"{name}: {result.reason}"
         assert peer.trigger("flush").success  # the worker has taken all over
         (camera,) = node.node._cameras
-        for name, _ in node_settings():
+        for name, _ in node_settings(node.node._config):
             if not node.node.describe_parameter(name).read_only:
                 section, leaf = name.split(".")
                 wanted = node.node.get_parameter(name).value
-                assert getattr(getattr(camera.stream.pipeline.config, section), leaf) == wanted
+                assert getattr(getattr(camera.stream.stream.config, section), leaf) == wanted
         assert camera.queue._settings == camera._results._config.node == node.node._config.node
 
 
 def test_a_change_while_the_worker_hangs_is_not_lost(
     capfd: pytest.CaptureFixture[str], peer: Peer
 ) -> None:
-    settings = ("window.flush_after:=0.0", "health.stall_after:=3.0")
+    settings = ("stream.flush_after:=0.0", "health.stall_after:=3.0")
     with closing(LocalNode(capfd, *settings)) as node:
         peer.connect()
         image = colours((36, 64))
         image[0, 0, 0] = HANG
         peer.publisher.publish(message(image, 1))
-        assert peer.spin_until(lambda: node.node._engine._worker.busy_seconds > 0)
+        assert peer.spin_until(lambda: node.node._supervisor._worker.busy_seconds > 0)
         assert change(peer, node__queue_size=77).successful
         node.wait_for_log("the worker is restarted (1.)")
         (camera,) = node.node._cameras
         assert camera.queue._settings.queue_size == 77
-        assert camera.stream.pipeline.config.node.queue_size == 77
+        assert camera.stream.stream.config.node.queue_size == 77
 
 
 def test_a_changed_gap_holds_for_the_clock(capfd: pytest.CaptureFixture[str], peer: Peer) -> None:
-    with closing(LocalNode(capfd, "use_sim_time:=true", "node.max_gap:=0.0")) as node:
+    with closing(LocalNode(capfd, "use_sim_time:=true", "stream.max_gap:=0.0")) as node:
         clock = peer.node.create_publisher(Clock, "/clock", 10)
         assert peer.spin_until(clock.get_subscription_count)
-        assert change(peer, node__max_gap=5.0).successful
+        assert change(peer, stream__max_gap=5.0).successful
         tick = Clock()
         tick.clock.sec = 1000
         clock.publish(tick)

@@ -17,7 +17,7 @@ from rcl_interfaces.srv import SetParameters
 from ros.harness import LocalNode, Peer, message, scene
 from sensor_msgs.msg import CompressedImage
 
-from stemseg_ros.ros.input.conversions import bgr_image
+from stemseg_ros.ros.input.image_messages import bgr_image
 
 pytestmark = pytest.mark.ros
 
@@ -47,7 +47,7 @@ def test_every_policy_live_in_one_running_node(
 ) -> None:
     """All answers come in order, in one epoch, and each policy says what it drops."""
     monkeypatch.setenv("TOY_DELAY", str(TURN))
-    node = local_node(*SLOW, "window.flush_after:=0.0", "node.max_gap:=0.0")
+    node = local_node(*SLOW, "stream.flush_after:=0.0", "stream.max_gap:=0.0")
     peer.connect()
     second, sent = 0, {}
     for policy, bound, told in [
@@ -84,7 +84,7 @@ def test_compressed_images_are_decoded_by_the_worker(
         threads.append(threading.current_thread().name)
         return bgr_image(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("stemseg_ros.ros.inference.camera.bgr_image", decode)
+    monkeypatch.setattr("stemseg_ros.ros.inference.camera_stream.bgr_image", decode)
     publisher = peer.node.create_publisher(CompressedImage, "image/compressed", 10)
     local_node(*SLOW, "node.image_transport:=compressed")
     assert peer.spin_until(publisher.get_subscription_count)

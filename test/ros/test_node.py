@@ -1,4 +1,4 @@
-"""The node over real DDS, in the test's own process, around a pipeline whose right answers are
+"""The node over real DDS, in the test's own process, around a model whose right answers are
 known."""
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from ros.harness import ROOT, LocalNode, Peer, message, scene
 from sensor_msgs.msg import CompressedImage, Image
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 from stemseg_ros.media.bags import write_bag
 from stemseg_ros.ros.node import StemsegNode
+from stemseg_ros.stream import open_model
 
 pytestmark = pytest.mark.ros
 
 Start = Callable[..., LocalNode]
 LENGTH = 4
 ALL = "output.min_area:=0"
-WINDOW = (ALL, "window.length:=4", "window.overlap:=2", "window.flush_after:=0.0")
+WINDOW = (ALL, "window.length:=4", "window.overlap:=2", "stream.flush_after:=0.0")
 
 
 def send(peer: Peer, *seconds: int, **fields: Any) -> None:
@@ -81,7 +81,8 @@ def test_configuring_fails_with_one_line_and_the_node_stays(local_node: Start, p
     assert state(peer) == "unconfigured"
     assert not change_state(peer, Transition.TRANSITION_CONFIGURE)
     assert len(node.lines("cannot configure: broken: not a checkpoint")) == 2
-    assert len(node.log.splitlines()) == 2
+    assert len(node.lines("loading the model 'lite' on ")) == 2
+    assert len(node.log.splitlines()) == 4
 
 
 def test_missing_device_fails_with_one_line(
@@ -104,7 +105,7 @@ def test_services_answer_while_images_come_fast(
 
 
 def test_pause_finishes_the_window(local_node: Start, peer: Peer) -> None:
-    local_node(*WINDOW[:3], "window.flush_after:=0.3")
+    local_node(*WINDOW[:3], "stream.flush_after:=0.3")
     peer.connect()
     send(peer, 1, 2, 3)
     peer.expect(3)
@@ -152,7 +153,8 @@ def test_a_compressed_bag_is_played_as_the_window_needs_it(
     player = (
         sys.executable,
         "-m",
-        "stemseg_ros.ros.programs.player",
+        "stemseg_ros.ros",
+        "player",
         "--bag",
         str(tmp_path / "clip.mcap"),
         "--topic",
@@ -167,7 +169,7 @@ def test_a_compressed_bag_is_played_as_the_window_needs_it(
 
 def test_the_network_answers_every_frame(local_node: Start, peer: Peer) -> None:
     small = ("checkpoint:=random", "device:=cpu", "input.min_dim:=96")
-    node = local_node(*small, *WINDOW, make_pipeline=Pipeline)
+    node = local_node(*small, *WINDOW, model_opener=open_model)
     peer.connect()
     send(peer, *range(7))
     assert peer.trigger("flush").success

@@ -1,4 +1,4 @@
-"""The node as a process of its own, over real DDS, around a pipeline whose right answers are
+"""The node as a process of its own, over real DDS, around a model whose right answers are
 known."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stemseg_ros.masks import decode
 pytestmark = pytest.mark.ros
 
 ALL = "output.min_area:=0"
-WINDOW = (ALL, "window.length:=4", "window.overlap:=2", "window.flush_after:=0.0")
+WINDOW = (ALL, "window.length:=4", "window.overlap:=2", "stream.flush_after:=0.0")
 LENGTH = 4
 WINDOW_SECONDS = 60.0
 """What a signal must not wait for: a window, or the loading of the model."""
@@ -61,7 +61,7 @@ def set_parameter(peer: Peer, name: str, **value: Any) -> Any:
 
 def test_three_processes_keep_headers_order_and_ids(peer: Peer) -> None:
     frames = 11
-    with toy_node(*WINDOW[:3], "window.flush_after:=0.5"):
+    with toy_node(*WINDOW[:3], "stream.flush_after:=0.5"):
         peer.connect()
         with process("image_publisher.py", str(frames), "20"):
             received = peer.expect(frames)

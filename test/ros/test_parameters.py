@@ -53,9 +53,11 @@ def test_every_setting_is_a_parameter_with_the_default_of_the_preset(declare: De
     node, parameters = declare("config:=davis")
     assert parameters.config == load_config("davis")
     names = {
-        name for name, _ in walk_settings() if name != "name" and not name.startswith("training.")
+        name
+        for name, _ in walk_settings(type(parameters.config))
+        if name not in ("name", "model") and not name.startswith("training.")
     }
-    assert {name for name, _ in node_settings()} == names
+    assert {name for name, _ in node_settings(parameters.config)} == names
     assert all(node.has_parameter(name) for name in names)
     assert node.get_parameter("input.min_dim").value == load_config("davis").input.min_dim
 
@@ -132,7 +134,7 @@ def test_wrong_values_are_refused(declare: Declare, values: list[str], reason: s
 
 
 def test_descriptors_tell_range_choices_and_whether_it_can_change(declare: Declare) -> None:
-    node, _ = declare()
+    node, parameters = declare()
     heat = node.describe_parameter("clustering.min_heat")
     assert not heat.read_only
     assert (heat.floating_point_range[0].from_value, heat.floating_point_range[0].to_value) == (
@@ -148,10 +150,11 @@ def test_descriptors_tell_range_choices_and_whether_it_can_change(declare: Decla
         node.describe_parameter("window.length").additional_constraints
         == "one of 2, 4, 8, 16, 24, 32"
     )
-    live = {name for name, _ in node_settings() if not node.describe_parameter(name).read_only}
+    names = [name for name, _ in node_settings(parameters.config)]
+    live = {name for name in names if not node.describe_parameter(name).read_only}
     assert live
     sections = {name.partition(".")[0] for name in live}
-    assert sections == {"clustering", "stitching", "output", "node", "health"}
+    assert sections == {"clustering", "stitching", "output", "stream", "node", "health"}
 
 
 def test_setting_takes_effect_on_a_copy() -> None:

@@ -8,12 +8,11 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
-
-from stemseg_ros.ros.input.frame_queue import DROPS
+from typing import Literal, get_args
 
 PERIOD_SECONDS = 1.0
 REMEMBERED = 100
-"""Windows, or frames, that the times of a stage are the median of."""
+"""Frames that the times of a stage are the median of."""
 FIRST, LAST = ("unpack", "wait"), ("publish",)
 """Stages of the node before and behind those of the model."""
 LOSSES = (
@@ -24,12 +23,15 @@ LOSSES = (
     "frames_dropped",
     "frames_failed",
 )
+DropCause = Literal["drop_oldest", "drop_newest", "stride", "late"]
+"""Why the queue drops a waiting frame: by its load policy, or because the result would be late."""
+DROPS: tuple[DropCause, ...] = get_args(DropCause)
 CAUSES = tuple(f"dropped.{cause}" for cause in (*DROPS, "reset"))
 COUNTS = ("frames_in", "messages_out", *LOSSES, *CAUSES)
-"""Counted since the node was configured: images that arrived, answers, images that the middleware
-lost on the way, that were no picture, whose stamp was that of the one before or behind it, that
-had to make room or were reset, and whose window failed; and those dropped by cause: the rules of
-the queue, and a reset or the end of the active state."""
+"""Counted since the node was configured: images that arrived; results; images that were lost on
+the way, that are no picture, whose stamp repeats or is a glitch, that the queue or a reset
+dropped, that were in a stream that failed; and those dropped by cause: the queue's, and a reset or
+the end of the active state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,11 @@ class Period:
     """Frames lost for any reason but the policy stride, of those that came or should have,
     0..1."""
     delay_ms: float | None = None
-    """Longest time from the arrival of a frame that completed a window to its answers."""
+    """Longest time from the arrival of a frame that completed results to these."""
 
 
 class StreamStatistics:
-    """Counts and times of one camera since it was configured; from and to any thread.
+    """Counts and times of one camera since it was configured; from any thread.
 
     Times by stage are medians of milliseconds over the last frames that the stage was part of. On
     a GPU those of the network are times of the host: a call that only queues work looks short,
@@ -68,18 +70,18 @@ class StreamStatistics:
             self._counts[name] += number
 
     def times(self, stage_ms: Mapping[str, float]) -> None:
-        """Milliseconds that stages of a frame or a window took."""
+        """Milliseconds that stages took for a frame."""
         with self._lock:
             for stage, milliseconds in stage_ms.items():
                 self._stage_ms[stage].append(milliseconds)
 
     def answered(self, latency_ms: float) -> None:
-        """Time from the arrival of a frame to its answer."""
+        """Time from the arrival of a frame to its result."""
         with self._lock:
             self._latency_ms.append(latency_ms)
 
     def delayed(self, delay_ms: float) -> None:
-        """Time from the arrival of the frame that completed a window to its answers."""
+        """Time from the arrival of a frame to the results that it completed."""
         with self._lock:
             self._delay_ms = max(delay_ms, self._delay_ms or 0.0)
 

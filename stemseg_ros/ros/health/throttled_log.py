@@ -1,4 +1,4 @@
-"""Log lines for troubles that come in bursts."""
+"""Log lines for events that come in bursts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class _Burst:
-    first: float
-    last: float
+    begin: float
+    end: float
     summary: str
     count: int
+    events: int
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 frame", "2 frames"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class ThrottledLog:
-    """Says once that something goes wrong, and in the end how often it did.
+    """Logs the first event of a kind at once, and the total when the burst is over.
 
-    The first event of a kind is logged at once. Later ones are counted until ``quiet`` seconds
-    pass without one; if there were any, the total is logged then. Kinds are told apart without
-    their numbers. Events may come from any thread; ``poll`` has to be called now and then.
+    Later events are counted until ``quiet`` seconds pass without one; if there were any, the total
+    is logged then. Kinds are told apart without their numbers. Events may come from any thread;
+    ``poll`` has to be called now and then.
     """
 
     def __init__(
@@ -37,16 +43,23 @@ class ThrottledLog:
         self._bursts: dict[str, _Burst] = {}
         self._lock = threading.Lock()
 
-    def add(self, kind: str, message: str, summary: str, count: int = 1) -> None:
-        """Events. ``message`` is logged if they open a burst; ``summary`` names its total."""
-        kind = re.sub(r"\d+", "#", kind)  # a message that tells sizes would be new every time
+    def add(
+        self, kind: str, message: str, summary: str, count: int = 1, seconds: float = 0.0
+    ) -> None:
+        """An event that concerns ``count`` things and took ``seconds`` until now.
+
+        message: logged if the event opens a burst; summary: names the total at its end.
+        """
+        kind = re.sub(r"\d+", "#", kind)  # a message with sizes would be a new kind every time
         now = self._clock()
         with self._lock:
             burst = self._bursts.get(kind)
             if burst is not None:
-                burst.last, burst.count = now, burst.count + count
+                burst.end = now
+                burst.count += count
+                burst.events += 1
                 return
-            self._bursts[kind] = _Burst(now, now, summary, count)
+            self._bursts[kind] = _Burst(now - seconds, now, summary, count, 1)
         self._log(message)
 
     def poll(self, finish: bool = False) -> None:
@@ -56,10 +69,10 @@ class ThrottledLog:
             over = {
                 kind: burst
                 for kind, burst in self._bursts.items()
-                if finish or now - burst.last >= self._quiet
+                if finish or now - burst.end >= self._quiet
             }
             for kind in over:
                 del self._bursts[kind]
         for burst in over.values():
-            if burst.count > 1:
-                self._log(f"{burst.summary}: {burst.count} in {burst.last - burst.first:.1f} s")
+            if burst.events > 1:
+                self._log(f"{burst.summary}: {burst.count} in {burst.end - burst.begin:.1f} s")

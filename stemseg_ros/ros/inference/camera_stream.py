@@ -1,159 +1,164 @@
-"""A stream together with what the node needs around it: headers, epochs that never repeat."""
+"""The stream side of a camera: from its queue through the model to its topics."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
-
-from std_msgs.msg import Header
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 from stemseg_ros.config import Config
 from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.records import Frame, FrameResult, Image
+from stemseg_ros.ros.health.camera_health import CameraHealth
+from stemseg_ros.ros.input.frame_queue import FrameQueue, Waiting
+from stemseg_ros.ros.input.image_messages import ImageMessageError, bgr_image
+from stemseg_ros.ros.output.publishers import ResultPublishers, Source
 from stemseg_ros.stamps import LATE_NS
-from stemseg_ros.stream import Event, Model, Stream
-
-EventKind = Literal["epoch", "duplicate", "out_of_order", "encoding"]
-"""What a stream reports (``stamps.py``), and a change of the images' encoding."""
-Failure = tuple["CameraStream", Exception]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Source:
-    """What a result needs of the message that its frame came in."""
-
-    header: Header
-    image: Image | None
-    """uint8 (H, W, 3), BGR; kept only while somebody looks at the overlay."""
-    encoding: str = ""
-    """As the message names it."""
-    arrived: float = 0.0
-    """Monotonic time in seconds."""
+from stemseg_ros.stream import Stream
 
 
 class CameraStream:
-    """Frames with headers in, results with headers out, one for one and in order.
+    """Frames of one camera in, results with headers out, one for one and in order.
 
-    Lives on the worker thread. Epochs go on counting over successive streams, so that a subscriber
-    never sees a number twice while the node lives.
+    Lives on the worker's thread, as long as the model is loaded.
     """
 
     def __init__(
         self,
-        publish: Callable[[Source, FrameResult], None],
-        on_timings: Callable[[Mapping[str, float]], None],
-        on_event: Callable[[EventKind, str], None] = lambda kind, text: None,
-        first_epoch: int = 0,
+        stream: Stream,
+        queue: FrameQueue,
+        results: ResultPublishers,
+        health: CameraHealth,
+        first_epoch: int,
     ) -> None:
-        self._publish = publish
-        self._on_timings = on_timings
-        self._on_event = on_event
-        self.stream: Stream | None = None
-        self._abandoned = False
-        self._epochs_before = first_epoch
-        self._encoding: str | None = None
-
-    def open(self, stream: Stream) -> None:
-        """Take a new stream into use."""
+        """first_epoch: epochs go on counting over successive models, so that a subscriber never
+        sees a number twice while the node lives."""
         self.stream = stream
-
-    def close(self) -> None:
-        """Let go of the stream and what it holds on the device."""
-        if self.stream is not None:
-            self._epochs_before += self.stream.epoch + 1
-        self.stream = self._encoding = None
+        self._queue = queue
+        self._results = results
+        self._health = health
+        self._first_epoch = first_epoch
+        self._encoding: str | None = None
+        """Of the last frame; None if the next one may have any."""
+        self._last_done = time.monotonic()
 
     @property
     def epoch(self) -> int:
         """Of the next result."""
-        return self._epochs_before + (0 if self.stream is None else self.stream.epoch)
+        return self._first_epoch + self.stream.epoch
 
     @property
     def pending(self) -> int:
         """Frames that have no result yet."""
-        return 0 if self.stream is None else self.stream.pending
+        return self.stream.pending
 
-    def finish(self, source: Source, results: Sequence[FrameResult]) -> None:
-        """Publish what a push returned, and report what happened; source: of the frame pushed."""
-        before = self._encoding
-        self.emit(results)
-        if before not in (None, source.encoding):
-            change = f"from '{before}' to '{source.encoding}'"
-            self._on_event("encoding", f"the encoding changed {change}; tracking goes on")
+    @property
+    def oldest_waiting(self) -> float | None:
+        """When the frame arrived that waits longest for this stream; monotonic seconds."""
+        return self._queue.oldest
+
+    # A frame
+
+    def take(self) -> Frame | None:
+        """The next frame to push, decoded; None if there is none, or if it is no picture."""
+        waiting, drops = self._queue.take()
+        self._health.dropped(drops, self._queue.size, self._queue.every)
+        if waiting is None:
+            return None
+        begin = time.monotonic()
+        try:
+            image = bgr_image(waiting.message, self.stream.config.node)
+        except ImageMessageError as error:
+            self.done()
+            self._health.refused(error.fault, error)
+            return None
+        self._health.statistics.times(
+            {"wait": 1e3 * (begin - waiting.arrived), "unpack": 1e3 * (time.monotonic() - begin)}
+        )
+        kept = image if self._results.overlay_wanted else None
+        return Frame(image, stamp_ns(waiting.message), source=_source(waiting, kept))
+
+    def finish(self, frame: Frame, results: Sequence[FrameResult]) -> None:
+        """Publish what the push of a frame returned, and report what it did beside that."""
+        source = frame.source
+        assert isinstance(source, Source)
+        self._emit(results)
+        if results:
+            self._health.statistics.delayed(1e3 * (time.monotonic() - source.arrived))
+        if self._encoding not in (None, source.encoding):
+            self._health.encoding_changed(str(self._encoding), source.encoding)
         self._encoding = source.encoding
 
-    def emit(self, results: Sequence[FrameResult]) -> None:
-        """Publish what the stream returned, and report what it did beside that."""
-        if self.stream is None or self._abandoned:
-            return
-        self._on_timings(self.stream.timings)
-        for result in results:
-            if self._abandoned:
-                return
-            assert isinstance(result.source, Source)
-            epoch = result.epoch + self._epochs_before
-            self._publish(result.source, dataclasses.replace(result, epoch=epoch))
-        for event in self.stream.events:
-            self._report(event)
+    def done(self) -> None:
+        """The frame that was taken is through, whatever came of it."""
+        self._queue.done()
+        self._last_done = time.monotonic()
 
-    def abandon(self) -> int:
-        """Publish nothing any more, whatever comes of a stream that hangs; how many frames got no
-        result. From any thread."""
-        self._abandoned = True
-        return self.pending
+    # Between frames
 
-    def clock_jumped(self, now_ns: int) -> None:
-        """The clock of the node was set to ``now_ns``: a new epoch, unless the stream is there
-        already (or has not begun)."""
-        newest = None if self.stream is None else self.stream.newest_ns
-        if self.stream is not None and newest is not None and abs(newest - now_ns) > LATE_NS:
-            self.emit(self.stream.restart("the clock of the node jumped"))
+    def seconds_to_pause(self) -> float | None:
+        """Until pending frames have waited stream.flush_after for others; None if nothing is
+        pending, or if they wait for ever."""
+        after = self.stream.config.stream.flush_after
+        if after <= 0 or not self.pending or len(self._queue):
+            return None
+        return self._last_done + after - time.monotonic()
 
     def flush(self) -> int:
         """Finish the pending frames and publish them; how many they were."""
         pending = self.pending
-        if self.stream is not None and pending:
-            self.emit(self.stream.flush())
-        return pending
+        if pending:
+            self._emit(self.stream.flush())
+        return pending - self.pending
+
+    def clock_jumped(self, now_ns: int) -> None:
+        """The clock of the node was set to ``now_ns``: a new epoch, unless the stream is there
+        already (or has not begun)."""
+        newest = self.stream.newest_ns
+        if newest is not None and abs(newest - now_ns) > LATE_NS:
+            self._encoding = None
+            self._emit(self.stream.restart("the clock of the node jumped"))
 
     def reset(self) -> int:
-        """Forget all tracks and the pending frames; how many frames got no result."""
+        """Forget all tracks and the pending frames; how many frames have no result."""
         self._encoding = None
-        return 0 if self.stream is None else self.stream.reset()
+        dropped = self.stream.reset()
+        self._health.discarded(dropped)
+        return dropped
+
+    def failed(self, error: Exception) -> None:
+        """The model failed: the pending frames are lost, and tracking starts anew."""
+        self._encoding = None
+        self._health.failed(error, self.stream.reset())
 
     def update(self, config: Config) -> None:
-        """Take over changed settings from the next window on."""
-        if self.stream is not None:
-            self.stream.update(config)
+        """Take over changed settings from the next frame on."""
+        self.stream.update(config)
+        self._results.update(config)
 
-    def _report(self, event: Event) -> None:
-        text = event.text
-        if event.kind == "epoch":
-            text = f"{text}, epoch {self.epoch}"
-            self._encoding = None
-        self._on_event(event.kind, text)
-
-
-def push_frames(
-    model: Model, frames: Sequence[tuple[CameraStream, Image, Source]]
-) -> list[Failure]:
-    """One frame into each of several streams side by side; publishes what that completes, and
-    returns what failed in which of them."""
-    turns = [
-        (camera, camera.stream, source, Frame(image, stamp_ns(source), source=source))
-        for camera, image, source in frames
-        if camera.stream is not None
-    ]
-    outcomes = model.push_all([(stream, frame) for _, stream, _, frame in turns])
-    failures: list[Failure] = []
-    for (camera, _, source, _), outcome in zip(turns, outcomes, strict=True):
-        if isinstance(outcome, Exception):
-            failures.append((camera, outcome))
-            continue
+    def _emit(self, results: Sequence[FrameResult]) -> None:
+        self._health.statistics.times(self.stream.timings)
+        unpublished = len(results)
         try:
-            camera.finish(source, outcome)
-        except Exception as error:  # of this stream alone
-            failures.append((camera, error))
-    return failures
+            for result in results:
+                self._publish(result)
+                unpublished -= 1
+        finally:
+            self._health.statistics.count("frames_failed", unpublished)
+        for event in self.stream.events:
+            epoch_text = f", epoch {self.epoch}" if event.kind == "epoch" else ""
+            self._health.reported(event._replace(text=f"{event.text}{epoch_text}"))
+
+    def _publish(self, result: FrameResult) -> None:
+        source = result.source
+        assert isinstance(source, Source)
+        begin = time.monotonic()
+        epoch = self._first_epoch + result.epoch
+        self._results.publish(source, replace(result, epoch=epoch))
+        self._health.published(source.arrived, begin)
+
+
+def _source(waiting: Waiting, image: Image | None) -> Source:
+    message = waiting.message
+    encoding = message.format if hasattr(message, "format") else message.encoding
+    return Source(message.header, image, encoding, waiting.arrived)

@@ -3,32 +3,39 @@ it stalls."""
 
 from __future__ import annotations
 
-import os
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
+from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
-from stemseg_ros.ros.health.verdicts import ERROR, OK, WARN, Fallbacks, Level, is_memory_error
+from stemseg_ros.ros.health.process import resident_mb
+from stemseg_ros.ros.health.verdicts import ERROR, OK, WARN, Level
 from stemseg_ros.ros.inference.camera import Camera
 from stemseg_ros.ros.inference.camera_group import CameraGroup
+from stemseg_ros.ros.inference.fallbacks import Fallbacks, is_memory_error
 from stemseg_ros.ros.inference.worker import Worker
 from stemseg_ros.stream import Model
 
 OpenModel = Callable[[Config, "str | None", str], Model]
 T = TypeVar("T")
+WARM_UP_SIZE = (36, 64)
+"""(H, W) of the images of the warm-up: 16:9, scaled to the size of the input."""
 STALL_FACTOR = 10.0
 """A turn that takes so many times as long as the slowest of the warm-up is a stall."""
 RELOAD_FACTOR = 5.0
 """Loading anew may take so many times as long as the first time, ..."""
 RELOAD_SECONDS = 60.0
 """... and so many seconds besides."""
+RECENT_SECONDS = 60.0
+"""How long the diagnostics warn of a restart."""
 
 
 class SupervisorError(StemsegError):
@@ -37,7 +44,7 @@ class SupervisorError(StemsegError):
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """What was asked for."""
+    """The model that was asked for."""
 
     config: Config
     checkpoint: str | None
@@ -46,99 +53,119 @@ class ModelRequest:
 
 
 class Supervisor:
-    """A worker with the pipelines of all cameras; it falls back when memory runs out, and is
-    replaced when it hangs.
+    """A worker that serves all cameras through one model; it falls back when memory runs out, and
+    is replaced when it hangs.
 
-    What it cannot mend stands in ``failed``, for the lifecycle to take down the node, and in
-    ``broken``, for the process to end. Methods run on the executor's thread unless they say
+    What it cannot recover from stands in ``failed``, for the lifecycle to take down the node, and
+    in ``broken``, for the process to end. Methods run on the executor's thread unless they say
     otherwise.
     """
 
     def __init__(
         self,
         cameras: Sequence[Camera],
+        changed: threading.Condition,
         open_model: OpenModel,
         stopping: Callable[[], bool],
-        log: Any,
+        log: RcutilsLogger,
     ) -> None:
-        """log: a logger of rclpy."""
+        """changed: notified when a frame waits. stopping: whether the process is to end."""
         self._cameras = cameras
+        self._changed = changed
         self._open_model = open_model
         self._stopping = stopping
         self._log = log
-        self._model: ModelRequest | None = None
+        self._request: ModelRequest | None = None
         self._fallbacks = Fallbacks("error")
         self._load_seconds = 0.0
+        self._slowest_push = 0.0
+        """Seconds, in the warm-up."""
         self._restarted_at: float | None = None
         self.restarts = 0
         self.failed = ""
         """Why the node has to leave the active state."""
         self.broken = ""
         """Why the process has to end."""
-        self._group, self._worker = self._new_worker()
+        self._worker = Worker(changed)
+        self._group: CameraGroup | None = None
+        """What the worker serves; None while no model is loaded."""
 
     # Work
 
-    def wake(self) -> None:
-        """A frame waits. From any thread."""
-        self._worker.wake()
-
     def call(self, work: Callable[[], T]) -> T:
-        """Do something on the worker's thread, and wait. Raises SupervisorError if it hangs."""
+        """Do it on the worker's thread, after the frames that arrived before. Raises what it
+        raises, SupervisorError when the worker hangs."""
         return self._call(work, lambda: self.stalled)
 
-    def submit(self, work: Callable[[], T]) -> Any:
+    def submit(self, work: Callable[[], T]) -> Future[T]:
         """The same without waiting: its future."""
         return self._worker.submit(work)
 
     def flush(self, cameras: Sequence[Camera]) -> int:
-        """Finish the frames inside the windows; how many. On the worker's thread."""
-        return self._group.flush(cameras)
+        """Finish the pending frames; how many. On the worker's thread."""
+        streams = [camera.stream for camera in cameras if camera.stream is not None]
+        return 0 if self._group is None else self._group.flush(streams)
+
+    def reset(self, cameras: Sequence[Camera]) -> int:
+        """Start tracking anew; how many pending frames are dropped. On the worker's thread."""
+        return sum(camera.stream.reset() for camera in cameras if camera.stream is not None)
 
     def clock_jumped(self, now_ns: int) -> None:
-        """The clock of the node was set to ``now_ns``."""
-        self._worker.submit(lambda: self._group.clock_jumped(now_ns))
+        """The clock of the node was set to ``now_ns``. From any thread."""
+
+        def jump() -> None:
+            if self._group is not None:
+                self._group.clock_jumped(now_ns)
+
+        self._worker.submit(jump)
 
     def update(self, config: Config) -> None:
-        """Take over changed settings from the next window on."""
-        if self._model is not None:
-            self._model = ModelRequest(config, self._model.checkpoint, self._model.device)
-        self._worker.submit(partial(self._update, config))
+        """Take over changed settings from the next frame on."""
+        if self._request is not None:
+            self._request = replace(self._request, config=config)
+        for camera in self._cameras:
+            camera.update(config)
+        self._worker.submit(partial(self._update_streams, config))
 
     # Life
 
-    def load(self, model: ModelRequest) -> None:
+    def load(self, request: ModelRequest) -> Model:
         """Load the model and warm it up, with less memory where that does not suffice.
 
-        Raises what loading raises, SupervisorError if no fallback is left; ``refuse`` is to
-        follow.
+        Raises what loading raises, SupervisorError if no fallback is left; ``refuse`` is to follow
+        then, else ``serve``.
         """
-        self._model = model
-        self._fallbacks = Fallbacks(model.config.health.out_of_memory)
+        self._request = request
+        self._fallbacks = Fallbacks(request.config.health.out_of_memory)
         self.failed = ""
         started = time.monotonic()
-        self._call(self._open, lambda: False)
+        model = self._call(partial(self._load, self._worker), lambda: False)
         self._load_seconds = time.monotonic() - started
+        return model
+
+    def serve(self, model: Model) -> None:
+        """Serve the cameras, which are configured, through the model."""
+        self.call(partial(self._serve, self._worker, model))
 
     def refuse(self, error: Exception) -> None:
-        """Stay without a model, and say why."""
-        self._model, self.failed = None, f"no model is loaded: {error}"
+        """Stay without a model; ``error`` is the reason."""
+        self._request, self.failed = None, f"no model is loaded: {error}"
 
     def release(self) -> None:
         """Free the device; if the worker hangs, by leaving it alone."""
         if self.stalled:
             self._replace_worker()
-        self._call(self._group.close, lambda: self.stalled)
-        self._model = None
+        self.call(partial(self._close, self._worker))
+        self._request = None
 
     def close(self, timeout: float) -> bool:
-        """End, unless the present window takes longer than ``timeout`` seconds."""
+        """End, unless the present turn takes longer than ``timeout`` seconds."""
         return self._worker.close(timeout)
 
     def watch(self) -> None:
         """To be called now and then: replaces a worker that hangs, once; the next time, unless
         that one had done something, the process has to end."""
-        if self._model is None or self.broken or not self.stalled:
+        if self._request is None or self.broken or not self.stalled:
             return
         seconds, turns = self._worker.busy_seconds, self._worker.turns
         self._log.error(f"the worker is stalled for {seconds:.0f} s: it is given up and restarted")
@@ -148,7 +175,7 @@ class Supervisor:
         self._replace_worker()
         self.restarts, self._restarted_at = self.restarts + 1, time.monotonic()
         try:
-            self._call(self._open, lambda: self.stalled)
+            self.call(partial(self._open, self._worker))
         except Exception as error:  # of any kind: what cannot be loaded cannot go on
             if not self._stopping():
                 self.broken = f"the worker cannot be restarted: {error}"
@@ -158,39 +185,43 @@ class Supervisor:
     @property
     def stalled(self) -> bool:
         """Whether the worker has been at one thing for too long."""
-        return 0 < self._stall_limit < self._worker.busy_seconds
+        after = self._request.config.health.stall_after if self._request else 0.0
+        limit = max(after, STALL_FACTOR * self._slowest_push)
+        return after > 0 and limit < self._worker.overdue_seconds
 
     # Health
 
     @property
     def device(self) -> str:
         """The device in use."""
-        return self._fallbacks.device(self._model.device) if self._model else ""
+        return self._fallbacks.device(self._request.device) if self._request else ""
 
     def level(self) -> Level:
-        """How it is."""
-        recent = self._restarted_at is not None and time.monotonic() - self._restarted_at < 60
+        """The level of its status, and why."""
+        recent = self._restarted_at is not None and (
+            time.monotonic() - self._restarted_at < RECENT_SECONDS
+        )
         if self.broken or self.failed:
             return ERROR, self.broken or self.failed
         if self._fallbacks.active:
             return WARN, "the memory of the device did not suffice: a fallback is in use"
         if recent:
             return WARN, "the worker was stalled and is restarted"
-        return OK, "ready" if self._model else "no model is loaded"
+        return OK, "ready" if self._request else "no model is loaded"
 
     def values(self) -> dict[str, str]:
         """Its state, as the diagnostics show it."""
         values = {"worker_restarts": str(self.restarts)}
         values["busy_s"] = f"{self._worker.busy_seconds:.1f}"
-        values["process_memory_mb"] = f"{_resident_mb():.0f}"
-        if self._model is None:
+        values["process_memory_mb"] = f"{resident_mb():.0f}"
+        if self._request is None:
             return values
-        config = self._fallbacks.config(self._model.config)
+        config = self._fallbacks.config(self._request.config)
         values |= {
             "device": self.device,
             "preset": config.name,
             **config.traits,
-            "checkpoint": self._model.checkpoint or "bundled",
+            "checkpoint": self._request.checkpoint or "bundled",
             "precision": config.runtime.precision,
             "input": f"{config.input.min_dim} (at most {config.input.max_dim})",
             "fallback": "yes" if self._fallbacks.active else "no",
@@ -202,16 +233,6 @@ class Supervisor:
         return values
 
     # Inside
-
-    @property
-    def _stall_limit(self) -> float:
-        """Seconds; 0: none."""
-        after = self._model.config.health.stall_after if self._model else 0.0
-        if not after:
-            return 0.0
-        reload = RELOAD_FACTOR * self._load_seconds + RELOAD_SECONDS
-        limit = max(after, STALL_FACTOR * self._group.slowest_turn)
-        return limit + reload if self._group.opening else limit
 
     def _call(self, work: Callable[[], T], hangs: Callable[[], bool]) -> T:
         given_up = False
@@ -228,73 +249,84 @@ class Supervisor:
                 raise SupervisorError("the worker hangs") from error
             raise
 
-    def _new_worker(self) -> tuple[CameraGroup, Worker]:
-        group = CameraGroup(self._cameras, self._on_memory)
-        return group, Worker(group.oldest, group.turn, group.pause, self._on_error)
-
     def _replace_worker(self) -> None:
         """A thread cannot be ended, only left alone: it keeps its memory until it comes back."""
-        self._group.abandoned = True
         self._worker.close(0.0)
         for camera in self._cameras:
-            camera.abandon()
-        self._group, self._worker = self._new_worker()
+            camera.close_stream()
+        self._worker, self._group = Worker(self._changed), None
 
-    # From here on: the worker's thread
+    # From here on: the worker's thread. The worker is passed, since one that was given up comes
+    # back when another is in its place.
 
-    def _open(self) -> None:
-        assert self._model is not None
-        group, model = self._group, self._model
-        group.opening = True
-        try:
+    def _open(self, worker: Worker) -> None:
+        self._serve(worker, self._load(worker))
+
+    def _load(self, worker: Worker) -> Model:
+        request = self._request
+        assert request is not None
+        with worker.granted(RELOAD_FACTOR * self._load_seconds + RELOAD_SECONDS):
             while True:
-                config = self._fallbacks.config(model.config)
-                device = self._fallbacks.device(model.device)
-                make = partial(self._open_model, config, model.checkpoint, device)
+                config = self._fallbacks.config(request.config)
+                device = self._fallbacks.device(request.device)
                 try:
-                    group.open(make)
-                    if not group.abandoned:
-                        self._update(model.config)  # of a job that went with an older worker
-                    return
-                except Exception as error:
-                    if group.abandoned or not is_memory_error(error):
+                    model, slowest_push = self._warm_model(config, request.checkpoint, device)
+                except Exception as error:  # which holds what was loaded until the end of this
+                    worker.check()
+                    if not is_memory_error(error):
                         raise
                     reason = f"out of memory on {device}: {error}"
-                group.close()
+                else:
+                    worker.check()
+                    self._slowest_push = slowest_push
+                    return model
+                _free_device_memory()
                 self._fall_back(reason)
-        finally:
-            group.opening = False
 
-    def _update(self, config: Config) -> None:
+    def _warm_model(
+        self, config: Config, checkpoint: str | None, device: str
+    ) -> tuple[Model, float]:
+        model = self._open_model(config, checkpoint, device)
+        return model, model.warm_up(WARM_UP_SIZE, len(self._cameras))
+
+    def _serve(self, worker: Worker, model: Model) -> None:
+        streams = [camera.open_stream(model.stream()) for camera in self._cameras]
+        on_memory = partial(self._on_memory, worker)
+        self._group = worker.service = CameraGroup(model, streams, worker.check, on_memory)
+
+    def _close(self, worker: Worker) -> None:
+        self._group = worker.service = None
+        for camera in self._cameras:
+            camera.close_stream()
+        _free_device_memory()
+
+    def _update_streams(self, config: Config) -> None:
         in_use = self._fallbacks.config(config)
         for camera in self._cameras:
-            camera.update(in_use)
+            if camera.stream is not None:
+                camera.stream.update(in_use)
 
     def _fall_back(self, reason: str) -> None:
-        """Choose what needs less memory. Raises SupervisorError if nothing is left."""
-        assert self._model is not None
-        if not self._fallbacks.lower(self._model.device):
+        """Choose a lower-memory configuration. Raises SupervisorError if none is left."""
+        assert self._request is not None
+        if not self._fallbacks.lower(self._request.device):
             raise SupervisorError(f"{reason}; no fallback is left (health.out_of_memory)")
-        config = self._fallbacks.config(self._model.config)
+        config = self._fallbacks.config(self._request.config)
         self._log.warning(
             f"{reason}; goes on with input.min_dim {config.input.min_dim} on {self.device} "
             "(health.out_of_memory)"
         )
 
-    def _on_memory(self, what: str) -> None:
+    def _on_memory(self, worker: Worker, what: str) -> None:
         try:
-            self._group.close()
+            self._close(worker)
             self._fall_back(f"out of memory on {self.device}: {what}")
-            self._open()
+            self._open(worker)
         except Exception as error:  # of any kind: what cannot be loaded cannot go on
+            worker.check()
             self.failed = str(error)
 
-    def _on_error(self, error: Exception) -> None:
-        for camera in self._cameras:
-            camera.failed(error)
 
-
-def _resident_mb() -> float:
-    """Memory of the process that lies in RAM, 10^6 bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def _free_device_memory() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -6,16 +6,38 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
 
 class WorkerClosed(RuntimeError):
-    """The worker ended before the job was done."""
+    """The worker ended, or was given up, before the job was done."""
+
+
+class Service(Protocol):
+    """What a worker serves between its jobs."""
+
+    def oldest(self) -> float | None:
+        """When the frame arrived that waits longest (monotonic seconds); None if none waits."""
+        ...
+
+    def turn(self) -> None:
+        """Serve some of the frames that wait."""
+        ...
+
+    def pause(self) -> float | None:
+        """Do what is due when nothing waits; seconds until it wants to be called again, None for
+        not before the next frame."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """A turn or a pause raised."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,35 +48,24 @@ class _Job:
 
 
 class Worker:
-    """Takes turns at the frames that wait elsewhere, and runs jobs between them, on a thread of
-    its own.
+    """Takes turns at a service and runs jobs between them, on a thread of its own.
 
-    ``oldest`` says when the frame arrived that waits longest (monotonic seconds), and ``turn``
-    serves one of each camera. A submitted job runs when the frames that arrived before it are
-    gone. When nothing waits any more, ``pause`` does what is due then, and returns the seconds
-    until it wants to be called again (none: not before the next frame). ``on_error`` receives what
-    ``turn`` and ``pause`` raise.
+    A submitted job runs when the frames that arrived before it are gone.
     """
 
-    def __init__(
-        self,
-        oldest: Callable[[], float | None],
-        turn: Callable[[], object],
-        pause: Callable[[], float | None],
-        on_error: Callable[[Exception], object],
-    ) -> None:
-        self._oldest = oldest
-        self._turn = turn
-        self._pause = pause
-        self._on_error = on_error
+    def __init__(self, changed: threading.Condition) -> None:
+        """changed: notified when a frame waits that did not before."""
+        self.service: Service | None = None
+        """What it serves; None for jobs alone. Set by jobs, on the worker's thread."""
         self.turns = 0
         """Turns that came to an end."""
         self._jobs: deque[_Job] = deque()
-        self._changed = threading.Condition()
+        self._changed = changed
         self._closed = False
         self._running: _Job | None = None
         self._busy_since: float | None = None
-        # A daemon, because a window can take longer than anyone is ready to wait for the end.
+        self._granted = 0.0
+        # A daemon, because a turn can take longer than anyone is ready to wait for the end.
         self._thread = threading.Thread(target=self._run, name="stemseg-worker", daemon=True)
         self._thread.start()
 
@@ -64,10 +75,25 @@ class Worker:
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def wake(self) -> None:
-        """To be called after a frame has come."""
-        with self._changed:
-            self._changed.notify()
+    @property
+    def overdue_seconds(self) -> float:
+        """The same, less the time that was granted."""
+        return self.busy_seconds - self._granted
+
+    @contextmanager
+    def granted(self, seconds: float) -> Iterator[None]:
+        """What runs inside may take so much longer. On the worker's thread."""
+        self._granted = seconds
+        try:
+            yield
+        finally:
+            self._granted = 0.0
+
+    def check(self) -> None:
+        """To be called on the worker's thread after whatever may hang: raises WorkerClosed if the
+        worker was given up meanwhile."""
+        if self._closed:
+            raise WorkerClosed("the worker was given up")
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Queue a job; its result or exception is that of the future."""
@@ -77,7 +103,7 @@ class Worker:
                 future.set_exception(WorkerClosed("the worker has ended"))
             else:
                 self._jobs.append(_Job(work, future))
-                self._changed.notify()
+                self._changed.notify_all()
         return future
 
     def call(self, work: Callable[[], T], give_up: Callable[[], bool] = lambda: False) -> T:
@@ -89,12 +115,13 @@ class Worker:
         return future.result()
 
     def close(self, timeout: float) -> bool:
-        """End after the present turn or job, without those that wait; whether it did in time."""
+        """End after the present turn or job, without those that wait; whether it did within
+        ``timeout`` seconds."""
         with self._changed:
             self._closed = True
             abandoned = list(self._jobs)
             self._jobs.clear()
-            self._changed.notify()
+            self._changed.notify_all()
         for job in abandoned:
             job.future.set_exception(WorkerClosed("the worker has ended"))
         self._thread.join(timeout)
@@ -106,31 +133,37 @@ class Worker:
     def _run(self) -> None:
         timeout: float | None = None
         while not self._closed:
-            job, frames = self._next(timeout)
-            if job is not None:
-                self._busy(self._execute, job)
-            elif frames:
-                self._busy(self._guarded, self._turn)
-                self.turns += 1
-            timeout = None if self._closed else self._busy(self._guarded, self._pause)
+            job, service = self._next(timeout)
+            with self._busy():
+                if job is not None:
+                    self._execute(job)
+                elif service is not None:
+                    self._guarded(service, service.turn)
+                    self.turns += 1
+                timeout = self._pause()
 
-    def _busy(self, step: Callable[[Any], T], argument: Any) -> T:
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
         self._busy_since = time.monotonic()
         try:
-            return step(argument)
+            yield
         finally:
             self._busy_since = None
 
-    def _next(self, timeout: float | None) -> tuple[_Job | None, bool]:
-        """A job whose turn it is, or whether frames wait; neither after ``timeout`` seconds."""
+    def _next(self, timeout: float | None) -> tuple[_Job | None, Service | None]:
+        """A job whose turn it is, or the service if frames wait; neither after ``timeout``
+        seconds."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or self._jobs or self._oldest() is not None, timeout
             )
             oldest = None if self._closed else self._oldest()
             if self._jobs and (oldest is None or self._jobs[0].submitted < oldest):
-                return self._jobs.popleft(), False
-            return None, oldest is not None
+                return self._jobs.popleft(), None
+            return None, self.service if oldest is not None else None
+
+    def _oldest(self) -> float | None:
+        return None if self.service is None else self.service.oldest()
 
     def _execute(self, job: _Job) -> None:
         self._running = job
@@ -142,20 +175,27 @@ class Worker:
             _settle(job.future, result)
         self._running = None
 
-    def _guarded(self, step: Callable[[], T]) -> T | None:
+    def _pause(self) -> float | None:
+        service = self.service
+        if self._closed or service is None:
+            return None
+        return self._guarded(service, service.pause)
+
+    def _guarded(self, service: Service, step: Callable[[], T]) -> T | None:
         # Whatever goes wrong is handed on: the thread has to outlive every single step.
         try:
             return step()
         except Exception as error:
             if not self._closed:
-                self._report(error)
+                _hand_on(service, error)
             return None
 
-    def _report(self, error: Exception) -> None:
-        try:
-            self._on_error(error)
-        except Exception:
-            logging.getLogger(__name__).exception("the handler of an error failed: %s", error)
+
+def _hand_on(service: Service, error: Exception) -> None:
+    try:
+        service.failed(error)
+    except Exception:
+        logging.getLogger(__name__).exception("the handler of an error failed: %s", error)
 
 
 def _settle(future: Future[Any], result: Any = None, error: Exception | None = None) -> None:

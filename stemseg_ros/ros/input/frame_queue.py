@@ -6,11 +6,12 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
+from stemseg_ros.ros.health.statistics import DropCause
 from stemseg_ros.ros.settings import NodeConfig
 
 MEASURED = 8
@@ -21,8 +22,8 @@ anew."""
 SLACK = 0.9
 """The load has to fall this far below a smaller stride before that is taken, so that it does not
 swing."""
-DROPS = ("drop_oldest", "drop_newest", "stride", "late")
-"""Causes for which a waiting frame is dropped."""
+Drops = Mapping[DropCause, int]
+"""How many frames were dropped for which cause; only causes that occurred."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,39 +35,46 @@ class Waiting:
     """Monotonic time in seconds."""
 
 
-class FrameQueue:
-    """Holds at most ``queue_size`` frames between the callback and the worker.
+class Taken(NamedTuple):
+    """What the worker gets."""
 
-    The callback puts, the worker takes one frame at a time in order of arrival, and says when it
-    is done with it. Who gives way under load is the policy's matter:
+    frame: Waiting | None
+    """None if no frame waits."""
+    drops: Drops
+
+
+class FrameQueue:
+    """Holds at most ``queue_size`` frames between the input side of a camera and its stream.
+
+    The input puts, the worker takes one frame at a time in order of arrival, and says when it is
+    done with it. Which frames give way under load is up to the policy:
 
     - drop_oldest: a frame that finds the queue full pushes out the oldest.
     - drop_newest: a frame that finds the queue full is dropped itself.
     - stride: every n-th frame is kept, n being the smallest that the worker keeps up with. (Until
       that is measured, and after a stall, a full queue drops its oldest frame.)
 
-    With ``max_latency_ms`` a frame is dropped as well when it has waited so long that even the
-    next turn could only answer it late. The newest frame is never dropped for that, so that a
-    bound below the time of one window costs the stream its rate, not its life.
+    With ``max_latency_ms`` a frame is dropped as well when it has waited so long that its result
+    would be late even if it were served next. The newest frame is never dropped for that, so that
+    a bound below the time of one pass costs the stream its rate, not its life.
 
-    Frames are dropped here alone, before they reach a window: windows always consist of frames
-    that were processed one after the other, and no policy makes tracking start anew.
+    Frames are dropped here alone, before they reach the model, and no policy makes tracking start
+    anew.
     """
 
     def __init__(
         self,
         settings: NodeConfig,
         stride: int,
-        on_drop: Callable[[str, int], None],
+        changed: threading.Condition | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """stride: frames per window pass; times are taken over whole passes, because the frame
-        that completes a window takes longest. on_drop gets one of DROPS and a number, on the
-        thread that put or took."""
+        """stride: frames per pass of the heavy part of the network; times are taken over whole
+        passes, because the frame that completes one takes longest. changed: notified when a frame
+        was put; queues that one worker serves share it."""
         self._settings = settings
-        self._on_drop = on_drop
+        self._changed = changed or threading.Condition()
         self._clock = clock
-        self._lock = threading.Lock()
         self._waiting: deque[Waiting] = deque()
         measured = stride * max(3, math.ceil(MEASURED / stride))
         self._turns: deque[float] = deque(maxlen=measured)
@@ -81,8 +89,8 @@ class FrameQueue:
 
     @property
     def oldest(self) -> float | None:
-        """When the frame arrived that waits longest; none: no frame waits."""
-        with self._lock:
+        """When the frame arrived that waits longest; None if no frame waits."""
+        with self._changed:
             return self._waiting[0].arrived if self._waiting else None
 
     @property
@@ -90,54 +98,64 @@ class FrameQueue:
         """n: under the policy stride, every n-th frame is kept."""
         return self._every if self._settings.load_policy == "stride" else 1
 
+    @property
+    def size(self) -> int:
+        """Most frames that may wait."""
+        return self._settings.queue_size
+
+    @property
+    def serving(self) -> bool:
+        """Whether a frame was taken that is not done."""
+        return self._begun is not None
+
     def update(self, settings: NodeConfig) -> None:
         """Take over changed settings."""
-        with self._lock:
+        with self._changed:
             if settings.load_policy != self._settings.load_policy:
                 self._every, self._skipped = 1, 0
             self._settings = settings
 
-    def put(self, frame: Waiting) -> None:
-        """Add a frame; drops what has to give way for it."""
-        with self._lock:
+    def put(self, frame: Waiting) -> Drops:
+        """Add a frame and wake the worker; what had to give way for it."""
+        with self._changed:
             self._note_arrival(frame.arrived)
             late = self._drop_late(frame.arrived)
             cause, number = self._admit(frame)
-        self._tell("late", late)
-        self._tell(cause, number)
+            self._changed.notify_all()
+        return _occurred({"late": late, cause: number})
 
-    def take(self) -> Waiting | None:
-        """The frame whose turn it is; none: no frame waits. Drops what could only be late."""
-        with self._lock:
+    def take(self) -> Taken:
+        """The frame whose turn it is, and those before it whose results could only be late."""
+        with self._changed:
             now = self._clock()
             late = self._drop_late(now)
             frame = self._waiting.popleft() if self._waiting else None
             self._begun = now if frame is not None else None
-        self._tell("late", late)
-        return frame
+        return Taken(frame, _occurred({"late": late}))
 
     def done(self) -> None:
         """The worker is through with the frame it took."""
-        with self._lock:
+        with self._changed:
             if self._begun is not None:
                 self._turns.append(self._clock() - self._begun)
                 self._begun = None
 
+    def give_up(self) -> None:
+        """The frame that was taken is lost with the worker that took it."""
+        with self._changed:
+            self._begun = None
+
     def clear(self) -> int:
         """Forget the frames that wait; how many they were."""
-        with self._lock:
+        with self._changed:
             number = len(self._waiting)
             self._waiting.clear()
             self._arrivals.clear()
             self._skipped = 0
         return number
 
-    def _tell(self, cause: str, number: int) -> None:
-        if number:
-            self._on_drop(cause, number)
-
-    def _admit(self, frame: Waiting) -> tuple[str, int]:
-        """Let the frame wait, where the policy does not drop it; cause and number of the drops."""
+    def _admit(self, frame: Waiting) -> tuple[DropCause, int]:
+        """Let the frame wait, unless the policy drops it; cause and number of the drops."""
         policy = self._settings.load_policy
         if policy == "stride" and not self._its_turn():
             return "stride", 1
@@ -184,14 +202,18 @@ class FrameQueue:
         self._arrivals.append(now)
 
     def _drop_late(self, now: float) -> int:
-        """Drop the frames that even the next turn would answer late; how many."""
+        """Drop the frames whose results would be late even if they were served next; how many."""
         limit = self._settings.max_latency_ms / 1e3
         if limit <= 0:
             return 0
-        # The answer comes with the turn that completes a window, the longest of a pass.
+        # The result comes with the turn that completes a pass, the longest one.
         turn = max(list(self._turns)[-self._pass :], default=0.0)
         number = 0
         while len(self._waiting) > 1 and now + turn - self._waiting[0].arrived > limit:
             self._waiting.popleft()
             number += 1
         return number
+
+
+def _occurred(drops: Drops) -> Drops:
+    return {cause: number for cause, number in drops.items() if number}

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from stemseg_ros.replay.processes import FAST_DDS_PROFILES
+from stemseg_ros.resources import resource_path
 
 INTERVALS = 31
 """The usual interval is the lower quartile of so many last ones: losses make intervals longer,
@@ -13,7 +14,7 @@ never shorter. Each is the mean of two that follow each other, in which the jitt
 stamp cancels out."""
 FEWEST_INTERVALS = 5
 PAUSE_NS = 2_000_000_000
-"""A longer gap is a pause of the camera, and says nothing about the way."""
+"""A longer gap is a pause of the camera, and says nothing about losses."""
 IRREGULAR = 3.0
 """Where the mean of the last intervals is so many usual ones, images come in bursts, and gaps say
 nothing."""
@@ -22,7 +23,7 @@ REMEMBERED = 200
 FEWEST_EXPECTED = 40
 """Before so many images, received or lost, a share says little."""
 WORTH_EXPLAINING = 0.05
-"""Share of lost images above which the remedy is told."""
+"""Share of lost images above which the remedy is logged."""
 
 CYCLONE_DDS_URI = "CYCLONEDDS_URI"
 
@@ -36,8 +37,11 @@ class LostFrames:
     it noticed itself, for best-effort publishers only.
     """
 
-    def __init__(self, on_lost: Callable[[int], None], explain: Callable[[float], None]) -> None:
-        """explain: gets the share of lost images, 0..1, once it is above WORTH_EXPLAINING."""
+    def __init__(
+        self, on_lost: Callable[[int, float], None], explain: Callable[[float], None]
+    ) -> None:
+        """on_lost: gets the number of lost images, and the seconds between the images around
+        them. explain: gets the share of lost images, 0..1, once it is above WORTH_EXPLAINING."""
         self._on_lost = on_lost
         self._explain: Callable[[float], None] | None = explain
         self._newest: int | None = None
@@ -47,13 +51,17 @@ class LostFrames:
         self._suspected = 0
         self._reported = 0
         self._told = 0
+        self._gap_ns = 0
+        """From the image before the suspected ones to the image after them."""
         self._recent: deque[int] = deque(maxlen=REMEMBERED)
         """How many were lost before each of the last images received."""
 
     def received(self, stamp_ns: int) -> None:
         """An image arrived."""
+        step = max(0, stamp_ns - (stamp_ns if self._newest is None else self._newest))
+        gap_ns = self._gap_ns or step
         self._look_for_gap(stamp_ns)
-        self._recent.append(self._tell())
+        self._recent.append(self._tell(gap_ns / 1e9))
         lost = sum(self._recent)
         expected = lost + len(self._recent)
         share = lost / expected
@@ -65,18 +73,18 @@ class LostFrames:
         """The middleware says that images were lost."""
         self._reported += number
 
-    def _tell(self) -> int:
+    def _tell(self, seconds: float) -> int:
         new = max(self._gaps, self._reported) - self._told
         self._told += new
         if new:
-            self._on_lost(new)
+            self._on_lost(new, seconds)
         return new
 
     def _look_for_gap(self, stamp_ns: int) -> None:
         newest, self._newest = self._newest, stamp_ns
         step = 0 if newest is None else stamp_ns - newest
         if step > PAUSE_NS or step < -PAUSE_NS:  # a pause, or time begins anew
-            self._last_step, self._suspected = None, 0
+            self._last_step, self._suspected, self._gap_ns = None, 0, 0
             if step < 0:
                 self._intervals.clear()
         elif step > 0:
@@ -96,9 +104,12 @@ class LostFrames:
         else:
             self._gaps += self._suspected
             self._suspected = round(step / usual) - 1 if step > 1.5 * usual else 0
+            self._gap_ns = step
+        if not self._suspected:
+            self._gap_ns = 0
 
     def _usual(self, step: int) -> float | None:
-        """The interval between images; none: not known, or there is no usual one."""
+        """The interval between images; None if not known, or if there is no usual one."""
         known = sorted(self._intervals)
         if len(known) < FEWEST_INTERVALS:
             return None
@@ -111,16 +122,18 @@ def remedy(middleware: str, environment: Mapping[str, str]) -> str:
     """What to do about lost images. middleware: identifier of the RMW implementation."""
     if "cyclonedds" in middleware:
         if CYCLONE_DDS_URI not in environment:
+            profile = resource_path("config/cyclonedds.xml")
             return (
-                f"set {CYCLONE_DDS_URI} to stemseg's config/cyclonedds.xml and net.core.rmem_max "
-                "as it says, for camera and node"
+                f"start the camera and the node with {CYCLONE_DDS_URI}=file://{profile}, and set "
+                "net.core.rmem_max as it says"
             )
     elif "fastrtps" in middleware and not any(name in environment for name in FAST_DDS_PROFILES):
+        profile = resource_path("config/fastdds_shm.xml")
         return (
-            "the shared memory of Fast DDS is smaller than an image by default: where camera and "
-            f"node start, set {FAST_DDS_PROFILES[0]} to stemseg's config/fastdds_shm.xml"
+            "the shared memory of Fast DDS is smaller than an image by default, and the camera's "
+            f"side decides: start the camera, then the node, with {FAST_DDS_PROFILES[0]}={profile}"
         )
     return (
-        "the node has a transport profile; see that the camera has it as well, or let the camera "
-        "publish reliably, less often, or compressed (node.image_transport)"
+        "the node has a transport profile; the camera's side decides: start it with the same "
+        "profile, or let it publish reliably, less often, or compressed (node.image_transport)"
     )

@@ -19,7 +19,6 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from stemseg_ros.config import Config
 from stemseg_ros.media.messages import stamp_ns
-from stemseg_ros.ros.health.throttled_log import ThrottledLog
 from stemseg_ros.ros.input.lost_images import LostFrames, remedy
 from stemseg_ros.ros.input.no_images import TRANSPORTS, Offer, Request, explain_silence
 
@@ -46,17 +45,17 @@ class ImageSubscription:
         node: Node,
         config: Config,
         on_image: Callable[[Any], None],
-        on_lost: Callable[[int], None],
+        on_lost: Callable[[int, float], None],
         topic: str = "image",
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
-        """busy: whether images are being answered."""
+        """on_lost: gets a number of images and the seconds in which they were lost. busy: whether
+        images are being processed."""
         self._node = node
         self._busy = busy
         self._settings = config.node
         self._qos = config.qos.image
         self._on_image = on_image
-        self._count_lost = on_lost
         self._name = topic
         self._type = _MESSAGES[self._settings.image_transport]
         # image_transport appends to the name after it is remapped.
@@ -67,8 +66,7 @@ class ImageSubscription:
         self._reliability: ReliabilityPolicy | None = None
         self._wanted: ReliabilityPolicy | None = None  # a poll ago: publishers come one by one
         self._refit = False
-        self._losses = LostFrames(self._on_lost, self._explain_losses)
-        self._bursts = ThrottledLog(node.get_logger().warning)
+        self._losses = LostFrames(on_lost, self._explain_losses)
         self._last_image = time.monotonic()
         self._silence_told = False
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -77,15 +75,14 @@ class ImageSubscription:
 
     @property
     def silent_s(self) -> float:
-        """Time since the last image, or since the node went to listen; that in which images are
-        being answered does not count, as a player waits for the answers."""
+        """Time since the last image, or since the subscription; that in which images are being
+        processed does not count, as a player waits for the results."""
         return time.monotonic() - self._last_image
 
     def close(self) -> None:
         """Unsubscribe."""
         self._node.destroy_timer(self._timer)
         self._unsubscribe()
-        self._bursts.poll(finish=True)
 
     def _poll(self) -> None:
         wanted = _RELIABILITY.get(self._qos) or self._reliability_of_publishers()
@@ -93,7 +90,6 @@ class ImageSubscription:
         self._wanted = wanted
         if wanted is not None and settled and (wanted != self._reliability or self._refit):
             self._subscribe(wanted)
-        self._bursts.poll()
         if self._busy():
             self._last_image = time.monotonic()
         if not self._silence_told and self.silent_s >= SILENCE_SECONDS:
@@ -105,7 +101,7 @@ class ImageSubscription:
         self._refit = False
         self._reliability = reliability
         events = SubscriptionEventCallbacks(
-            message_lost=lambda event: self._losses.reported(event.total_count_change),
+            message_lost=self._on_message_lost,
             incompatible_qos=self._on_incompatible,
         )
         profile = QoSProfile(depth=self._settings.queue_size, reliability=reliability)
@@ -141,21 +137,15 @@ class ImageSubscription:
         self._losses.received(stamp_ns(message))
         self._on_image(message)
 
+    def _on_message_lost(self, event: Any) -> None:
+        self._losses.reported(event.total_count_change)
+
     def _on_incompatible(self, _: object) -> None:
         # Not here: this runs inside the subscription that has to go. A fixed reliability stays;
         # if nobody else sends, the next report of the silence says what to change.
         self._refit = self._qos == "auto"
         if not self._refit and self._silence_told:
             self._silence_told, self._last_image = False, time.monotonic()
-
-    def _on_lost(self, number: int) -> None:
-        self._count_lost(number)
-        self._bursts.add(
-            "lost",
-            f"an image got lost on the way from {self.topic}",
-            "images lost on the way to the node",
-            number,
-        )
 
     def _explain_losses(self, share: float) -> None:
         self._node.get_logger().warning(

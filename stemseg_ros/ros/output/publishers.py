@@ -1,27 +1,28 @@
-"""The topics that the node fills."""
+"""The topics of the results."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 from stemseg.msg import InstanceArray
 
 from stemseg_ros.config import Config
 from stemseg_ros.masks import label_image
 from stemseg_ros.media.overlay import draw_instances
 from stemseg_ros.records import FrameResult
-from stemseg_ros.ros.inference.camera_stream import Source
-from stemseg_ros.ros.input.conversions import image_message, instances_message, jpeg_message
+from stemseg_ros.records import Image as Pixels
+from stemseg_ros.ros.output.result_messages import image_message, instances_message, jpeg_message
 
 if find_spec("vision_msgs") is not None:
-    from stemseg_ros.ros.output.detections import Detection2DArray, detections_message
+    from vision_msgs.msg import Detection2DArray
+
+    from stemseg_ros.ros.output.detections import detections_message
 else:
     Detection2DArray = None
 
@@ -29,30 +30,47 @@ MAX_LABEL = 2**16 - 1
 """Highest track id in a mono16 image."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """What a result needs of the message that its frame came in."""
+
+    header: Header
+    image: Pixels | None
+    """uint8 (H, W, 3), BGR; kept only while somebody looks at the overlay."""
+    encoding: str = ""
+    """As the message names it."""
+    arrived: float = 0.0
+    """Monotonic time in seconds."""
+
+
 class ResultPublishers:
     """``~/instances``, and the other views of a result, each only while somebody subscribes.
 
     These are ``~/label_image``, ``~/overlay``, ``~/overlay/compressed`` and, where vision_msgs is
-    installed, ``~/detections``. prefix: what their names begin with.
+    installed, ``~/detections``; for a camera with a name, ``~/NAME/instances`` etc.
     """
 
-    def __init__(self, node: LifecycleNode, config: Config, prefix: str = "~/") -> None:
+    def __init__(self, node: LifecycleNode, prefix: str, config: Config) -> None:
+        """Announce the topics. prefix: what their names begin with."""
+        self._node = node
+        self._prefix = prefix
+        self._config = config
         # The end of a stream publishes all frames in flight at once.
         depth = max(10, 2 * config.latency.in_flight)
-        qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
-        self._node = node
-        self._config = config
+        self._qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
         self._all: list[Any] = []
+        self._instances = self._publisher(InstanceArray, "instances")
+        self._labels = self._publisher(Image, "label_image")
+        self._overlay = self._publisher(Image, "overlay")
+        self._compressed = self._publisher(CompressedImage, "overlay/compressed")
+        self._detections = (
+            self._publisher(Detection2DArray, "detections") if Detection2DArray else None
+        )
 
-        def publisher(kind: type, name: str) -> Any:
-            self._all.append(node.create_lifecycle_publisher(kind, f"{prefix}{name}", qos))
-            return self._all[-1]
-
-        self._instances = publisher(InstanceArray, "instances")
-        self._labels = publisher(Image, "label_image")
-        self._overlay = publisher(Image, "overlay")
-        self._compressed = publisher(CompressedImage, "overlay/compressed")
-        self._detections = publisher(Detection2DArray, "detections") if Detection2DArray else None
+    def _publisher(self, kind: type, name: str) -> Any:
+        topic = f"{self._prefix}{name}"
+        self._all.append(self._node.create_lifecycle_publisher(kind, topic, self._qos))
+        return self._all[-1]
 
     def close(self) -> None:
         """Withdraw the topics."""
@@ -78,9 +96,7 @@ class ResultPublishers:
         if source.image is not None and self.overlay_wanted:
             self._publish_overlay(source, source.image, result)
 
-    def _publish_overlay(
-        self, source: Source, image: npt.NDArray[np.uint8], result: FrameResult
-    ) -> None:
+    def _publish_overlay(self, source: Source, image: Pixels, result: FrameResult) -> None:
         settings = self._config.node
         drawn = draw_instances(
             image, result, opacity=settings.overlay_opacity, labels=settings.overlay_labels
@@ -95,8 +111,8 @@ class ResultPublishers:
         fitting = tuple(i for i in result.instances if i.track_id <= MAX_LABEL)
         if len(fitting) < len(result.instances):
             self._node.get_logger().warning(
-                f"track ids above {MAX_LABEL} do not fit into ~/label_image and are left out; "
-                "call ~/reset to number anew",
+                f"track ids above {MAX_LABEL} do not fit into {self._labels.topic_name} and are "
+                f"left out; call {self._node.get_fully_qualified_name()}/reset to number anew",
                 once=True,
             )
         labels = label_image(replace(result, instances=fitting))

@@ -1,8 +1,8 @@
 """stemseg_player: plays the images of a bag, never faster than recorded nor than the node answers.
 
-Flow control: at most ``--in-flight`` frames are without an answer. A window of T frames answers
-only when it is full, so that number has to be at least T + (T - Tc), and more in the offline mode;
-it is asked from the node where it is not given. At the end the service ``~/flush`` of the node is
+Flow control: at most ``--in-flight`` frames are without an answer. A model that looks ahead
+answers only when enough frames are in flight; where no number is given, that in the node's
+diagnostics is taken. At the end the service ``~/flush`` of the node is
 called and the last answers are awaited. ``--in-flight 0`` plays without answers.
 """
 
@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rcl_interfaces.srv import GetParameters
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
@@ -27,7 +27,6 @@ from stemseg.msg import InstanceArray
 
 from stemseg_ros.media.bags import IMAGE, IMAGE_TYPES, BagReader, message_types
 from stemseg_ros.media.messages import stamp_ns
-from stemseg_ros.models.stemseg.settings import WindowConfig
 from stemseg_ros.ros.programs.program import (
     JsonLines,
     Program,
@@ -38,7 +37,7 @@ from stemseg_ros.ros.programs.program import (
 
 NAME = "stemseg_player"
 DEFAULT_IN_FLIGHT = 16
-"""For a node that does not tell its window."""
+"""For a node that does not say how many frames it needs in flight."""
 SETTLE_S = 0.5
 """A flush waits so long after the last frame: a service call can overtake the images before it."""
 FLUSH_AGAIN_S = 5.0
@@ -112,8 +111,8 @@ class Player:
         node = program.node
         kind = Image if bag.type == IMAGE else CompressedImage
         # As image_transport names it, so that the node finds it under the same base name.
-        self._topic = options.topic if bag.type == IMAGE else f"{options.topic}/compressed"
-        self._publisher = node.create_publisher(kind, self._topic, depth)
+        topic = options.topic if bag.type == IMAGE else f"{options.topic}/compressed"
+        self._publisher = node.create_publisher(kind, topic, depth)
         if self._limit:
             self._answers = node.create_subscription(
                 InstanceArray, options.answers, self._on_answer, depth
@@ -164,40 +163,38 @@ class Player:
             lambda: self._publisher.get_subscription_count() > 0, wait
         ):
             raise ProgramError(
-                f"nobody subscribed to {self._topic} within {wait:g} s; is the node active, in "
-                "the same ROS_DOMAIN_ID, with its image topic remapped to this name?"
+                f"nobody subscribed to {self._publisher.topic_name} within {wait:g} s; is the "
+                "node active, in the same ROS_DOMAIN_ID, with its image topic remapped to this name?"
             )
         if self._limit and not self._program.spin_until(
             lambda: self._answers.get_publisher_count() > 0, wait
         ):
             raise ProgramError(
-                f"nobody publishes {self._options.answers} within {wait:g} s; "
+                f"nobody publishes {self._answers.topic_name} within {wait:g} s; "
                 "name the topic with --answers, or play without flow control: --in-flight 0"
             )
 
     def _needed_in_flight(self) -> int:
-        """What the window of the node needs; the default if it does not tell."""
-        service = self._options.answers.rpartition("/")[0] + "/get_parameters"
-        client = self._program.node.create_client(GetParameters, service)
-        request = GetParameters.Request(names=["window.length", "window.overlap", "window.mode"])
-        if not self._program.spin_until(client.service_is_ready, self._options.wait):
+        """The number in the node's diagnostics; the default if they hold none."""
+        needed: list[int] = []
+        names = _status_names(self._answers.topic_name)
+
+        def look(message: DiagnosticArray) -> None:
+            for status in message.status:
+                if status.name in names:
+                    values = {item.key: item.value for item in status.values}
+                    needed.append(int(values.get("in_flight", DEFAULT_IN_FLIGHT)))
+
+        node = self._program.node
+        subscription = node.create_subscription(DiagnosticArray, "/diagnostics", look, 10)
+        wait = self._options.wait
+        if not self._program.spin_until(lambda: needed, wait):
             raise ProgramError(
-                f"no service {service} within {self._options.wait:g} s; "
-                "name the number with --in-flight"
+                f"the node says nothing of itself on /diagnostics within {wait:g} s; name the "
+                "number of frames in flight with --in-flight"
             )
-        future = client.call_async(request)
-        self._program.spin_until(future.done, self._options.timeout)
-        values = future.result().values if future.done() else []
-        if not all(value.type for value in values) or len(values) < len(request.names):
-            return DEFAULT_IN_FLIGHT
-        length, overlap, mode = values
-        return WindowConfig.model_validate(
-            {
-                "length": length.integer_value,
-                "overlap": overlap.integer_value,
-                "mode": mode.string_value,
-            }
-        ).in_flight
+        node.destroy_subscription(subscription)
+        return needed[-1]
 
     def _wait_for_room(self) -> None:
         limit = self._limit
@@ -209,10 +206,9 @@ class Player:
         )
         if len(self._unanswered) >= limit:
             raise ProgramError(
-                f"no answer on {self._options.answers} for {timeout:g} s with {limit} frames in "
-                "flight; "
-                "raise --in-flight if a window and its stride have more frames, "
-                "else look at the node's log"
+                f"no answer on {self._answers.topic_name} for {timeout:g} s with {limit} frames "
+                "in flight; raise --in-flight if the model needs more, else look at the node's "
+                "log"
             )
 
     def _all_received(self) -> bool:
@@ -249,6 +245,14 @@ class Player:
 
     def _silence(self) -> float:
         return time.monotonic() - self._unanswered.last_change
+
+
+def _status_names(answers: str) -> set[str]:
+    """Names that the diagnostic status of the camera behind a topic may have: of /stemseg or, for
+    /stemseg/front/instances, of its camera front."""
+    node = answers.rpartition("/")[0]
+    parent, _, camera = node.rpartition("/")
+    return {f"{node}: frames", f"{parent}: {camera} frames"}
 
 
 def parse(arguments: list[str]) -> Options:
@@ -329,7 +333,3 @@ def run(arguments: list[str]) -> None:
 def main() -> int:
     """Console script."""
     return exit_code(NAME, lambda: run(sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -43,7 +43,7 @@ class Program:
         self._executor = executor
         self._stop = stop
 
-    def spin_until(self, holds: Callable[[], bool], timeout_s: float | None = None) -> bool:
+    def spin_until(self, holds: Callable[[], object], timeout_s: float | None = None) -> bool:
         """Serve callbacks until ``holds()``; False after timeout_s seconds. Raises Stopped on a
         signal."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

@@ -56,7 +56,7 @@ class Recorder:
         try:
             self._program.spin_until(lambda: self._instances.get_publisher_count() > 0)
             self._log.write(connected_ns=time.monotonic_ns())
-            self._program.node.get_logger().info(f"recording {self._options.topic}")
+            self._program.node.get_logger().info(f"recording {self._instances.topic_name}")
             self._program.spin_until(lambda: 0 < self._options.count <= self._bag.count)
         except Stopped:
             pass  # the usual end of a recording
@@ -128,7 +128,3 @@ def run(arguments: list[str]) -> None:
 def main() -> int:
     """Console script."""
     return exit_code(NAME, lambda: run(sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,7 +13,8 @@ from stemseg.msg import InstanceArray
 from stemseg_ros.config import Config, update_config
 from stemseg_ros.media.messages import ImageMessageError, stamp_ns
 from stemseg_ros.media.result_bag import result_from_message
-from stemseg_ros.ros.input.conversions import bgr_image
+from stemseg_ros.ros.health.throttled_log import counted
+from stemseg_ros.ros.input.image_messages import bgr_image
 from stemseg_ros.ros.input.subscription import ImageSubscription
 from stemseg_ros.ros.programs.program import Program, Stopped, ros_program
 from stemseg_ros.view.recording import Recording, Shown
@@ -47,13 +48,17 @@ class Viewer:
         """Until a signal comes."""
         try:
             settings = self._settings()
-            lost = "images lost on the way to the viewer: {}".format
             log = self._program.node.get_logger()
+
+            def lost(number: int, seconds: float) -> None:
+                images = f"{counted(number, 'image')} lost on the way to the viewer"
+                log.warning(f"{images}, in {seconds:.1f} s", throttle_duration_sec=REPORT_S)
+
             subscription = ImageSubscription(
                 self._program.node,
                 settings,
                 self._on_image,
-                lambda number: log.warning(lost(number), throttle_duration_sec=REPORT_S),
+                lost,
                 self._image,
             )
             try:

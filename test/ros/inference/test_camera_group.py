@@ -1,4 +1,4 @@
-"""What a worker's thread does that was given up and comes back."""
+"""What a worker's thread does that was given up and comes back: nothing."""
 
 from __future__ import annotations
 
@@ -10,78 +10,86 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
-from stemseg_ros.ros.inference.camera_group import CameraRig
+from stemseg_ros.records import FrameResult
+from stemseg_ros.ros.inference.camera_group import CameraGroup
+from stemseg_ros.ros.inference.worker import WorkerClosed
 
 pytestmark = pytest.mark.ros
 
 
-class Stream:
+class HangingCamera:
     """Notes what is done to it; ``hang`` runs at each step."""
 
     def __init__(self, name: str, calls: list[str], hang: Callable[[], None]) -> None:
         self.name, self.calls, self.hang = name, calls, hang
+        self.stream = name
         self.pending = 1
 
-    def flush(self) -> None:
-        self.calls.append(f"flush {self.name}")
+    def _step(self, what: str) -> None:
+        self.calls.append(f"{what} {self.name}")
         self.hang()
+
+    def take(self) -> str | None:
+        with suppress(MemoryError):
+            self._step("take")
+        return "frame"
+
+    def finish(self, frame: str, results: list[FrameResult]) -> None:
+        self._step("finish")
+
+    def flush(self) -> None:
+        self._step("flush")
 
     def clock_jumped(self, now_ns: int) -> None:
-        self.calls.append(f"jump {self.name}")
-        self.hang()
-
-    def begin(self, image: Any, source: Any) -> bool:
-        self.calls.append(f"begin {self.name}")
-        return False
-
-
-class Camera:
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
+        self._step("jump")
 
     def seconds_to_pause(self) -> float:
         return 0.0
 
-    def pause(self) -> None:
-        self.stream.flush()
-
-    def take(self) -> tuple[Stream, None, None]:
-        self.stream.calls.append(f"take {self.stream.name}")
-        if self.stream.name == "front":  # hangs in the decoder
-            with suppress(RuntimeError):
-                self.stream.hang()
-        return self.stream, None, None
-
     def done(self) -> None:
-        self.stream.calls.append(f"done {self.stream.name}")
+        self.calls.append(f"done {self.name}")
 
     def failed(self, error: Exception) -> None:
-        self.stream.calls.append(f"failed {self.stream.name}")
+        self.calls.append(f"failed {self.name}")
+
+
+class Model:
+    def __init__(self, calls: list[str], hang: Callable[[], None]) -> None:
+        self.calls, self.hang = calls, hang
+
+    def push_all(self, turns: list[Any]) -> list[list[FrameResult]]:
+        self.calls.append("push")
+        with suppress(MemoryError):
+            self.hang()
+        return [[] for _ in turns]
 
 
 @pytest.mark.parametrize(
-    ("step", "done"),
+    ("step", "hanging", "done"),
     [
-        (lambda rig, cameras: rig.turn(), ["take front"]),
-        (lambda rig, cameras: rig.pause(), ["flush front"]),
-        (lambda rig, cameras: rig.flush(cameras), ["flush front"]),
-        (lambda rig, cameras: rig.clock_jumped(5), ["jump front"]),
+        (lambda group: group.turn(), "take front", ["take front"]),
+        (lambda group: group.turn(), "push", ["take front", "take rear", "push"]),
+        (lambda group: group.pause(), "flush front", ["flush front"]),
+        (lambda group: group.flush(group.streams), "flush front", ["flush front"]),
+        (lambda group: group.clock_jumped(5), "jump front", ["jump front"]),
     ],
 )
-def test_a_thread_that_was_given_up_leaves_the_new_streams_alone(
-    step: Callable[[Any, Any], object], done: list[str]
+def test_a_thread_that_was_given_up_touches_nothing_any_more(
+    step: Callable[[CameraGroup], object], hanging: str, done: list[str]
 ) -> None:
     calls: list[str] = []
 
-    def replaced() -> None:
-        """What the other thread does while this one hangs in the camera in front."""
-        rig.abandoned = True
-        for camera in cameras:
-            camera.stream = Stream(f"new {camera.stream.name}", calls, lambda: None)
-        raise MemoryError("comes back late") if not done[0].startswith("take") else RuntimeError
+    def hang() -> None:
+        if calls[-1] == hanging:
+            raise MemoryError("comes back late")
 
-    cameras: Any = [Camera(Stream(name, calls, replaced)) for name in ("front", "rear")]
-    rig = CameraRig(cameras, lambda what: calls.append(f"memory {what}"))
-    with suppress(MemoryError):  # of the flush, for a caller that has given up
-        step(rig, cameras)
+    def check() -> None:
+        if calls[-1] == hanging:
+            raise WorkerClosed("given up")
+
+    model: Any = Model(calls, hang)
+    cameras: Any = [HangingCamera(name, calls, hang) for name in ("front", "rear")]
+    group = CameraGroup(model, cameras, check, lambda what: calls.append(f"memory {what}"))
+    with pytest.raises(WorkerClosed):
+        step(group)
     assert calls == done

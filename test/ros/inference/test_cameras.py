@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colour_network import ColourNetwork
-from colour_network import scene as colours
+from colour_engine import ColourEngine, colour_model
+from colour_engine import scene as colours
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
@@ -19,9 +19,11 @@ from ros.health.test_diagnostics import OK, WARN, Listener
 from ros.toy_node import POISON
 from sensor_msgs.msg import Image
 from stemseg.msg import InstanceArray
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 from stemseg_ros.config import Config
+from stemseg_ros.models.stemseg.settings import own_settings
+from stemseg_ros.records import Frame
+from stemseg_ros.stream import Model, open_model
 
 pytestmark = pytest.mark.ros
 
@@ -33,7 +35,7 @@ WINDOW = (
     "window.length:=4",
     "window.overlap:=2",
 )
-NO_PAUSE = "window.flush_after:=0.0"
+NO_PAUSE = "stream.flush_after:=0.0"
 
 
 class Eye:
@@ -77,13 +79,13 @@ def movers(camera: int, frames: int) -> list[np.ndarray]:
 def test_each_camera_gives_what_it_gives_alone(
     local_node: Start, peer: Peer, eyes: tuple[Eye, Eye]
 ) -> None:
-    networks: list[Any] = []
+    models: list[Model] = []
 
-    def make(config: Config, checkpoint: str | None, device: str) -> Pipeline:
-        networks.append(ColourNetwork(config))
-        return Pipeline(config, network=networks[-1])
+    def open_once(config: Config, checkpoint: str | None, device: str) -> Model:
+        models.append(colour_model(own_settings(config)))
+        return models[-1]
 
-    node = local_node(*WINDOW, NO_PAUSE, "input.min_dim:=36", make_pipeline=make)
+    node = local_node(*WINDOW, NO_PAUSE, "input.min_dim:=36", model_opener=open_once)
     streams = [movers(1, 6), movers(2, 9)]
     for eye in eyes:
         eye.connect()
@@ -96,12 +98,12 @@ def test_each_camera_gives_what_it_gives_alone(
         list(range(6)),
         list(range(9)),
     ]
-    assert len(networks) == 1  # loaded once
-    assert max(networks[0].batches) == 2
-    config = networks[0].config
+    (model,) = models  # loaded once
+    assert isinstance(model.engine, ColourEngine)
+    assert max(model.engine.batches) == 2
     for eye, images in zip(eyes, streams, strict=True):
-        alone = Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
-        expected = [r for t, image in enumerate(images) for r in alone.push(image, t)]
+        alone = model.stream()
+        expected = [r for t, image in enumerate(images) for r in alone.push(Frame(image, t))]
         expected += alone.flush()
         assert [[(i.track_id, bytes(i.mask_rle)) for i in a.instances] for a in eye.received] == [
             [(i.track_id, i.rle["counts"]) for i in result.instances] for result in expected
@@ -110,11 +112,11 @@ def test_each_camera_gives_what_it_gives_alone(
     assert not node.lines("failed")
 
 
-def test_the_network_answers_every_frame_of_both(
+def test_the_model_answers_every_frame_of_both(
     local_node: Start, peer: Peer, eyes: tuple[Eye, Eye]
 ) -> None:
     small = ("checkpoint:=random", "device:=cpu", "input.min_dim:=96")
-    node = local_node(*small, *WINDOW, NO_PAUSE, make_pipeline=Pipeline)
+    node = local_node(*small, *WINDOW, NO_PAUSE, model_opener=open_model)
     front, rear = eyes
     for eye in eyes:
         eye.connect()
@@ -169,7 +171,7 @@ def test_trouble_of_one_camera_leaves_the_other_alone(
 def test_a_camera_that_pauses_is_finished_while_the_other_goes_on(
     local_node: Start, peer: Peer, eyes: tuple[Eye, Eye]
 ) -> None:
-    local_node(*WINDOW, "window.flush_after:=0.5")
+    local_node(*WINDOW, "stream.flush_after:=0.5")
     front, rear = eyes
     for eye in eyes:
         eye.connect()

@@ -1,14 +1,11 @@
-"""What happens when memory runs out or the worker hangs: injected at the pipeline, seen over
+"""What happens when memory runs out or the worker hangs: injected at the engine, seen over
 DDS."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
@@ -19,11 +16,9 @@ from lifecycle_msgs.msg import Transition
 from ros.harness import LocalNode, Peer, message, scene, toy_node
 from ros.health.test_diagnostics import ERROR, OK, WARN, Listener
 from ros.test_node import change_state, state
-from ros.toy_node import HANG, ToyPipeline
+from ros.toy_node import HANG, ToyEngine, ToyModel
 
 from stemseg_ros.config import Config, load_config
-from stemseg_ros.records import FrameResult
-from stemseg_ros.ros.health.verdicts import Fallbacks
 
 pytestmark = pytest.mark.ros
 
@@ -39,7 +34,18 @@ def send(peer: Peer, *seconds: int, first_pixel: int = 0) -> None:
         peer.publisher.publish(message(image, second))
 
 
-class Hungry(ToyPipeline):
+class HungryEngine(ToyEngine):
+    """Fails in its second frame."""
+
+    frames = 0
+
+    def look(self, first_pixel: int) -> None:
+        self.frames += 1
+        if self.frames > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+class Hungry(ToyModel):
     """Fails in its second real frame if the input is above ``limit`` or the device is a GPU."""
 
     limit = 0
@@ -49,15 +55,16 @@ class Hungry(ToyPipeline):
 
     def __init__(self, config: Config, checkpoint: str | None = None, device: str = "cpu") -> None:
         super().__init__(config, checkpoint, device)
-        large = config.input.min_dim > self.limit and device != "cpu"
-        self.hungry = large or (self.gpu_too and device != "cpu")
-        self.frames = 0
+        too_large = config.input.min_dim > self.limit or self.gpu_too
+        self.hungry = too_large and device != "cpu"
+        if self.hungry and self.loading:
+            self.engine = HungryEngine()
 
-    def push(self, frame: npt.NDArray[np.uint8], stamp_ns: int) -> list[FrameResult]:
-        self.frames += self.epoch > 0 or self.loading
-        if self.hungry and self.frames > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().push(frame, stamp_ns)
+    def warm_up(self, size: tuple[int, int], streams: int = 1) -> float:
+        seconds = super().warm_up(size, streams)
+        if self.hungry:
+            self.engine = HungryEngine()
+        return seconds
 
 
 @pytest.fixture
@@ -86,7 +93,7 @@ def test_less_memory_is_tried(
     left: tuple[int, str],
 ) -> None:
     kind = type("_", (Hungry,), {"limit": limit, "gpu_too": gpu_too, "loading": when == "loading"})
-    node = local_node(*WINDOW, f"health.out_of_memory:={policy}", make_pipeline=kind)
+    node = local_node(*WINDOW, f"health.out_of_memory:={policy}", model_opener=kind)
     listener = Listener(peer)
     peer.connect()
     second = 0
@@ -115,7 +122,7 @@ def test_without_a_fallback_the_node_goes_through_the_error_state(
     class Full(Hungry):
         gpu_too = True
 
-    node = local_node(*WINDOW, "health.out_of_memory:=error", make_pipeline=Full)
+    node = local_node(*WINDOW, "health.out_of_memory:=error", model_opener=Full)
     listener = Listener(peer)
     peer.connect()
     send(peer, 1, 2, 3)
@@ -140,13 +147,16 @@ def test_without_a_fallback_the_node_goes_through_the_error_state(
 def test_a_worker_that_hangs_is_replaced(local_node: Start, peer: Peer) -> None:
     gate = threading.Event()
 
-    class Hanging(ToyPipeline):
-        def push(self, frame: npt.NDArray[np.uint8], stamp_ns: int) -> list[FrameResult]:
-            if frame[0, 0, 0] == HANG:
+    class Hanging(ToyEngine):
+        def look(self, first_pixel: int) -> None:
+            if first_pixel == HANG:
                 gate.wait(60)
-            return super().push(np.where(frame == HANG, 0, frame).astype(np.uint8), stamp_ns)
 
-    node = local_node(*WINDOW, "health.stall_after:=3.0", make_pipeline=Hanging)
+    class HangingModel(ToyModel):
+        def make_engine(self) -> ToyEngine:
+            return Hanging()
+
+    node = local_node(*WINDOW, "health.stall_after:=3.0", model_opener=HangingModel)
     listener = Listener(peer)
     peer.connect()
     send(peer, 1, 2, 3)
@@ -170,7 +180,7 @@ def test_a_worker_that_hangs_does_not_hold_up_the_lifecycle(local_node: Start, p
     node = local_node(*WINDOW, "health.stall_after:=5.0")
     peer.connect()
     send(peer, 1, first_pixel=HANG)
-    assert peer.spin_until(lambda: node.node._engine._worker.busy_seconds > 0)
+    assert peer.spin_until(lambda: node.node._supervisor._worker.busy_seconds > 0)
     assert not change_state(peer, Transition.TRANSITION_DEACTIVATE)
     assert state(peer) == "unconfigured"
     node.wait_for_log("on_deactivate: the worker hangs")
@@ -192,27 +202,3 @@ def test_a_process_whose_worker_hangs_again_ends_for_respawn() -> None:
         finally:
             peer.close()
         assert process.lines("the process ends: the restarted worker stalls as well")
-
-
-@pytest.mark.parametrize(
-    ("policy", "device", "steps"),
-    [
-        ("smaller_then_cpu", "cuda:0", [(70, "cuda:0"), (50, "cuda:0"), (100, "cpu")]),
-        ("smaller_then_cpu", "cpu", [(70, "cpu"), (50, "cpu")]),
-        ("smaller", "cuda:1", [(70, "cuda:1"), (50, "cuda:1")]),
-        ("cpu", "cuda:0", [(100, "cpu")]),
-        ("cpu", "cpu", []),
-        ("error", "cuda:0", []),
-    ],
-)
-def test_fallbacks_in_order(policy: str, device: str, steps: list[Any]) -> None:
-    config = load_config("lite", {"input.min_dim": 100, "input.max_dim": 200})
-    fallbacks = Fallbacks(policy)
-    assert not fallbacks.active
-    for size, where in steps:
-        assert fallbacks.lower(device)
-        assert fallbacks.active
-        assert fallbacks.config(config).input.min_dim == size
-        assert fallbacks.config(config).input.max_dim == 2 * size
-        assert fallbacks.device(device) == where
-    assert not fallbacks.lower(device)

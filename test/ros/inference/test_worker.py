@@ -24,12 +24,15 @@ class Log:
         self.waiting: deque[tuple[float, object]] = deque()
         self._pause = pause
         self._pending = False
-        self.worker = Worker(
-            lambda: self.waiting[0][0] if self.waiting else None,
-            self.turn,
-            self.idle,
-            self.errors.append,
-        )
+        self.changed = threading.Condition()
+        self.worker = Worker(self.changed)
+        self.worker.service = self
+
+    def oldest(self) -> float | None:
+        return self.waiting[0][0] if self.waiting else None
+
+    def failed(self, error: Exception) -> None:
+        self.errors.append(error)
 
     def turn(self) -> None:
         frame = self.waiting.popleft()[1]
@@ -38,7 +41,7 @@ class Log:
             raise frame
         self.done.append(frame)
 
-    def idle(self) -> float | None:
+    def pause(self) -> float | None:
         """Once, so many seconds after the last frame."""
         if not self._pending or not self._pause:
             return None
@@ -56,8 +59,9 @@ class Log:
         assert held.wait(10)
 
     def frame(self, frame: object) -> None:
-        self.waiting.append((time.monotonic(), frame))
-        self.worker.wake()
+        with self.changed:
+            self.waiting.append((time.monotonic(), frame))
+            self.changed.notify_all()
 
     def finish(self) -> None:
         self.gate.set()
@@ -120,21 +124,45 @@ def test_errors_are_handed_on_and_the_worker_goes_on() -> None:
 
 
 def test_a_failing_handler_of_errors_does_not_end_the_worker(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames = [0.0]
-
-    def turn() -> None:
-        frames.clear()
-        raise ZeroDivisionError("division by zero")
-
     def fail(_: Exception) -> None:
         raise RuntimeError("handler")
 
-    worker = Worker(lambda: frames[0] if frames else None, turn, lambda: None, fail)
-    assert worker.call(lambda: 5) == 5
+    with log() as it:
+        monkeypatch.setattr(it, "failed", fail)
+        it.frame(ZeroDivisionError("division by zero"))
+        it.finish()
     assert "division by zero" in caplog.text
-    assert worker.close(10)
+
+
+def test_without_a_service_only_jobs_run() -> None:
+    with log() as it:
+        it.worker.call(lambda: setattr(it.worker, "service", None))
+        it.frame(1)
+        assert it.worker.call(lambda: 5) == 5
+        assert it.done == []
+        it.worker.call(lambda: setattr(it.worker, "service", it))
+        it.finish()
+        assert it.done == [1]
+
+
+def test_granted_time_is_not_overdue() -> None:
+    with log() as it:
+        inside, leave = threading.Event(), threading.Event()
+
+        def load() -> None:
+            with it.worker.granted(1000.0):
+                inside.set()
+                leave.wait(10)
+
+        loaded = it.worker.submit(load)
+        assert inside.wait(10)
+        assert it.worker.overdue_seconds < 0 < it.worker.busy_seconds
+        leave.set()
+        loaded.result(10)
+        it.hold()
+        assert it.worker.overdue_seconds == pytest.approx(it.worker.busy_seconds, abs=5)
 
 
 def test_waiting_is_given_up() -> None:
@@ -157,6 +185,8 @@ def test_close_leaves_out_what_waits() -> None:
         assert it.done == []
         with pytest.raises(WorkerClosed):
             it.worker.call(lambda: None)
+        with pytest.raises(WorkerClosed, match="given up"):
+            it.worker.check()
 
 
 def test_the_job_that_hangs_is_answered_at_the_close() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from itertools import pairwise
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stemseg_ros.ros.input.frame_queue import DROPS, FrameQueue, Waiting
+from stemseg_ros.ros.health.statistics import DROPS
+from stemseg_ros.ros.input.frame_queue import FrameQueue, Waiting
 from stemseg_ros.ros.settings import NodeConfig
 
 POLICIES = ("drop_oldest", "drop_newest", "stride")
@@ -26,18 +28,20 @@ class Line:
     def __init__(self, **settings: Any) -> None:
         self.now = 0.0
         self.drops: Counter[str] = Counter()
-        self.queue = FrameQueue(NodeConfig(**settings), STRIDE, self.drop, lambda: self.now)
-
-    def drop(self, cause: str, number: int) -> None:
-        self.drops[cause] += number
+        self.queue = FrameQueue(NodeConfig(**settings), STRIDE, clock=lambda: self.now)
 
     def put(self, *numbers: int) -> None:
         for number in numbers:
-            self.queue.put(Waiting(number, self.now))
+            self.drops.update(self.queue.put(Waiting(number, self.now)))
+
+    def take(self) -> Waiting | None:
+        frame, drops = self.queue.take()
+        self.drops.update(drops)
+        return frame
 
     def take_all(self) -> list[int]:
         taken = []
-        while (frame := self.queue.take()) is not None:
+        while (frame := self.take()) is not None:
             taken.append(frame.message)
             self.queue.done()
         return taken
@@ -54,7 +58,7 @@ class Line:
             if free <= next_arrival:
                 self.now = max(free, self.now)
                 self.queue.done()
-                if (frame := self.queue.take()) is not None:
+                if (frame := self.take()) is not None:
                     free = self.now + TURNS[len(served) % STRIDE]
                     served.append((frame.message, free - frame.arrived))
                     continue
@@ -126,7 +130,7 @@ def test_max_latency_drops_what_could_only_be_late() -> None:
     line = Line(max_latency_ms=600)
     for number, seconds in enumerate(TURNS):
         line.put(-number)
-        line.queue.take()
+        line.take()
         line.now += seconds
         line.queue.done()
     for number in range(6):
@@ -174,7 +178,7 @@ def test_a_pause_is_no_slow_camera_and_a_stall_no_slow_worker() -> None:
     assert line.queue.every == 4
     line.queue.clear()
     line.put(0)
-    line.queue.take()
+    line.take()
     line.now += 60.0
     line.queue.done()
     line.drops.clear()
@@ -186,11 +190,34 @@ def test_clear_forgets_what_waits() -> None:
     line = Line()
     line.put(1, 2)
     assert line.queue.clear() == 2
-    assert line.queue.take() is None
+    assert line.take() is None
     line.queue.done()  # of nothing
     line.put(3)
     assert line.take_all() == [3]
     assert not line.drops
+
+
+def test_a_frame_that_was_given_up_is_no_slow_turn() -> None:
+    line = Line(max_latency_ms=500)
+    line.put(0)
+    line.take()
+    assert line.queue.serving
+    line.now += 60.0
+    line.queue.give_up()
+    assert not line.queue.serving
+    line.put(1, 2)
+    assert line.take_all() == [1, 2]
+    assert not line.drops
+
+
+def test_a_frame_wakes_who_waits_for_one() -> None:
+    changed = threading.Condition()
+    queue = FrameQueue(NodeConfig(), STRIDE, changed)
+    with changed:
+        thread = threading.Thread(target=lambda: queue.put(Waiting(0, 0.0)))
+        thread.start()
+        assert changed.wait_for(lambda: queue.oldest is not None, 30.0)
+    thread.join()
 
 
 @given(
@@ -210,7 +237,7 @@ def test_every_frame_is_served_or_counted(
             put += 1
         elif step == "wait":
             line.now += 0.1
-        elif (frame := line.queue.take()) is not None:
+        elif (frame := line.take()) is not None:
             served.append(frame.message)
             line.queue.done()
         assert len(line.queue) <= size

@@ -14,11 +14,14 @@ PERIOD = 0.1
 class Counted:
     def __init__(self) -> None:
         self.lost = 0
+        self.seconds: list[float] = []
+        """Duration of each loss."""
         self.told: list[float] = []
         self.frames = LostFrames(self.add, self.told.append)
 
-    def add(self, number: int) -> None:
+    def add(self, number: int, seconds: float) -> None:
         self.lost += number
+        self.seconds.append(round(seconds, 3))
 
     def receive(self, *numbers: float, begin: float = 1000.0) -> None:
         for number in numbers:
@@ -47,6 +50,29 @@ def test_gaps(numbers: list[float], lost: int) -> None:
     it = Counted()
     it.receive(*numbers)
     assert it.lost == lost
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reports", "losses"),
+    [
+        ([*range(20), *range(23, 30)], {}, [(3, 0.4)]),  # from image 19 to image 23
+        ([*range(20), 22, 25, 26], {}, [(1, 0.2), (2, 0.3)]),
+        ([0, 33, 34], {33: 32}, [(32, 3.3)]),  # of a slow camera, as the middleware says
+    ],
+)
+def test_a_loss_lasts_from_image_to_image(
+    numbers: list[float], reports: dict[float, int], losses: list[tuple[int, float]]
+) -> None:
+    it = Counted()
+    counts = []
+    for number in numbers:
+        before = it.lost
+        if number in reports:
+            it.frames.reported(reports[number])
+        it.receive(number)
+        if it.lost > before:
+            counts.append(it.lost - before)
+    assert list(zip(counts, it.seconds, strict=True)) == losses
 
 
 def test_random_losses_are_counted_well() -> None:
@@ -90,10 +116,14 @@ def test_almost_everything_lost_is_explained() -> None:
 @pytest.mark.parametrize(
     ("middleware", "environment", "words"),
     [
-        ("rmw_fastrtps_cpp", {}, [FAST_DDS_PROFILES[0], "config/fastdds_shm.xml"]),
-        ("rmw_fastrtps_cpp", {FAST_DDS_PROFILES[1]: "x"}, ["camera has it as well"]),
-        ("rmw_cyclonedds_cpp", {}, ["CYCLONEDDS_URI", "config/cyclonedds.xml"]),
-        ("rmw_cyclonedds_cpp", {"CYCLONEDDS_URI": "x"}, ["camera has it as well"]),
+        (
+            "rmw_fastrtps_cpp",
+            {},
+            [f"{FAST_DDS_PROFILES[0]}=/", "/config/fastdds_shm.xml", "camera's side decides"],
+        ),
+        ("rmw_fastrtps_cpp", {FAST_DDS_PROFILES[1]: "x"}, ["camera's side decides"]),
+        ("rmw_cyclonedds_cpp", {}, ["CYCLONEDDS_URI=file:///", "/config/cyclonedds.xml"]),
+        ("rmw_cyclonedds_cpp", {"CYCLONEDDS_URI": "x"}, ["camera's side decides"]),
         ("rmw_zenoh_cpp", {}, ["node.image_transport"]),
     ],
 )

@@ -59,8 +59,9 @@ class Subscriber:
         self._thread = threading.Thread(target=self._spin)
         self._thread.start()
 
-    def _count(self, number: int) -> None:
+    def _count(self, number: int, seconds: float) -> None:
         self.lost += number
+        assert 0 < seconds < 10
 
     def _spin(self) -> None:
         executor = SingleThreadedExecutor(context=self._context)
@@ -230,7 +231,7 @@ def test_the_other_transport_is_suggested(
 
 def test_the_node_goes_on_with_the_publisher_that_returns(local_node: Start, peer: Peer) -> None:
     """All of it: a camera is killed, another with another QoS takes over, later by its stamps."""
-    node = local_node(*WINDOW, "window.flush_after:=0.3")
+    node = local_node(*WINDOW, "stream.flush_after:=0.3")
     peer.connect_answers()
     with process("qos_publisher.py", "/image:reliable:volatile") as camera:
         peer.expect(4)

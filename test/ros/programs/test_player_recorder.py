@@ -55,16 +55,15 @@ def fake_node(*options: str) -> Iterator[None]:
 
 
 def player(bag: Path, *options: str) -> Any:
-    return process(
-        sys.executable, "-m", "stemseg_ros.ros.programs.player", "--bag", str(bag), *options
-    )
+    return process(sys.executable, "-m", "stemseg_ros.ros", "player", "--bag", str(bag), *options)
 
 
 def recorder(folder: Path, *options: str) -> Any:
     return process(
         sys.executable,
         "-m",
-        "stemseg_ros.ros.programs.recorder",
+        "stemseg_ros.ros",
+        "recorder",
         "--out",
         str(folder / "out.mcap"),
         "--log",

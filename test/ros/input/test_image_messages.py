@@ -1,10 +1,8 @@
-"""Messages of rclpy and records, both ways. The table of encodings is in
-test/media/test_messages.py."""
+"""Messages of rclpy to pixels. The table of encodings is in test/media/test_messages.py."""
 
 from __future__ import annotations
 
 from array import array
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,23 +13,12 @@ from hypothesis import strategies as st
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
 
-import rclpy.serialization
 from ros.harness import message, scene
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from stemseg.msg import InstanceArray
 
-from stemseg_ros.masks import encode
 from stemseg_ros.media.messages import stamp_ns
-from stemseg_ros.records import FrameResult, Instance
-from stemseg_ros.ros.input.conversions import (
-    ImageMessageError,
-    bgr_image,
-    check_image,
-    image_message,
-    instances_message,
-    result_from_message,
-)
+from stemseg_ros.ros.input.image_messages import ImageMessageError, bgr_image, check_image
 from stemseg_ros.ros.settings import NodeConfig
 
 pytestmark = pytest.mark.ros
@@ -53,13 +40,6 @@ ENCODINGS = [
 ]
 
 
-def sent(value: Any) -> Any:
-    """The message as the other side receives it."""
-    return rclpy.serialization.deserialize_message(
-        rclpy.serialization.serialize_message(value), type(value)
-    )
-
-
 def random_image(encoding: str, padding: int) -> Image:
     """6 x 4 random pixels of an encoding with padded rows."""
     size = {"mono8": 1, "mono16": 2, "rgba8": 4, "bgra8": 4, "yuv422": 2, "yuv422_yuy2": 2}.get(
@@ -70,18 +50,6 @@ def random_image(encoding: str, padding: int) -> Image:
     return Image(height=4, width=6, encoding=encoding, step=step, data=array("B", data.tobytes()))
 
 
-def test_result_survives_the_wire_under_the_header_of_its_image() -> None:
-    mask = scene()[..., 0] == 9
-    instance = Instance(9, 2, "pedestrian", 0.25, encode(mask), (6, 12, 8, 8))
-    result = FrameResult(3, 5_000_000_007, 24, 40, 4, (instance,))
-    header = Header(frame_id="left")
-    header.stamp.sec, header.stamp.nanosec = 5, 7
-    received = sent(instances_message(result, header))
-    assert isinstance(received, InstanceArray)
-    assert received.header == header
-    assert result_from_message(received, 3) == result
-
-
 @pytest.mark.parametrize(
     ("sec", "nanosec", "expected"),
     [(0, 0, 0), (5, 7, 5_000_000_007), (2**31 - 1, 999_999_999, 2_147_483_647_999_999_999)],
@@ -90,17 +58,6 @@ def test_stamps(sec: int, nanosec: int, expected: int) -> None:
     header = Header()
     header.stamp.sec, header.stamp.nanosec = sec, nanosec
     assert stamp_ns(Image(header=header)) == expected
-
-
-def test_images_out_are_read_back() -> None:
-    header = Header(frame_id="left")
-    image = image_message(scene(), header)
-    assert (image.header, image.encoding, image.step) == (header, "bgr8", 120)
-    np.testing.assert_array_equal(bgr_image(sent(image)), scene())
-    labels = np.arange(6, dtype=np.uint16).reshape(2, 3) * 300
-    image = image_message(labels, header)
-    assert (image.encoding, image.step, image.is_bigendian) == ("mono16", 6, 0)
-    np.testing.assert_array_equal(np.frombuffer(sent(image).data, "<u2").reshape(2, 3), labels)
 
 
 def test_the_image_is_a_copy() -> None:
@@ -154,7 +111,7 @@ def test_size_of_a_compressed_image_is_known_before_it_is_decoded(
 ) -> None:
     """A file of some 100 bytes can say that it is huge."""
     monkeypatch.setattr(
-        "stemseg_ros.ros.input.conversions.bgr_from_message", lambda _: pytest.fail("decoded")
+        "stemseg_ros.ros.input.image_messages.bgr_from_message", lambda _: pytest.fail("decoded")
     )
     data = bytearray(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
     start = data.index(b"\xff\xc0") + 5  # height and width in the frame header

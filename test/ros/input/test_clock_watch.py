@@ -20,7 +20,7 @@ SIMULATED = (
     "output.min_area:=0",
     "window.length:=4",
     "window.overlap:=2",
-    "window.flush_after:=0.0",
+    "stream.flush_after:=0.0",
     "node.queue_size:=100",  # all frames of a test wait, should the machine be busy
 )
 
