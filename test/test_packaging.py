@@ -163,6 +163,14 @@ def test_every_message_is_built() -> None:
     assert listed == {f"msg/{path.name}" for path in (ROOT / "msg").glob("*.msg")}
 
 
+@pytest.mark.ros
+def test_the_header_is_installed_beside_those_of_the_messages() -> None:
+    installed = Path(sys.prefix) / "include" / "stemseg" / "stemseg"
+    header = installed / "masks.hpp"
+    assert header.read_bytes() == (ROOT / "include" / "stemseg" / "masks.hpp").read_bytes()
+    assert (installed / "msg" / "instance_array.hpp").is_file()
+
+
 def test_ament_and_pip_install_the_same_folders() -> None:
     ament = re.search(
         r"install\(DIRECTORY ([\w ]+) DESTINATION share", (ROOT / "CMakeLists.txt").read_text()

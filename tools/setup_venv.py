@@ -58,7 +58,7 @@ def steps() -> list[Step]:
         ROOT / "package.xml",
         ROOT / "tools" / "build_messages.py",
     ]
-    messages += sorted(ROOT.glob("msg/*.msg"))
+    messages += sorted([*ROOT.glob("msg/*.msg"), *ROOT.glob("include/stemseg/*.hpp")])
     package = [ROOT / "setup.cfg", ROOT / "setup.py", ROOT / "pyproject.toml"]
     return [
         Step("virtual environment", venv_key, create_venv),

@@ -34,6 +34,9 @@ from stemseg_ros.resources import resource_path
 assert str(resource_path('config/models/lite.yaml')).startswith('$prefix')
 assert InstanceArray(instances=[Instance(track_id=1)]).instances[0].track_id == 1
 "
+echo "#include <stemseg/masks.hpp>
+int main() {return static_cast<int>(stemseg::Mask(std::string(\"4\"), 2, 2).area());}" |
+    "${CXX:-c++}" -I "$prefix/include/stemseg" -x c++ - -o "$workspace/masks" && "$workspace/masks"
 for folder in config config/models launch media; do
     echo "share/stemseg/$folder: $(ls "$prefix/share/stemseg/$folder" | tr '\n' ' ')"
 done

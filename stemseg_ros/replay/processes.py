@@ -41,7 +41,7 @@ class ChildProcess:
         self.name = name
         self.log = log
         self._patience_s = patience_s
-        with log.open("wb") as output:
+        with log.open("wb") as output, default_interrupt():
             # A session of its own: Ctrl-C reaches the parent alone, which stops its children in
             # order.
             self._process = subprocess.Popen(
@@ -84,6 +84,21 @@ class ChildProcess:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+@contextmanager
+def default_interrupt() -> Iterator[None]:
+    """Let SIGINT end processes that are started meanwhile, also if it is ignored here: a shell
+    starts jobs in the background so, and children would inherit it."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if not ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def ros_environment() -> dict[str, str]:
