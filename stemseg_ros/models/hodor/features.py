@@ -75,6 +75,6 @@ class FeatureExtractor(nn.Module):
 
 def build_light_body() -> MobileNetV2:
     """MobileNetV2 whose norms are folded into its convolutions, which get biases."""
-    body = MobileNetV2()
+    body = MobileNetV2().eval()  # only then can norms be folded
     fuse_frozen_norms(body)
     return body

@@ -215,7 +215,8 @@ class Propagator:
 
     @staticmethod
     def _labels(numbers: npt.NDArray[np.integer], ids: tuple[int, ...]) -> npt.NDArray[np.int32]:
-        return np.array([0, *ids], np.int32)[numbers]
+        labels: npt.NDArray[np.int32] = np.array([0, *ids], np.int32)[numbers]
+        return labels
 
 
 def _enlarge(maps: Tensor) -> Tensor:
@@ -226,7 +227,7 @@ def _enlarge(maps: Tensor) -> Tensor:
 def _set_given(probability: Tensor, masks: Mapping[int, Tensor], ids: tuple[int, ...]) -> None:
     """Write given masks into the probabilities (10 + I, H', W'), in place; what a new object had
     predicted elsewhere is lost, as in the released code."""
-    for track_id, mask in masks.items():
+    for mask in masks.values():
         probability *= 1 - mask
     for track_id, mask in masks.items():
         probability[OTHERS + ids.index(track_id)] = mask
