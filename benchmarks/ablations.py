@@ -27,10 +27,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.development import evaluate_development
-from stemseg_ros.config import Config, ConfigError, load_config, update_config
+from stemseg_ros.config import ConfigError, update_config
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.execution.device import describe_device, resolve_device
-from stemseg_ros.models.stemseg.pipeline import Pipeline
+from stemseg_ros.models.stemseg.settings import Settings, load_settings
+from stemseg_ros.stream import open_model
 from stemseg_ros.training.train import train
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -65,7 +66,7 @@ COLUMNS = {
 Result = dict[str, float]
 
 
-def short(preset: Config, steps: int, crop: tuple[int, int], min_dim: int) -> Config:
+def short(preset: Settings, steps: int, crop: tuple[int, int], min_dim: int) -> Settings:
     """The preset with a schedule of so many steps, from where its backbone starts, on crops of one
     size."""
     mix = {name: {**e.model_dump(), "crop": None} for name, e in preset.training.mix.items()}
@@ -84,7 +85,7 @@ def short(preset: Config, steps: int, crop: tuple[int, int], min_dim: int) -> Co
     )
 
 
-def row_config(base: Config, name: str) -> Config:
+def row_config(base: Settings, name: str) -> Settings:
     """The preset with the changes of a row. Raises ConfigError."""
     changes = dict(ROWS[name])
     change = changes.pop("mix", None)
@@ -93,7 +94,7 @@ def row_config(base: Config, name: str) -> Config:
     return update_config(base, changes)
 
 
-def _mix(base: Config, change: str) -> dict[str, Any]:
+def _mix(base: Settings, change: str) -> dict[str, Any]:
     """The preset's mix without clips or without stills, or with clips as they come."""
     mix = {name: entry.model_dump() for name, entry in base.training.mix.items()}
     for name, entry in mix.items():
@@ -105,7 +106,7 @@ def _mix(base: Config, change: str) -> dict[str, Any]:
 
 
 def run_row(
-    base: Config, name: str, data: Path, out: Path, heats: list[float], device: str
+    base: Settings, name: str, data: Path, out: Path, heats: list[float], device: str
 ) -> Result:
     """Train and measure a row, or read what it came to before.
 
@@ -114,7 +115,7 @@ def run_row(
     folder = out / name.replace(" ", "-")
     done, kept = folder / "result.json", folder / "config.yaml"
     config = row_config(base, name)
-    if kept.is_file() and load_config(kept) != config:
+    if kept.is_file() and load_settings(kept) != config:
         raise ConfigError(f"{folder}: holds this row with other settings; give another --out")
     if done.is_file():
         result: Result = json.loads(done.read_text(encoding="utf-8"))
@@ -135,14 +136,14 @@ def run_row(
 
 
 def best_heat(
-    config: Config, weights: Path, data: Path, heats: list[float], device: str
+    config: Settings, weights: Path, data: Path, heats: list[float], device: str
 ) -> Result:
     """Measures at the seed threshold with the best sMOTSA."""
     found = []
     for heat in heats:
         tried = update_config(config, {"clustering.min_heat": heat})
-        pipeline = Pipeline(tried, weights, device)
-        found.append(evaluate_development(pipeline, data) | {"min_heat": heat})
+        stream = open_model(tried, weights, device).stream()
+        found.append(evaluate_development(stream, data) | {"min_heat": heat})
     return max(found, key=lambda measures: measures["sMOTSA"])
 
 
@@ -185,7 +186,7 @@ def main(
     except ValueError as error:
         raise typer.BadParameter(f"--heats: {error}") from error
     try:
-        base = short(load_config(config), steps, crop, min_dim)
+        base = short(load_settings(config), steps, crop, min_dim)
         out.mkdir(parents=True, exist_ok=True)
         results: dict[str, Result] = {}
         for name in names:

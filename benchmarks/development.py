@@ -1,6 +1,6 @@
 """Quality on the held-out part of the driving pack: masks by size, semantics, tracking.
 
-Everything is measured on full-size masks as the pipeline reports them; ignored pixels are left out
+Everything is measured on full-size masks as the model reports them; ignored pixels are left out
 of both sides first.
 """
 
@@ -18,8 +18,8 @@ from stemseg_ros.datasets.driving import load_driving
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledSequence, class_of
 from stemseg_ros.errors import needs_extra
 from stemseg_ros.masks import decode
-from stemseg_ros.models.stemseg.pipeline import Pipeline
-from stemseg_ros.records import FrameResult
+from stemseg_ros.records import Frame, FrameResult
+from stemseg_ros.stream import Stream
 
 FOUND_IOU = 0.5
 """IoU from which a mask counts as found."""
@@ -67,20 +67,20 @@ class SequenceResult:
 
 
 def run_sequence(
-    pipeline: Pipeline, sequence: LabelledSequence, progress: Callable[[], None] = lambda: None
+    stream: Stream, sequence: LabelledSequence, progress: Callable[[], None] = lambda: None
 ) -> SequenceResult:
-    """Run a labelled sequence through a pipeline that starts anew. Raises DataError for a bad
+    """Run a labelled sequence through a stream that starts anew. Raises DataError for a bad
     file."""
-    pipeline.reset()
-    classes = len(pipeline.config.network.classes)
+    stream.reset()
+    classes = len(stream.config.classes)
     truth: list[Labels] = []
     results: list[FrameResult] = []
     for index in range(len(sequence)):
         frame = sequence.read(index, classes)
         truth.append(frame.labels)
-        results += pipeline.push(frame.image, index * FRAME_NS)
+        results += stream.push(Frame(frame.image, index * FRAME_NS))
         progress()
-    results += pipeline.flush()
+    results += stream.flush()
     class_ids = {i.track_id: i.class_id for result in results for i in result.instances}
     return SequenceResult(sequence.name, truth, [_labels(result) for result in results], class_ids)
 
@@ -174,7 +174,7 @@ def semantic_iou(results: Sequence[SequenceResult], class_id: int) -> float:
 
 
 def evaluate_development(
-    pipeline: Pipeline, data: Path, progress: Callable[[], None] = lambda: None
+    stream: Stream, data: Path, progress: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
     """All measures of the first class on the held-out clips, by name, in per cent (IDS: a count).
 
@@ -182,7 +182,7 @@ def evaluate_development(
     ignored. progress: called after every frame. Raises DataError, MissingExtraError.
     """
     clips, _ = held_out(data)
-    return measures([run_sequence(pipeline, sequence, progress) for sequence in clips])
+    return measures([run_sequence(stream, sequence, progress) for sequence in clips])
 
 
 def measures(results: Sequence[SequenceResult]) -> dict[str, float]:

@@ -34,7 +34,6 @@ from rich.progress import track
 from rich.table import Table
 from scipy.ndimage import distance_transform_edt, find_objects
 
-from stemseg_ros.config import Config, load_config
 from stemseg_ros.evaluation.measures import (
     ALL_CLASSES,
     MOTS,
@@ -45,6 +44,7 @@ from stemseg_ros.evaluation.measures import (
 from stemseg_ros.formats.kitti_lines import ResultRow, read_results
 from stemseg_ros.formats.sequence_masks import SequenceMasks
 from stemseg_ros.masks import decode, encode_box
+from stemseg_ros.models.stemseg.settings import Settings, load_settings
 from stemseg_ros.models.stemseg.stitching import Stitcher, link_windows, unscored
 
 SCALE = 4
@@ -230,9 +230,9 @@ def near_online(problem: Problem) -> Volume:
     return labels
 
 
-def stitching(**settings: str | float) -> Config:
+def stitching(**settings: str | float) -> Settings:
     """A config with some settings of ``stitching``."""
-    return load_config("kitti_mots", {f"stitching.{key}": v for key, v in settings.items()})
+    return load_settings("kitti_mots", {f"stitching.{key}": v for key, v in settings.items()})
 
 
 LINKERS: dict[str, Callable[[Problem], Volume]] = {

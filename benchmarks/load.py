@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from stemseg_ros.models.stemseg.settings import Settings, own_settings
 from stemseg_ros.replay.processes import free_domain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,51 +147,45 @@ def publish(rate: float, seconds: float, width: int, height: int) -> None:
 def run_node(stand_in: list[float] | None, arguments: list[str]) -> NoReturn:
     """The node itself, in a process of its own."""
     from stemseg_ros.config import Config
-    from stemseg_ros.models.stemseg.pipeline import Pipeline
     from stemseg_ros.ros.node import main as node_main
+    from stemseg_ros.stream import Model, open_model
 
-    def make(config: Config, checkpoint: str | None, device: str) -> Pipeline:
-        network: Any = StandIn(config, *(each / 1e3 for each in stand_in)) if stand_in else None
-        return Pipeline(config, checkpoint, device, network=network)
+    def make(config: Config, checkpoint: str | None, device: str) -> Model:
+        if not stand_in:
+            return open_model(config, checkpoint, device)
+        return Model(config, StandIn(own_settings(config), *(each / 1e3 for each in stand_in)))
 
     sys.exit(node_main(arguments, make))
 
 
 class StandIn:
-    """Takes the place of the network: waits, and finds nothing."""
+    """An engine that waits, and finds nothing."""
 
-    def __init__(self, config: Any, frame: float, window: float) -> None:
+    def __init__(self, config: Settings, frame: float, window: float) -> None:
         """frame, window: seconds."""
-        import torch
-
         self.device = torch.device("cpu")
         self._dims = config.network.embedding_dims
-        self._classes = len(config.network.classes)
-        self._frame, self._window = frame, window
+        self._classes = len(config.classes)
+        self._seconds = {"encode": frame, "decode": window}
 
-    def frame_features(self, image: npt.NDArray[np.uint8]) -> Any:
-        """Empty maps of stride 4."""
-        import torch
+    def run(self, function: str, batch: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+        """Empty maps of stride 4; background everywhere."""
+        results = []
+        for inputs in batch:
+            time.sleep(self._seconds[function])
+            results.append(self._cells(*inputs) if function == "encode" else self._maps(*inputs))
+        return results
 
-        from stemseg_ros.records import Features
+    def _cells(self, image: Tensor) -> tuple[Tensor, ...]:
+        return (torch.zeros(1, image.shape[1] // 4, image.shape[2] // 4),) * 4
 
-        time.sleep(self._frame)
-        cells = torch.zeros(1, 1, image.shape[0] // 4, image.shape[1] // 4)
-        return Features((cells, cells, cells, cells))
-
-    def window_output(self, features: Any) -> Any:
-        """Background everywhere."""
-        import torch
-
-        from stemseg_ros.records import NetworkOutput
-
-        time.sleep(self._window)
-        grid = (len(features), *features[0].maps[0].shape[-2:])
+    def _maps(self, *levels: Tensor) -> tuple[Tensor, ...]:
+        grid = levels[0].shape[1:]
         logits = torch.zeros(self._classes + 2, *grid)
         logits[0] = 1.0
         logits[-1] = -9.0
         embeddings = torch.zeros(self._dims, *grid)
-        return NetworkOutput(embeddings, embeddings, torch.zeros(1, *grid), logits)
+        return embeddings, embeddings, torch.zeros(1, *grid), logits
 
 
 @contextmanager

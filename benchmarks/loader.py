@@ -20,13 +20,14 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from stemseg_ros.config import Config, load_config, update_config
+from stemseg_ros.config import update_config
 from stemseg_ros.errors import StemsegError
+from stemseg_ros.models.stemseg.settings import Settings, load_settings
 from stemseg_ros.training.batches import batches, load_sources, make_batch
 from stemseg_ros.training.clips import Sources
 
 
-def drawn_per_core(sources: Sources, config: Config, clips: int) -> float:
+def drawn_per_core(sources: Sources, config: Settings, clips: int) -> float:
     """Clips per second of processor time of one thread."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -39,7 +40,7 @@ def drawn_per_core(sources: Sources, config: Config, clips: int) -> float:
     return steps * size / (time.process_time() - began)
 
 
-def drawn_by_workers(sources: Sources, config: Config, workers: int, clips: int) -> float:
+def drawn_by_workers(sources: Sources, config: Settings, workers: int, clips: int) -> float:
     """Clips per second of so many workers, from the first batch that arrives."""
     size = config.training.batch_size * config.training.accumulate
     steps = -(-clips // size) + 1
@@ -65,7 +66,7 @@ def main(
     console = Console(highlight=False)
     try:
         pairs = (item.partition("=") for item in set_ or [])
-        settings = load_config(config, {key: yaml.safe_load(value) for key, _, value in pairs})
+        settings = load_settings(config, {key: yaml.safe_load(value) for key, _, value in pairs})
         sources = load_sources(settings, data)
     except StemsegError as error:
         console.print(f"[red]error[/red] {escape(str(error))}")

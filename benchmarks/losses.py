@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from stemseg_ros.config import Config, load_config
+from stemseg_ros.geometry import GRID_STRIDE
 from stemseg_ros.models.stemseg.losses import embedding_loss
 from stemseg_ros.models.stemseg.mixing import coordinate_grid
 from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE
-from stemseg_ros.records import GRID_STRIDE
+from stemseg_ros.models.stemseg.settings import Settings, load_settings
 
 SIGMA = (0.08, 2.3)
 """Standard deviations in the plane and in time, in units of the grid: those that lite starts
@@ -36,10 +36,10 @@ with."""
 FILLED = 0.5
 """Share of the frame that instances cover."""
 
-Loss = Callable[[Tensor, Tensor, Config], Tensor]
+Loss = Callable[[Tensor, Tensor, Settings], Tensor]
 
 
-def scene(instances: int, config: Config, windows: int, device: str) -> tuple[Tensor, Tensor]:
+def scene(instances: int, config: Settings, windows: int, device: str) -> tuple[Tensor, Tensor]:
     """Network output (N, 7, T, h, w) that wants a gradient, and masks (N, I, T, h, w) of
     rectangles."""
     generator = torch.Generator().manual_seed(0)
@@ -62,12 +62,12 @@ def scene(instances: int, config: Config, windows: int, device: str) -> tuple[Te
     return output.requires_grad_(), masks.to(device)
 
 
-def vectorised(output: Tensor, masks: Tensor, config: Config) -> Tensor:
+def vectorised(output: Tensor, masks: Tensor, config: Settings) -> Tensor:
     ignore = torch.zeros(masks[:, 0].shape, dtype=torch.bool, device=masks.device)
     return embedding_loss(output, masks, ignore, config)["embedding"]
 
 
-def plain(output: Tensor, masks: Tensor, config: Config) -> Tensor:
+def plain(output: Tensor, masks: Tensor, config: Settings) -> Tensor:
     """The same losses, instance by instance."""
     training = config.training
     hinges, smoothness, heat = [], [], []
@@ -102,7 +102,7 @@ def _hinge(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def measure(
-    loss: Loss, instances: int, config: Config, windows: int, device: str
+    loss: Loss, instances: int, config: Settings, windows: int, device: str
 ) -> tuple[float, float, float]:
     """Milliseconds, peak memory in MB, and the loss."""
     output, masks = scene(instances, config, windows, device)
@@ -124,7 +124,7 @@ def measure(
     return 1e3 * spent, peak / 1e6, float(value.detach())
 
 
-def in_own_process(loss: Loss, instances: int, config: Config, windows: int) -> list[float]:
+def in_own_process(loss: Loss, instances: int, config: Settings, windows: int) -> list[float]:
     """The same on the CPU, with the growth of a fresh process as its memory."""
     # A fork has the libraries loaded already, so that they do not count.
     context = multiprocessing.get_context("fork")
@@ -155,7 +155,7 @@ def main(
     ] = None,
 ) -> None:
     torch.set_num_threads(1)
-    config = load_config(
+    config = load_settings(
         "lite",
         {
             "network.mixing": "xyt",  # as in the scene

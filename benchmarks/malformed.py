@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from stemseg_ros.config import NodeConfig
 from stemseg_ros.ros.input.conversions import ImageMessageError, bgr_image
+from stemseg_ros.ros.settings import NodeConfig
 
 LIMITS = NodeConfig(max_pixels=25_000, max_message_bytes=80_000)
 """Small, so that what passes them by little is cheap to make."""

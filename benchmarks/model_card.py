@@ -33,12 +33,12 @@ from benchmarks.development import (
     measures,
     run_sequence,
 )
-from stemseg_ros.config import Config, load_config
 from stemseg_ros.datasets.pseudo_label_repair import mend
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledSequence
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.media.overlay import Image, track_color
-from stemseg_ros.models.stemseg.pipeline import Pipeline
+from stemseg_ros.models.stemseg.settings import Settings, load_settings
+from stemseg_ros.stream import open_model
 
 SIZES = (100, 300, 1000, 3000, 10_000)
 """Bounds of the size bins, pixels of the source image."""
@@ -63,7 +63,7 @@ def main(
 ) -> None:
     """Measure a model on the held-out part of the driving pack."""
     try:
-        card(data, out, load_config(config), checkpoint, log)
+        card(data, out, load_settings(config), checkpoint, log)
     except StemsegError as error:
         Console().print(f"[red]error[/red] {escape(str(error))}")
         raise typer.Exit(2) from error
@@ -71,11 +71,11 @@ def main(
 
 
 def card(
-    data: Path, out: Path, settings: Config, checkpoint: str | None, log: list[Path] | None
+    data: Path, out: Path, settings: Settings, checkpoint: str | None, log: list[Path] | None
 ) -> None:
     """Write everything to ``out``. Raises CheckpointError, DataError."""
     out.mkdir(parents=True, exist_ok=True)
-    pipeline = Pipeline(settings, checkpoint)
+    stream = open_model(settings, checkpoint, "cpu").stream()
     clips, stills = held_out(data)
     groups = {
         "clips/0003": clips,
@@ -83,7 +83,7 @@ def card(
         "COCO stills": [s for s in stills if s.source == "stills_coco"],
     }
     results = {
-        name: [run_sequence(pipeline, sequence) for sequence in sequences]
+        name: [run_sequence(stream, sequence) for sequence in sequences]
         for name, sequences in groups.items()
     }
     clip = results["clips/0003"][0]
@@ -117,11 +117,11 @@ def _bins() -> list[tuple[int, float]]:
     return list(zip((0, *SIZES), (*SIZES, float("inf")), strict=True))
 
 
-def _by_size(results: Sequence[SequenceResult], config: Config) -> dict[str, list[MaskQuality]]:
+def _by_size(results: Sequence[SequenceResult], config: Settings) -> dict[str, list[MaskQuality]]:
     """Per class: the quality in each size bin."""
     return {
         name: [mask_quality(results, number, *bounds) for bounds in _bins()]
-        for number, name in enumerate(config.network.classes, start=1)
+        for number, name in enumerate(config.classes, start=1)
     }
 
 

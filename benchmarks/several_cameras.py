@@ -51,37 +51,36 @@ def serve(options: argparse.Namespace) -> None:
     import torch
 
     from stemseg_ros.cli.bench import moving_scene
-    from stemseg_ros.config import load_config
-    from stemseg_ros.execution.lockstep import push_together
-    from stemseg_ros.models.stemseg.pipeline import Pipeline
+    from stemseg_ros.records import Frame
+    from stemseg_ros.stream import open_model
 
-    config = load_config(options.config)
-    first = Pipeline(config, options.checkpoint, options.device)
-    pipelines = [first, *(first.sibling() for _ in range(options.serve - 1))]
+    model = open_model(options.config, options.checkpoint, options.device)
+    cameras = [model.stream() for _ in range(options.serve)]
     width, height = (int(side) for side in options.size.split("x"))
-    number = config.window.length + options.frames
-    streams = [
-        list(islice(moving_scene((width, height), seed=n), number)) for n in range(len(pipelines))
+    warmup = model.config.latency.in_flight
+    number = warmup + options.frames
+    scenes = [
+        list(islice(moving_scene((width, height), seed=n), number)) for n in range(len(cameras))
     ]
 
     def push(index: int) -> None:
-        frames = [(stream[index][1], stream[index][0]) for stream in streams]
-        for outcome in push_together(pipelines, frames):
+        frames = [Frame(scene[index][1], scene[index][0]) for scene in scenes]
+        for outcome in model.push_all(list(zip(cameras, frames, strict=True))):
             if isinstance(outcome, Exception):
                 raise outcome
 
-    for index in range(config.window.length):
+    for index in range(warmup):
         push(index)
     print("ready", flush=True)
     sys.stdin.readline()
     wall, cpu = time.perf_counter(), time.process_time()
-    for index in range(config.window.length, number):
+    for index in range(warmup, number):
         push(index)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print("done", flush=True)
     sys.stdin.readline()
     cuda = torch.cuda.max_memory_reserved() / 1e6 if options.device.startswith("cuda") else 0.0
-    frames = options.frames * len(pipelines)
+    frames = options.frames * len(cameras)
     print(json.dumps(asdict(Measured(frames, wall, cpu, proportional_set_mb(), cuda))), flush=True)
     sys.stdin.readline()
 

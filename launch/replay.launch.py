@@ -51,7 +51,7 @@ ANSWERS = "stemseg/instances"
 RECORDED = "instances.mcap"
 SETTLE_S = 2.0
 """The last messages may be on their way to the recorder when the player has all its answers."""
-EVALUATE = (sys.executable, "-c", "from stemseg_ros.cli.main import main; main()", "evaluate")
+EVALUATE = (sys.executable, "-c", "from stemseg_ros.cli.entry import main; main()", "evaluate")
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stemseg_ros.cli.main import main
+from stemseg_ros.cli.entry import main
 
 if __name__ == "__main__":
     main()

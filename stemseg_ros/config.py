@@ -1,65 +1,40 @@
 """One tree of validated, immutable settings: YAML in, YAML out.
 
-A preset is a YAML file in ``config/models`` that names what differs from the defaults below, or,
-with ``base: lite``, from another preset or file; ``config/schedules`` has further ones, for
-training. Every setting has a dotted name (``clustering.min_heat``) that is the same in YAML, in
-``overrides``, on the command line (``--set``) and as a ROS parameter; ranges and descriptions are
-those of the fields.
+A preset is a YAML file in ``config/models`` that names its model and what differs from the
+defaults or, with ``base: lite``, from another preset or file; ``config/schedules`` has further
+ones, for training. Every setting has a dotted name (``clustering.min_heat``) that is the same in
+YAML, in ``overrides``, on the command line (``--set``) and as a ROS parameter; ranges and
+descriptions are those of the fields.
 """
 
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from stemseg_ros.errors import StemsegError
+from stemseg_ros.execution.settings import RuntimeConfig
+from stemseg_ros.models.names import MODELS
 from stemseg_ros.resources import resource_path
-from stemseg_ros.settings import (
-    ClusteringConfig,
-    HealthConfig,
-    InputConfig,
-    Mixing,
-    NetworkConfig,
-    NodeConfig,
-    OutputConfig,
-    QosConfig,
-    RuntimeConfig,
-    Section,
-    StitchingConfig,
-    WindowConfig,
-)
-from stemseg_ros.training.settings import DatasetConfig, TrainingConfig
+from stemseg_ros.ros.settings import HealthConfig, NodeConfig, QosConfig
+from stemseg_ros.settings import InputConfig, OutputConfig, Section, StreamConfig
+from stemseg_ros.tracker import Latency
+from stemseg_ros.training.settings import TrainingConfig
 
-__all__ = [
-    "ClusteringConfig",
-    "Config",
-    "ConfigError",
-    "DatasetConfig",
-    "HealthConfig",
-    "InputConfig",
-    "Mixing",
-    "NetworkConfig",
-    "NodeConfig",
-    "OutputConfig",
-    "QosConfig",
-    "RuntimeConfig",
-    "Section",
-    "StitchingConfig",
-    "TrainingConfig",
-    "WindowConfig",
-    "dump_config",
-    "load_config",
-    "preset_names",
-    "schedule_names",
-    "update_config",
-    "walk_settings",
-]
+RENAMED = {
+    "node.max_gap": "stream.max_gap",
+    "window.flush_after": "stream.flush_after",
+}
+"""Former names of settings, accepted with a warning until the next version."""
+DEFAULT_MODEL = "stemseg"
 
 
 class ConfigError(StemsegError, ValueError):
@@ -68,21 +43,60 @@ class ConfigError(StemsegError, ValueError):
 
 
 class Config(Section):
-    """The whole tree."""
+    """What the trees of all models have in common.
+
+    Each model composes its own sections with these (``models/*/settings.py``).
+    """
 
     name: str = "custom"
     """Name of the preset."""
+    model: str = DEFAULT_MODEL
+    """Name of the model (``models/registry.py``)."""
     input: InputConfig = InputConfig()
-    network: NetworkConfig = NetworkConfig()
-    window: WindowConfig = WindowConfig()
-    clustering: ClusteringConfig = ClusteringConfig()
-    stitching: StitchingConfig = StitchingConfig()
     output: OutputConfig = OutputConfig()
+    stream: StreamConfig = StreamConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     qos: QosConfig = QosConfig()
     node: NodeConfig = NodeConfig()
     health: HealthConfig = HealthConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; class ids count from 1."""
+        raise NotImplementedError(f"the settings of the model {self.model} name no classes")
+
+    @property
+    def latency(self) -> Latency:
+        """When a tracker with these settings returns results."""
+        raise NotImplementedError(f"the settings of the model {self.model} tell no latency")
+
+    @property
+    def mode(self) -> str:
+        """How frames are grouped: "online" for models that answer frame by frame."""
+        return "online"
+
+    def in_mode(self, mode: str) -> Config:
+        """The same settings in another mode. Raises ConfigError if the model has no modes."""
+        if mode != self.mode:
+            raise ConfigError(f"the model {self.model} knows no mode '{mode}', only '{self.mode}'")
+        return self
+
+    @property
+    def traits(self) -> dict[str, str]:
+        """What reports and diagnostics name of the model, beside its preset."""
+        return {"model": self.model}
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def settings_class(model: str) -> type[Config]:
+    """The settings of a model, by its name. Raises ConfigError."""
+    if model not in MODELS:
+        raise ConfigError(f"model: unknown model '{model}'; there are {', '.join(MODELS)}")
+    found: type[Config] = import_module(f"{MODELS[model]}.settings").Settings
+    return found
 
 
 def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -92,14 +106,16 @@ def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) 
     nearest one), or a value out of range.
     """
     path = _find(source)
-    tree = _read_tree(path)
+    tree = _merge({}, _read_tree(path))
     tree.setdefault("name", path.stem)
     return _validate(_merge(tree, overrides or {}), str(source))
 
 
-def update_config(config: Config, overrides: Mapping[str, Any]) -> Config:
+def update_config(config: AnyConfig, overrides: Mapping[str, Any]) -> AnyConfig:
     """A copy of the tree with some settings replaced, by dotted name. Raises ConfigError."""
-    return _validate(_merge(config.model_dump(), overrides), config.name)
+    changed = _validate(_merge(config.model_dump(), overrides), config.name)
+    assert isinstance(changed, type(config))
+    return changed
 
 
 def dump_config(config: Config) -> str:
@@ -107,9 +123,7 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def walk_settings(
-    section: type[Section] = Config, prefix: str = ""
-) -> Iterator[tuple[str, FieldInfo]]:
+def walk_settings(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every leaf of the tree as (dotted name, pydantic field), in order of declaration."""
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
@@ -179,41 +193,56 @@ def _merge(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]
         key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()
     }
     for dotted, value in _leaves(overrides):
-        section, _, leaf = dotted.rpartition(".")
+        section, _, leaf = current_name(dotted).rpartition(".")
         target = merged.setdefault(section, {}) if section else merged
         if not isinstance(target, dict):
-            raise ConfigError(_unknown(dotted))
+            raise ConfigError(_unknown(dotted, str(merged.get("model", DEFAULT_MODEL))))
         target[leaf] = value
     return merged
 
 
+def current_name(dotted: str) -> str:
+    """The name of a setting today; warns where it had another one before."""
+    if dotted not in RENAMED:
+        return dotted
+    renamed = RENAMED[dotted]
+    warnings.warn(
+        f"the setting '{dotted}' is now '{renamed}'; the old name will go with the next version",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return renamed
+
+
 def _leaves(overrides: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Overrides by dotted name; a whole section given as a mapping is merged, not replaced."""
+    """Settings by dotted name; a whole section given as a mapping is merged, not replaced."""
     for name, value in overrides.items():
-        if isinstance(value, Mapping) and name in Config.model_fields:
+        if isinstance(value, Mapping) and "." not in name and value:
             yield from ((f"{name}.{leaf}", inner) for leaf, inner in value.items())
         else:
             yield name, value
 
 
 def _validate(tree: dict[str, Any], origin: str) -> Config:
+    model = str(tree.get("model", DEFAULT_MODEL))
     try:
-        return Config.model_validate(tree)
+        return settings_class(model).model_validate(tree)
     except ValidationError as error:
         lines = [
-            _explain(".".join(str(part) for part in e["loc"]), e["type"], e["msg"], e["input"])
+            _explain(
+                ".".join(str(part) for part in e["loc"]), e["type"], e["msg"], e["input"], model
+            )
             for e in error.errors()
         ]
         raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
 
 
-def _explain(dotted: str, kind: str, message: str, value: Any) -> str:
+def _explain(dotted: str, kind: str, message: str, value: Any, model: str) -> str:
     if (
         kind == "extra_forbidden"
     ):  # of a whole section the first setting serves to find what was meant
-        return _unknown(
-            f"{dotted}.{next(iter(value))}" if isinstance(value, dict) and value else dotted
-        )
+        first = f"{dotted}.{next(iter(value))}" if isinstance(value, dict) and value else dotted
+        return _unknown(first, model)
     if kind in ("tuple_type", "list_type"):
         message = "Input should be a list, as in [a, b]"
     return f"{dotted}: {message.removeprefix('Value error, ')}" + (
@@ -221,8 +250,9 @@ def _explain(dotted: str, kind: str, message: str, value: Any) -> str:
     )
 
 
-def _unknown(dotted: str) -> str:
-    return f"unknown setting '{dotted}'" + _nearest(dotted, [name for name, _ in walk_settings()])
+def _unknown(dotted: str, model: str) -> str:
+    known = [name for name, _ in walk_settings(settings_class(model))]
+    return f"unknown setting '{dotted}'" + _nearest(dotted, known)
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -15,6 +15,11 @@ class MediaError(StemsegError):
     """A video, an image, an image folder or a bag cannot be read or written."""
 
 
+class BagError(MediaError):
+    """A bag cannot be read or written; the message names it, the reason, and the topics there
+    are."""
+
+
 class DeviceError(StemsegError):
     """The device that was asked for does not exist here."""
 

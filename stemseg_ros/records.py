@@ -1,109 +1,49 @@
-"""The values that travel between the stages, in the order of the data path.
+"""The values that go in and come out: frames, prompts, instances.
 
-frames -> window -> network -> clustering -> stitching -> masks -> messages. Read this file first:
-each stage takes one of these records and returns the next. All are immutable; tensors inside them
-are never written in place by a later stage.
-
-Shapes: T frames of a window, C channels, E embedding dimensions, V learned bandwidth dimensions (E
-minus the free ones), h x w the stride-4 grid of the padded network input, H x W the source image.
+Read this file first, then ``tracker.py`` and ``stream.py``. Everything here is immutable and needs
+numpy alone, so that a subscriber does not have to install PyTorch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-GRID_STRIDE = 4
-"""Pixels of the padded network input per cell of the grid of maps and labels."""
-BACKGROUND = 0
-"""Label of cells that belong to no object."""
-OUTLIER = -1
-"""Label of foreground cells that no cluster claims."""
+from stemseg_ros.masks import Bools, Rle, encode_box, mask_box
 
+__all__ = ["Frame", "FrameResult", "Image", "Instance", "Prompt", "Rle"]
 
-class Rle(TypedDict):
-    """A binary mask in COCO's compressed run-length form, as pycocotools reads and writes it."""
-
-    size: list[int]
-    """[height, width] of the source image."""
-    counts: bytes
-    """Compressed column-major run lengths."""
+Image = npt.NDArray[np.uint8]
+"""uint8 (H, W, 3), BGR."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Geometry:
-    """How a source image lies in the network input: resized, then zero-padded on the right and
-    bottom."""
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """An object that is to be tracked: "this is here, in this frame"."""
 
-    image_size: tuple[int, int]
-    """(H, W) of the source image, pixels."""
-    resized_size: tuple[int, int]
-    """(H', W') after scaling to the configured shorter side, pixels."""
-    padded_size: tuple[int, int]
-    """(H'', W'') after padding to multiples of 32; the stride-4 grid is a quarter of it."""
+    track_id: int
+    """>= 1, the id under which its masks are reported."""
+    class_id: int
+    """1-based position in the configured class list."""
+    rle: Rle
+    """Mask in the source image."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Features:
-    """FPN feature maps of one frame, kept on the device for as long as a window needs them."""
+class Frame:
+    """One image of a stream."""
 
-    maps: tuple[Tensor, Tensor, Tensor, Tensor]
-    """(1, C, h_s, w_s) at strides s = 4, 8, 16, 32 of the padded input."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Window:
-    """T successive frames that the network sees at once.
-
-    A stream shorter than T is padded at the front with copies of its first frame, so an index may
-    repeat; the last occurrence is the real frame.
-    """
-
-    indices: tuple[int, ...]
-    """Stream index of each of the T slots, ascending."""
-    features: tuple[Features, ...]
-    """Features of each slot."""
-    new: tuple[int, ...]
-    """Slots whose frames come out with this window."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NetworkOutput:
-    """What the network says about one window; float32, stride 4 of the padded input."""
-
-    embeddings: Tensor
-    """(E, T, h, w), coordinate grid added (mixing function, Sec. 3.2)."""
-    bandwidths: Tensor
-    """(V, T, h, w), 10 * exp(raw): precisions 1 / sigma^2 of the learned dimensions."""
-    heatmap: Tensor
-    """(1, T, h, w) in [0, 1], probability of being an instance centre; for saliency, where E and V
-    are 0, of being foreground."""
-    semantic_logits: Tensor | None = None
-    """(C + 1, T, h, w): background, classes, and a separate foreground channel last; or None
-    (DAVIS)."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class WindowClusters:
-    """The instances of one window, numbered from 1 by order of discovery.
-
-    This is where data leaves the device: everything before is tensors, everything after numpy.
-    Labels and the other fields are one small copy each.
-    """
-
-    labels: npt.NDArray[np.int16]
-    """int16 (T, h, w): > 0 cluster, 0 background, -1 outlier."""
-    centers: npt.NDArray[np.float32]
-    """(K, E) cluster centres in embedding space."""
-    scores: npt.NDArray[np.float32]
-    """(K,) in [0, 1], heat of the centre of each cluster."""
-    class_logits: npt.NDArray[np.float32] | None = None
-    """(K, 1 + C) logits of background and classes averaged over the cluster's pixels (Sec. 3.6);
-    None without a semantic head."""
+    image: Image
+    """uint8 (H, W, 3), BGR."""
+    stamp_ns: int
+    """Time of the image in ns; 0 if the camera sets none."""
+    prompts: tuple[Prompt, ...] = ()
+    """Objects that are pointed at in this image."""
+    source: object = None
+    """Whatever the caller wants back with the result, such as the header of a message; never
+    looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +51,30 @@ class Instance:
     """One object in one image."""
 
     track_id: int
-    """>= 1, constant over the life of the object, never reused before a reset."""
+    """>= 1, constant over the life of the object, never reused before a reset. Numbered without
+    gaps in the order in which tracks are first reported, unless a prompt chose it."""
     class_id: int
     """1-based position in the configured class list."""
     class_name: str
     score: float
-    """[0, 1]: heat of the track's cluster centre times the probability of its class against the
-    other ones and the background."""
+    """[0, 1]; what it means is up to the model (for STEm-Seg: heat map value of the track's
+    cluster centre times the probability of its class)."""
     rle: Rle
     """Mask in the source image."""
     box: tuple[int, int, int, int]
     """Tight box of the mask: x, y, width, height in pixels of the source image."""
+
+    @classmethod
+    def from_mask(
+        cls, mask: Bools, track_id: int, class_id: int, class_name: str, score: float = 1.0
+    ) -> Instance:
+        """The instance of a bool (H, W) mask. Raises ValueError if the mask is empty."""
+        box = mask_box(mask)
+        if box is None:
+            raise ValueError(f"the mask of track {track_id} is empty")
+        x, y, width, height = box
+        rle = encode_box(mask[y : y + height, x : x + width], y, x, mask.shape)
+        return cls(track_id, class_id, class_name, score, rle, box)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,5 +88,7 @@ class FrameResult:
     height: int
     width: int
     epoch: int
-    """Raised by one whenever tracking starts anew (reset, backward stamp, new image size)."""
+    """Raised by one whenever tracking starts anew (reset, jump of the stamps, new image size)."""
     instances: tuple[Instance, ...]
+    source: object = field(default=None, compare=False, repr=False)
+    """``Frame.source`` of the frame."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from colour_network import Image, scene
+from colour_engine import scene
 from typer.testing import CliRunner
 
 from stemseg_ros.cli.demo import VIDEO
@@ -21,7 +21,8 @@ from stemseg_ros.formats.kitti_lines import ResultRow
 from stemseg_ros.formats.sequence_masks import SequenceMasks
 from stemseg_ros.masks import encode
 from stemseg_ros.media.sources import Video
-from stemseg_ros.models.stemseg.load import bundled_checkpoint
+from stemseg_ros.models.layers.weights import bundled_checkpoint
+from stemseg_ros.records import Image
 from stemseg_ros.resources import resource_path
 
 SIZE = (96, 160)

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from stemseg_ros.config import (
     Config,
     ConfigError,
-    WindowConfig,
     dump_config,
     load_config,
     preset_names,
@@ -19,6 +18,7 @@ from stemseg_ros.config import (
     update_config,
     walk_settings,
 )
+from stemseg_ros.models.stemseg.settings import Settings, WindowConfig
 
 STABLE_NAMES = [
     "input.min_dim",
@@ -36,11 +36,11 @@ STABLE_NAMES = [
 
 
 def test_stable_names_exist() -> None:
-    assert set(STABLE_NAMES) <= {name for name, _ in walk_settings()}
+    assert set(STABLE_NAMES) <= {name for name, _ in walk_settings(Settings)}
 
 
 def test_every_setting_is_described() -> None:
-    assert [name for name, field in walk_settings() if not field.description] == []
+    assert [name for name, field in walk_settings(Settings) if not field.description] == []
 
 
 @pytest.mark.parametrize("name", preset_names() + schedule_names())
@@ -91,8 +91,14 @@ def test_overrides_by_dotted_name() -> None:
 
 
 def test_a_whole_section_is_merged() -> None:
-    config = load_config("lite", {"window": {"flush_after": 2.0}})
-    assert config.window == update_config(load_config("lite"), {"window.flush_after": 2.0}).window
+    config = load_config("lite", {"stream": {"flush_after": 2.0}})
+    assert config.stream == update_config(load_config("lite"), {"stream.flush_after": 2.0}).stream
+
+
+@pytest.mark.parametrize("overrides", [{"node.max_gap": 3.0}, {"node": {"max_gap": 3.0}}])
+def test_former_names_are_accepted_with_a_warning(overrides: dict[str, Any]) -> None:
+    with pytest.warns(FutureWarning, match=r"'node\.max_gap' is now 'stream\.max_gap'"):
+        assert load_config("lite", overrides).stream.max_gap == 3.0
 
 
 @pytest.mark.parametrize(

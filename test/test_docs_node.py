@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from stemseg_ros.config import walk_settings
+from stemseg_ros.models.stemseg.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "node.md").read_text(encoding="utf-8")
@@ -60,7 +61,7 @@ def test_a_log_line_is_one_that_the_code_writes(line: str) -> None:
 
 
 def test_settings_that_the_page_names_exist() -> None:
-    known = {name for name, _ in walk_settings()}
+    known = {name for name, _ in walk_settings(Settings)}
     sections = {name.partition(".")[0] for name in known}
     named = set(re.findall(r"`(\w+\.\w+)(?:: [^`]*)?`", PAGE))
     assert not {name for name in named if name.partition(".")[0] in sections} - known

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stemseg_ros.masks import decode, encode, encode_box, full_size_masks, label_image, upsample
-from stemseg_ros.models.layers.preprocess import geometry
-from stemseg_ros.records import FrameResult, Geometry, Instance
+from stemseg_ros.geometry import Letterbox
+from stemseg_ros.masks import decode, encode, encode_box, label_image
+from stemseg_ros.models.layers.grid_masks import full_size_masks, upsample
+from stemseg_ros.records import FrameResult, Instance
 
 GEOMETRIES = [  # image, min_dim, max_dim
     ((75, 247), 94, 310),
@@ -23,14 +24,14 @@ GEOMETRIES = [  # image, min_dim, max_dim
 ]
 
 
-def reference_mask(mask: np.ndarray, place: Geometry) -> np.ndarray:
+def reference_mask(mask: np.ndarray, fitted: Letterbox) -> np.ndarray:
     """The released way, on whole frames: x4, crop, resize; still to be binarised at one half."""
     soft = F.interpolate(
         torch.from_numpy(mask.astype(np.float32))[None, None], scale_factor=4, mode="bilinear"
     )
-    soft = soft[..., : place.resized_size[0], : place.resized_size[1]]
-    if place.resized_size != place.image_size:
-        soft = F.interpolate(soft, size=place.image_size, mode="bilinear")
+    soft = soft[..., : fitted.resized_size[0], : fitted.resized_size[1]]
+    if fitted.resized_size != fitted.image_size:
+        soft = F.interpolate(soft, size=fitted.image_size, mode="bilinear")
     return soft[0, 0].numpy()
 
 
@@ -39,17 +40,17 @@ def reference_mask(mask: np.ndarray, place: Geometry) -> np.ndarray:
 def test_boxes_give_what_whole_frames_give(
     image: tuple[int, int], min_dim: int, max_dim: int, seed: int
 ) -> None:
-    place = geometry(image, min_dim, max_dim)
+    fitted = Letterbox.fit(image, min_dim, max_dim, 96)
     rng = np.random.default_rng(seed)
-    grid = np.zeros([side // 4 for side in place.padded_size], np.int32)
+    grid = np.zeros([side // 4 for side in fitted.padded_size], np.int32)
     for label in range(1, 9):
         y, x = (int(rng.integers(0, side)) for side in grid.shape)
         grid[y : y + rng.integers(1, 40), x : x + rng.integers(1, 40)] = label
     grid[rng.random(grid.shape) < 0.05] = -1  # ragged edges and holes
     grid[rng.random(grid.shape) < 0.02] = 40
-    found = {mask.label: mask for mask in full_size_masks(grid, place)}
+    found = {mask.label: mask for mask in full_size_masks(grid, fitted)}
     for label in np.unique(grid[grid > 0]).tolist():
-        soft = reference_mask(grid == label, place)
+        soft = reference_mask(grid == label, fitted)
         if soft.max() <= 0.5:
             assert label not in found
             continue
@@ -59,7 +60,7 @@ def test_boxes_give_what_whole_frames_give(
         assert found[label].rle == encode(mask) and found[label].area == mask.sum()
         ys, xs = mask.nonzero()
         assert found[label].box == (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)
-        np.testing.assert_array_equal(upsample(grid == label, place), mask)
+        np.testing.assert_array_equal(upsample(grid == label, fitted), mask)
     assert (
         sum(decode(m.rle).astype(int) for m in found.values()).max() == 1
     )  # masks do not overlap

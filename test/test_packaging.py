@@ -32,6 +32,7 @@ DISTRIBUTIONS = {
 ROSDEP_KEYS = {
     "annotated-types": None,
     "av": None,
+    "mcap": None,
     "numpy": "python3-numpy",
     "opencv-python-headless": "python3-opencv",
     "pillow": "python3-pil",
@@ -45,6 +46,7 @@ ROSDEP_KEYS = {
     "torch": "python3-pytorch-pip",
     "torchvision": "python3-torchvision-pip",
     "typer": None,
+    "zstandard": None,
 }
 # The folders whose imports an extra may bring.
 EXTRAS = {"training": "train", "evaluation": "eval", "view": "view", "export": "export"}

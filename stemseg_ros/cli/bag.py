@@ -81,7 +81,8 @@ def bag_from_frames(
     """Write the images of a folder, and their ground truth, to a new bag."""
     from stemseg_ros.media.sources import ImageFolder
 
-    source = ImageFolder(folder, fps)
+    # Frames are counted against the ground truth: none may be left out.
+    source = ImageFolder(folder, fps, strict=ground_truth is not None)
     if ground_truth is None:
         _write_bag(source, bag, topic, frame_id, encoding, storage)
         return
@@ -122,7 +123,7 @@ def _write_bag(
     encoding: Encoding,
     storage: Storage | None,
 ) -> None:
-    from stemseg_ros.cli.console import frames_progress
+    from stemseg_ros.cli.console import frames_progress, report_damage
     from stemseg_ros.media.bags import write_bag
 
     with source, frames_progress(source.name, source.frames) as progress:
@@ -135,4 +136,5 @@ def _write_bag(
             storage=None if storage is None else storage.value,
             progress=progress,
         )
+    report_damage(source.damage)
     typer.echo(f"{count} frames in {bag}, topic {topic}")

@@ -16,8 +16,8 @@ import torch
 
 from stemseg_ros.execution.device import describe_device
 from stemseg_ros.labelling.job import versions
-from stemseg_ros.models.stemseg.pipeline import Pipeline
-from stemseg_ros.records import FrameResult
+from stemseg_ros.records import Frame, FrameResult
+from stemseg_ros.stream import Stream
 
 Image = npt.NDArray[np.uint8]
 
@@ -50,9 +50,8 @@ class BenchReport:
     """CPU threads of torch."""
     size: tuple[int, int]
     """(width, height) of the frames."""
-    length: int
-    overlap: int
-    mode: str
+    traits: dict[str, str]
+    """What the settings say of the model."""
     precision: str
     warmup: int
     """Frames that came out before the measurement, at least."""
@@ -93,7 +92,7 @@ class Measurement:
 
 
 def bench(
-    pipeline: Pipeline,
+    stream: Stream,
     size: tuple[int, int],
     *,
     frames: int,
@@ -106,22 +105,20 @@ def bench(
 
     ``progress`` is called with the number of frames that came out so far.
     """
-    stream = moving_scene(size)
-    warm = measure(pipeline, stream, warmup, progress).frames if warmup else 0
+    scene = moving_scene(size)
+    warm = measure(stream, scene, warmup, progress).frames if warmup else 0
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    measured = measure(pipeline, stream, frames, lambda done: progress(warm + done))
-    config = pipeline.config
+    measured = measure(stream, scene, frames, lambda done: progress(warm + done))
+    config = stream.config
     return BenchReport(
         config=config.name,
         checkpoint=checkpoint,
         device=describe_device(device),
         threads=torch.get_num_threads(),
         size=size,
-        length=config.window.length,
-        overlap=config.window.length - config.window.stride,
-        mode=config.window.mode,
+        traits=config.traits,
         precision=config.runtime.precision,
         warmup=warm,
         frames=measured.frames,
@@ -135,26 +132,22 @@ def bench(
 
 
 def measure(
-    pipeline: Pipeline,
-    stream: Iterator[tuple[int, Image]],
+    stream: Stream,
+    scene: Iterator[tuple[int, Image]],
     frames: int,
     progress: Callable[[int], None],
 ) -> Measurement:
     """Push until at least ``frames`` frames have come out.
 
-    A window brings several frames at once, so its time is that of all pushes since the window
+    A pass may bring several frames at once, so its time is that of all pushes since the results
     before. Results lie on the host, so no further synchronisation with the device is due.
     """
     measured, seconds, stage_ms = Measurement(), 0.0, Counter[str]()
-    for stamp_ns, image in stream:
-        window = pipeline.stage_ms
+    for stamp_ns, image in scene:
         start = time.perf_counter()
-        results = pipeline.push(image, stamp_ns)
+        results = stream.push(Frame(image, stamp_ns))
         seconds += time.perf_counter() - start
-        if (
-            pipeline.stage_ms is not window
-        ):  # a window was processed; offline its frames may come out later
-            stage_ms.update(pipeline.stage_ms)
+        stage_ms.update(stream.timings)
         if results:
             measured.add(results, seconds, stage_ms)
             progress(measured.frames)

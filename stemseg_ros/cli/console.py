@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from stemseg_ros.datasets.check import EntryReport
     from stemseg_ros.labelling.job import RunSummary
     from stemseg_ros.media.bags import BagInfo
+    from stemseg_ros.media.damage import Damage
     from stemseg_ros.training.train import Progress as TrainingProgress
 
 
@@ -93,13 +95,20 @@ def print_run(summary: RunSummary, out: Path) -> None:
     console.print(f"{out}: instances.txt, overlay.mp4, summary.json", soft_wrap=True)
 
 
+def report_damage(damage: Damage) -> None:
+    """The frames that a source skipped, on standard error; other losses are logged as they
+    show."""
+    for line in damage.lines():
+        typer.echo(f"stemseg: {line}", err=True)
+
+
 def print_bench(report: BenchReport) -> None:
     """Milliseconds per frame by stage, rates and memory of ``stemseg bench``."""
     width, height = report.size
     table = Table(
         "stage",
-        title=f"{report.config}, {width}x{height}, T {report.length}, "
-        f"Tc {report.overlap}, {report.mode}, {report.precision}, {report.device}",
+        title=f"{report.config}, {width}x{height}, {', '.join(report.traits.values())}, "
+        f"{report.precision}, {report.device}",
     )
     table.add_column("median ms / frame", justify="right")
     table.add_column("p90", justify="right")

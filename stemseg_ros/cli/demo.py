@@ -7,13 +7,14 @@ watches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,6 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from stemseg_ros.cli.console import report_damage
 from stemseg_ros.config import load_config
 from stemseg_ros.labelling.job import percentiles, prepare_output, write_json
 from stemseg_ros.media.bags import write_bag
@@ -32,7 +34,7 @@ from stemseg_ros.media.image_bag import ImageBagReader
 from stemseg_ros.media.overlay import VideoWriter, contact_sheet, draw_instances
 from stemseg_ros.media.result_bag import InstanceBagReader
 from stemseg_ros.media.sources import DEFAULT_FPS, open_source
-from stemseg_ros.models.stemseg import load_network
+from stemseg_ros.models.registry import model_package
 from stemseg_ros.records import FrameResult
 from stemseg_ros.replay import session
 from stemseg_ros.replay.processes import termination_as_exit
@@ -81,14 +83,15 @@ def run_demo(
     session.check_ros()
     settings = load_config(config)
     # Wrong weights are the likeliest mistake: found here, before anything is started.
-    load_network(settings, checkpoint, device)
+    model_package(settings.model).load_network(settings, checkpoint)
     prepare_output(out)
     for name in (INPUT, OVERLAY, OVERVIEW, SUMMARY, *session.FILES):
         (out / name).unlink(missing_ok=True)
     with Bars() as bars, termination_as_exit():
         frames = _write_input(video or resource_path(VIDEO), out, bars)
         arguments = session.node_arguments(settings, config, checkpoint, device)
-        session.play_through_node(out / INPUT, frames, settings.window, arguments, out, bars.show)
+        in_flight = settings.latency.in_flight
+        session.play_through_node(out / INPUT, frames, in_flight, arguments, out, bars.show)
         summary = _summarise(frames, out)
         _draw(frames, out, bars)
     write_json(out / SUMMARY, asdict(summary))
@@ -125,12 +128,40 @@ class Bars:
 
 def _write_input(video: Path, out: Path, bars: Bars) -> int:
     with open_source(video) as source:
-        return write_bag(
-            source,
+        frames = Advancing(source, round(1e9 / (source.fps or DEFAULT_FPS)))
+        count = write_bag(
+            frames,
             out / INPUT,
             topic=session.IMAGE_TOPIC,
             progress=lambda done: bars.show("video to bag", done, source.frames),
         )
+        report_damage(source.damage)
+        if frames.restamped:
+            typer.echo(
+                f"stemseg: {frames.restamped} frames with stamps that go back are shown at the "
+                "rate of the others",
+                err=True,
+            )
+        return count
+
+
+class Advancing:
+    """Frames whose stamps always advance: one that does not gets that of its predecessor plus a
+    step, so that a clock that was set back costs no frame."""
+
+    def __init__(self, source: Iterable[tuple[int, npt.NDArray[np.uint8]]], step_ns: int) -> None:
+        self._source = source
+        self._step_ns = step_ns
+        self.restamped = 0
+
+    def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        last: int | None = None
+        for stamp, image in self._source:
+            if last is not None and stamp <= last:
+                self.restamped += 1
+                stamp = last + self._step_ns
+            last = stamp
+            yield stamp, image
 
 
 def _summarise(frames: int, out: Path) -> DemoSummary:

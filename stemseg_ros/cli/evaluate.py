@@ -143,7 +143,7 @@ def evaluate(
         from stemseg_ros.evaluation.variants import STORED, Variant
     given = read_input(ground_truth, format.value, images, sequence or (), topic)
     prepare_output(out)
-    sources = [STORED] if results else [m.value for m in mode or ()] or [tree.window.mode]
+    sources = [STORED] if results else [m.value for m in mode or ()] or [tree.mode]
     wanted = [
         Variant(source, filtered, pixel_scores, through_ros and results is None)
         for source in sources

@@ -81,11 +81,6 @@ DataOption = Annotated[
 ]
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    app()
-
-
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -140,40 +135,48 @@ def run(
         ),
     ] = None,
     settings: SetOption = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 3 if any frame could not be read.")
+    ] = False,
 ) -> None:
     """Segment and track a recording: KITTI-MOTS text, overlay video, summary."""
     tree = config_from(config, settings)
-    from stemseg_ros.cli.console import frames_progress, print_run
+    from stemseg_ros.cli.console import frames_progress, print_run, report_damage
     from stemseg_ros.execution.device import describe_device, resolve_device
     from stemseg_ros.labelling.job import prepare_output, run_source
+    from stemseg_ros.media.outputs import appear_together
     from stemseg_ros.media.sources import open_source
-    from stemseg_ros.models.stemseg.pipeline import Pipeline
+    from stemseg_ros.stream import open_model
 
     place = resolve_device(device)
     with open_source(source, topic, fps) as frames:
         prepare_output(out)
-        pipeline = Pipeline(tree, checkpoint, str(place))
-        with frames_progress(frames.name, frames.frames) as progress:
+        stream = open_model(tree, checkpoint, place).stream()
+        with (
+            appear_together(out, last="summary.json") as partial,
+            frames_progress(frames.name, frames.frames) as progress,
+        ):
             summary = run_source(
                 frames,
-                pipeline,
-                out,
+                stream,
+                partial,
                 checkpoint=checkpoint or "bundled",
                 device=describe_device(place),
                 progress=progress,
             )
-        announced = frames.frames
     print_run(summary, out)
+    report_damage(frames.damage)
     if summary.tracks > len(summary.track_list):
         typer.echo(
             f"stemseg: {out / 'instances.txt'} holds the {len(summary.track_list)} largest of "
             f"{summary.tracks} tracks",
             err=True,
         )
-    if announced is not None and summary.frames < announced:
-        typer.echo(
-            f"stemseg: {source} announces {announced} frames, {summary.frames} came", err=True
-        )
+    for reason, number in summary.dropped.items():
+        what = reason.replace("_", " ")
+        typer.echo(f"stemseg: {number} frames dropped because of their stamps: {what}", err=True)
+    if strict and (frames.damage or summary.dropped):
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -209,13 +212,13 @@ def bench(
     from stemseg_ros.cli.console import frames_progress, print_bench
     from stemseg_ros.execution.device import resolve_device
     from stemseg_ros.labelling.job import write_json
-    from stemseg_ros.models.stemseg.pipeline import Pipeline
+    from stemseg_ros.stream import open_model
 
     place = resolve_device(device)
-    pipeline = Pipeline(tree, checkpoint, str(place), synchronise=True)
+    stream = open_model(tree, checkpoint, place, timed=True).stream()
     with frames_progress("bench", warmup + frames) as progress:
         report = benchmark.bench(
-            pipeline,
+            stream,
             frame_size,
             frames=frames,
             warmup=warmup,
@@ -246,12 +249,15 @@ def train(
         from stemseg_ros.training.train import TrainingStopped
         from stemseg_ros.training.train import train as train_network
     from stemseg_ros.cli.console import training_progress
+    from stemseg_ros.models.stemseg.settings import own_settings
     from stemseg_ros.training.distributed import this_process
 
     main_process = this_process().main
     try:
         with training_progress(shown=main_process) as report:
-            weights = train_network(tree, data, out, resume=resume, report=report, device=device)
+            weights = train_network(
+                own_settings(tree), data, out, resume=resume, report=report, device=device
+            )
     except TrainingStopped as stopped:
         if main_process:
             typer.echo(f"stemseg: {stopped}", err=True)
@@ -291,10 +297,11 @@ def data_show(
 ) -> None:
     """Draw the first clips of training with masks and ids."""
     tree = config_from(config, settings)
+    from stemseg_ros.models.stemseg.settings import own_settings
     from stemseg_ros.training.clip_sheet import show_clips
 
-    show_clips(tree, data, out, clips)
-    typer.echo(f"{out}: {clips} clips of {tree.window.length} frames")
+    frames = show_clips(own_settings(tree), data, out, clips)
+    typer.echo(f"{out}: {clips} clips of {frames} frames")
 
 
 def config_from(

@@ -71,7 +71,7 @@ def check_mix(config: Config, data: Path, progress: Progress) -> list[EntryRepor
             report.bad.append(str(error))
             continue
         with progress(name, sum(map(len, sequences))) as done:
-            _check(sequences, config.network.classes, report, done)
+            _check(sequences, config.classes, report, done)
     return reports
 
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from stemseg_ros.config import Config, ConfigError, DatasetConfig
+from stemseg_ros.config import Config, ConfigError
 from stemseg_ros.datasets import (
     bdd100k,
     cityscapes,
@@ -21,6 +21,7 @@ from stemseg_ros.datasets import (
     youtube_vis,
 )
 from stemseg_ros.datasets.sequence import DataError, LabelledSequence
+from stemseg_ros.training.settings import DatasetConfig
 
 Loader = Callable[[Path, str, Sequence[str], str], list[LabelledSequence]]
 """(folder, split, class names, name of the entry) -> sequences, not decoded. Raises DataError."""
@@ -68,7 +69,7 @@ def load_entry(config: Config, data: Path, name: str) -> list[LabelledSequence]:
     """Sequences of one entry of the mix; nothing is decoded yet. Raises DataError."""
     entry = config.training.mix[name]
     return FORMATS[entry.format](
-        data / Path(entry.root).expanduser(), entry.split, config.network.classes, name
+        data / Path(entry.root).expanduser(), entry.split, config.classes, name
     )
 
 

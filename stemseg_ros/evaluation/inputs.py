@@ -38,7 +38,8 @@ class Images:
 
     def open(self) -> FrameSource:
         """Raises MediaError, also for a frame that is not there."""
-        source = open_source(self.path, self.topic)
+        # Frames are counted against the ground truth: none may be left out.
+        source = open_source(self.path, self.topic, strict=True)
         if self.names and isinstance(source, ImageFolder):
             files = {file.stem: file for file in source.paths}
             missing = [name for name in self.names if name not in files]

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from stemseg_ros import __version__
-from stemseg_ros.config import Config, dump_config, update_config
+from stemseg_ros.config import Config, dump_config, settings_class
 from stemseg_ros.errors import MediaError
 from stemseg_ros.evaluation.inputs import Images
 from stemseg_ros.formats.kitti_lines import (
@@ -31,15 +31,12 @@ from stemseg_ros.formats.kitti_lines import (
 )
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.labelling.job import Timings, push_all, write_json
-from stemseg_ros.models.stemseg import StemSeg, load_network
-from stemseg_ros.models.stemseg.load import bundled_checkpoint
-from stemseg_ros.models.stemseg.pipeline import Pipeline
+from stemseg_ros.models.layers.weights import bundled_checkpoint
+from stemseg_ros.stream import Model, Stream, open_model
 
 MODES = ("offline", "near_online", "online")
 """offline: the paper's protocol, foreground and class logits averaged over all windows of a frame.
 near_online: windows as they come. online: no look-ahead."""
-PAPER_STAGES = ("backbone", "heads", "cluster")
-"""Stages whose time the paper counts: network and clustering."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ class Setup:
 
     def in_mode(self, mode: str) -> Setup:
         """The same with another window mode."""
-        return replace(self, config=update_config(self.config, {"window.mode": mode}))
+        return replace(self, config=self.config.in_mode(mode))
 
     def fingerprint(self, name: str, images: Images) -> str:
         """Changes whenever the stored results of a sequence would."""
@@ -82,7 +79,8 @@ class StoredRun:
     seconds: float
     """End to end: reading images, pipeline, collecting results."""
     network_seconds: float | None
-    """Network and clustering alone, as the paper counts; none through ROS."""
+    """Network, clustering and linking, close to what the paper counts (network and clustering);
+    None through ROS."""
     latency_ms: list[float]
     """Of each frame, from handing it in to having its result."""
 
@@ -100,9 +98,9 @@ def run_sequence(
     """
     if setup.threads is not None:
         torch.set_num_threads(setup.threads)
-    network = _network(setup.config.model_dump_json(), setup.checkpoint, setup.device)
-    pipeline = Pipeline(setup.config, network=network, synchronise=True)
-    return _compute(pipeline, name, images, out, setup.fingerprint(name, images), progress)
+    config = setup.config
+    model = _model(config.model, config.model_dump_json(), setup.checkpoint, setup.device)
+    return _compute(model.stream(), name, images, out, setup.fingerprint(name, images), progress)
 
 
 def finished_run(setup: Setup, name: str, images: Images, out: Path) -> StoredRun | None:
@@ -144,33 +142,34 @@ def stored_masks(out: Path, name: str) -> SequenceMasks:
 
 
 @lru_cache(maxsize=1)
-def _network(config_json: str, checkpoint: str | None, device: str) -> StemSeg:
+def _model(name: str, config_json: str, checkpoint: str | None, device: str) -> Model:
     """Loaded once a process, not once a sequence; the key is text because a Config cannot be
     hashed."""
-    return load_network(Config.model_validate_json(config_json), checkpoint, device)
+    config = settings_class(name).model_validate_json(config_json)
+    return open_model(config, checkpoint, device, timed=True)
 
 
 def _compute(
-    pipeline: Pipeline,
+    stream: Stream,
     name: str,
     images: Images,
     out: Path,
     fingerprint: str,
     progress: Callable[[int], None],
 ) -> StoredRun:
-    collector, timings = TrackCollector(), Timings(pipeline.stage_ms)
+    collector, timings = TrackCollector(), Timings()
     scores: dict[tuple[int, int], list[float]] = {}
     size = (0, 0)
     start = time.perf_counter()
     with images.open() as source:
-        for results in push_all(source, pipeline, timings):
+        for results in push_all(source, stream, timings):
             for result in results:
                 size = _same_size(name, size, (result.height, result.width))
                 collector.add(result)
                 for instance in result.instances:
                     scores.setdefault((result.epoch, instance.track_id), []).append(instance.score)
             progress(collector.frames)
-    spent = sum(sum(timings.stages_ms.get(stage, ())) for stage in PAPER_STAGES)
+    spent = sum(sum(values) for values in timings.stages_ms.values())
     means = {
         track.class_id * IDS_PER_CLASS + n: round(sum(scores[key]) / len(scores[key]), 6)
         for n, (key, track) in enumerate(collector.numbered(), start=1)
@@ -179,7 +178,7 @@ def _compute(
         fingerprint,
         collector.frames,
         size,
-        dict(enumerate(pipeline.config.network.classes, start=1)),
+        dict(enumerate(stream.config.classes, start=1)),
         means,
         seconds=round(time.perf_counter() - start, 4),
         network_seconds=round(spent / 1e3, 4),

@@ -47,7 +47,7 @@ def run_sequence(
         frames = write_bag(source, folder / BAG, topic=session.IMAGE_TOPIC)
     with termination_as_exit():
         session.play_through_node(
-            folder / BAG, frames, setup.config.window, arguments, folder, show, RATE
+            folder / BAG, frames, setup.config.latency.in_flight, arguments, folder, show, RATE
         )
     run = _collect(setup, name, images, frames, folder, out)
     (folder / BAG).unlink()  # as large as all images together
@@ -64,7 +64,7 @@ def _collect(
             f"sequence {name}: the answers do not have the images' stamps; see {folder}"
         )
     result, times = read_bag(answers, None), session.times(folder)
-    classes = dict(enumerate(setup.config.network.classes, start=1))
+    classes = dict(enumerate(setup.config.classes, start=1))
     run = StoredRun(
         setup.fingerprint(name, images),
         frames,

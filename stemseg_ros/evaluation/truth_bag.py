@@ -15,7 +15,8 @@ from stemseg_ros.evaluation.variants import match_classes, named_like
 from stemseg_ros.formats import format_named
 from stemseg_ros.formats.kitti_lines import ResultRow
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks, check_pair
-from stemseg_ros.media.bags import INSTANCE_ARRAY, ImageBagWriter, Storage
+from stemseg_ros.media.bag_storage import Storage
+from stemseg_ros.media.bags import INSTANCE_ARRAY, ImageBagWriter
 from stemseg_ros.media.result_bag import message_from_result
 from stemseg_ros.media.sources import Image
 from stemseg_ros.records import FrameResult, Instance, Rle

@@ -1,129 +1,102 @@
-"""Several streams through one network: what is ready together is computed together."""
+"""Several streams side by side: calls of equal function and shapes are computed together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from stemseg_ros.models.stemseg.pipeline import Pipeline
-from stemseg_ros.records import Features, FrameResult, NetworkOutput, Window
+from stemseg_ros.execution.engine import Engine
+from stemseg_ros.records import FrameResult
+from stemseg_ros.tracker import Call, Step
 
-Frame = tuple[npt.NDArray[np.uint8], int]
-"""An image, uint8 (H, W, 3) BGR, and its stamp in ns."""
 Outcome = list[FrameResult] | Exception
-"""The frames that are ready, or what went wrong in this stream alone."""
-
-
-class Pushable(Protocol):
-    """A pipeline, or what stands in for one."""
-
-    def push(self, frame: npt.NDArray[np.uint8], stamp_ns: int, /) -> list[FrameResult]: ...
+"""The results of one step, or what went wrong in this stream alone."""
+TRACK = "track"
+"""Time of a step outside its calls: clustering, linking, masks."""
 
 
 @dataclass(slots=True, eq=False)
-class _Turn:
-    """One frame on its way through one of the pipelines."""
+class Running:
+    """One step on its way."""
 
-    pipeline: Pipeline
-    image: npt.NDArray[np.uint8]
-    stamp_ns: int
-    results: list[FrameResult] = field(default_factory=list)
-    features: Features | None = None
-    window: Window | None = None
-    output: NetworkOutput | None = None
-    error: Exception | None = None
+    step: Step
+    timings: dict[str, float] = field(default_factory=dict)
+    """Milliseconds by function, and those of TRACK; the time of a batch counts for each member."""
+    call: Call | None = None
+    """What the step waits for."""
+    outcome: Outcome | None = None
+    """None until the step is over."""
 
-    def begin(self) -> None:
-        self.results = self.pipeline.begin(self.image, self.stamp_ns)
+    def resume(self, outputs: tuple[Tensor, ...] | None) -> None:
+        """Start the step (None), or go on with the outputs of its call."""
+        begin = time.perf_counter()
+        self.call = None
+        try:
+            self.call = next(self.step) if outputs is None else self.step.send(outputs)
+        except StopIteration as stop:
+            self.outcome = stop.value
+        except Exception as error:  # the outcome of this stream
+            self.outcome = error
+        self.spend(TRACK, begin)
 
-    def add(self) -> None:
-        assert self.features is not None
-        self.window = self.pipeline.add(self.features, self.stamp_ns)
+    def fail(self, error: Exception) -> None:
+        """End the step, whose call could not be computed."""
+        self.step.close()
+        self.call, self.outcome = None, error
 
-    def finish(self) -> None:
-        if self.window is not None and self.output is not None:
-            self.results += self.pipeline.finish(self.window, self.output)
+    def spend(self, name: str, begin: float) -> None:
+        """Add the time since ``begin``, as of time.perf_counter."""
+        milliseconds = 1e3 * (time.perf_counter() - begin)
+        self.timings[name] = self.timings.get(name, 0.0) + milliseconds
 
 
-def push_together(pipelines: Sequence[Pushable], frames: Sequence[Frame]) -> list[Outcome]:
-    """Push one frame into each of several pipelines; what happened in each.
+@torch.inference_mode()
+def run_steps(engine: Engine, steps: Sequence[Step]) -> list[Running]:
+    """Drive steps to their ends; each has its outcome and timings then.
 
-    The results are those of pushing one after the other, up to rounding. But where pipelines share
-    a network (Pipeline.sibling), the frames of one padded size pass the backbone together, and the
-    windows that they complete pass the heads together. What one stream raises is its outcome and
-    leaves the others alone; where a batch fails, its members are computed one by one. The time of
-    a batch counts for all its members.
+    The results are those of one step after the other, up to the rounding of batched convolutions.
+    What one stream raises is its outcome and leaves the others alone; where a batch fails, its
+    members are computed one by one.
     """
-    turns = [
-        _Turn(p, *f) for p, f in zip(pipelines, frames, strict=True) if isinstance(p, Pipeline)
-    ]
-    if len(turns) < max(2, len(pipelines)) or len({turn.pipeline.network for turn in turns}) > 1:
-        return [_push(pipeline, frame) for pipeline, frame in zip(pipelines, frames, strict=True)]
-    _each(turns, _Turn.begin)
-    _batched(turns, "backbone", _compute_features)
-    _each(turns, _Turn.add)
-    _batched([turn for turn in turns if turn.window is not None], "heads", _compute_outputs)
-    _each(turns, _Turn.finish)
-    return [turn.results if turn.error is None else turn.error for turn in turns]
+    running = [Running(step) for step in steps]
+    for one in running:
+        one.resume(None)
+    while waiting := [one for one in running if one.call is not None]:
+        for group in _equal_calls(waiting):
+            _compute(engine, group)
+    return running
 
 
-def _push(pipeline: Pushable, frame: Frame) -> Outcome:
+def _equal_calls(waiting: Sequence[Running]) -> Iterator[list[Running]]:
+    def kind(one: Running) -> tuple[str, list[tuple[int, ...]]]:
+        assert one.call is not None
+        return one.call.function, [tuple(tensor.shape) for tensor in one.call.inputs]
+
+    for _, group in groupby(sorted(waiting, key=kind), kind):
+        yield list(group)
+
+
+def _compute(engine: Engine, group: Sequence[Running]) -> None:
     try:
-        return pipeline.push(*frame)
-    except Exception as error:  # the outcome of this stream
-        return error
+        _run(engine, group)
+    except Exception as error:  # of one member, or for want of memory
+        if len(group) == 1:
+            group[0].fail(error)
+            return
+        for one in group:
+            _compute(engine, [one])
 
 
-def _compute_features(turns: Sequence[_Turn]) -> None:
-    network = turns[0].pipeline.network
-    computed = network.features_of([turn.image for turn in turns])
-    for turn, features in zip(turns, computed, strict=True):
-        turn.features = features
-
-
-def _compute_outputs(turns: Sequence[_Turn]) -> None:
-    network = turns[0].pipeline.network
-    computed = network.outputs_of([turn.window.features for turn in turns if turn.window])
-    for turn, output in zip(turns, computed, strict=True):
-        turn.output = output
-
-
-def _each(turns: Sequence[_Turn], step: Callable[[_Turn], None]) -> None:
-    """A step of every turn in which nothing failed so far."""
-    for turn in turns:
-        if turn.error is None:
-            try:
-                step(turn)
-            except Exception as error:  # the outcome of this stream
-                turn.error = error
-
-
-def _batched(
-    turns: Sequence[_Turn], stage: str, compute: Callable[[Sequence[_Turn]], None]
-) -> None:
-    """Compute a stage for all turns of one padded size together, or else one by one."""
-
-    def timed(members: Sequence[_Turn]) -> None:
-        with ExitStack() as timers:
-            for turn in members:
-                timers.enter_context(turn.pipeline.timed(stage))
-            compute(members)
-
-    def size(turn: _Turn) -> tuple[int, int]:
-        return turn.pipeline.padded_size
-
-    for _, group in groupby(sorted((t for t in turns if t.error is None), key=size), size):
-        members = list(group)
-        if len(members) > 1:
-            try:
-                timed(members)
-                continue
-            except Exception:  # of one member, or for want of memory: each has its own outcome
-                pass
-        _each(members, lambda turn: timed([turn]))
+def _run(engine: Engine, group: Sequence[Running]) -> None:
+    begin = time.perf_counter()
+    calls = [one.call for one in group if one.call is not None]
+    outputs = engine.run(calls[0].function, [call.inputs for call in calls])
+    for one, call in zip(group, calls, strict=True):
+        one.spend(call.function, begin)
+    for one, output in zip(group, outputs, strict=True):
+        one.resume(output)

@@ -20,8 +20,9 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from stemseg_ros.errors import MediaError
-from stemseg_ros.masks import check_counts, full_size_masks
-from stemseg_ros.models.layers.preprocess import geometry
+from stemseg_ros.geometry import MIN_PADDED, Letterbox
+from stemseg_ros.masks import check_counts
+from stemseg_ros.models.layers.grid_masks import full_size_masks
 from stemseg_ros.records import FrameResult, Rle
 
 IDS_PER_CLASS = 1000
@@ -90,12 +91,14 @@ class TrackCollector:
         self.tracks: defaultdict[tuple[int, int], Track] = defaultdict(Track)
         """By (epoch, track_id)."""
 
-    def add(self, result: FrameResult) -> None:
-        """Append the next frame."""
+    def add(self, result: FrameResult, number: int | None = None) -> None:
+        """Append the next frame; number: in the recording, where that is not the count of
+        results."""
+        number = self.frames if number is None else number
         for instance in result.instances:
             area = int(coco_mask.area(instance.rle))
             self.tracks[result.epoch, instance.track_id].add(
-                self.frames, instance.rle, area, {instance.class_id: area}
+                number, instance.rle, area, {instance.class_id: area}
             )
         self.frames += 1
 
@@ -129,10 +132,10 @@ def rows_from_labels(
     labels: (N, h, w), > 0 track id, 0 background, -1 outlier. categories: (N, h, w), 0 background.
     image_size: (H, W) of the source images, scaled to the network input by min_dim and max_dim.
     """
-    place = geometry(image_size, min_dim, max_dim)
+    letterbox = Letterbox.fit(image_size, min_dim, max_dim, MIN_PADDED)
     collector = TrackCollector()
     for frame, (grid, classes) in enumerate(zip(labels, categories, strict=True)):
-        masks = {mask.label: mask.rle for mask in full_size_masks(grid, place)}
+        masks = {mask.label: mask.rle for mask in full_size_masks(grid, letterbox)}
         for track_id in np.unique(grid[grid > 0]).tolist():
             cells = grid == track_id
             collector.tracks[0, track_id].add(

@@ -6,26 +6,27 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryFile
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 import stemseg_ros
 from stemseg_ros.errors import MediaError
 from stemseg_ros.formats.kitti_lines import IDS_PER_CLASS, TrackCollector, write_results
+from stemseg_ros.media.damage import SkippedFrame
 from stemseg_ros.media.overlay import VideoWriter, draw_instances
 from stemseg_ros.media.sources import DEFAULT_FPS, FrameSource
-from stemseg_ros.models.stemseg.pipeline import Pipeline
-from stemseg_ros.records import FrameResult
-
-Image = npt.NDArray[np.uint8]
+from stemseg_ros.records import Frame, FrameResult, Image
+from stemseg_ros.stream import Event, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,12 @@ class RunSummary:
     checkpoint: str
     device: str
     frames: int
+    dropped: dict[str, int]
+    """Frames without a result because of their stamps, by reason (docs/recordings.md)."""
+    skipped: list[SkippedFrame]
+    """Frames that cannot be read; the others keep their numbers in the text."""
+    losses: list[str]
+    """What else of the recording is lost."""
     tracks: int
     epochs: int
     fps: float
@@ -60,7 +67,8 @@ class RunSummary:
     """median and p99 from handing a frame in to having its result; frames come as fast as they are
     taken."""
     stage_ms: dict[str, float]
-    """Median milliseconds per window, by stage."""
+    """Median milliseconds by stage: the calls of a function of the network, and "track" for the
+    rest."""
     versions: dict[str, str]
     track_list: list[TrackSummary]
 
@@ -69,28 +77,39 @@ class RunSummary:
 class Timings:
     """Clock readings of a run, in seconds unless named otherwise."""
 
-    window: dict[str, float]
-    """stage_ms of the pipeline after its last window; it makes a new one for each."""
-    pushed: deque[float] = field(default_factory=deque)
     latency: list[float] = field(default_factory=list)
+    """One value a result, from the push of its frame on."""
     inside: float = 0.0
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
-    """One value a window."""
+    """One value for each push that the stage was part of."""
 
-    def results(
-        self, call: Callable[[], list[FrameResult]], pipeline: Pipeline
-    ) -> list[FrameResult]:
+    def results(self, call: Callable[[], list[FrameResult]], stream: Stream) -> list[FrameResult]:
         """Call push or flush and take the time."""
         start = time.perf_counter()
         results = call()
         end = time.perf_counter()
         self.inside += end - start
-        self.latency += [end - self.pushed.popleft() for _ in results]
-        if pipeline.stage_ms is not self.window:
-            self.window = pipeline.stage_ms
-            for stage, milliseconds in self.window.items():
-                self.stages_ms.setdefault(stage, []).append(milliseconds)
+        self.latency += [end - pushed_frame(result).seconds for result in results]
+        for stage, milliseconds in stream.timings.items():
+            self.stages_ms.setdefault(stage, []).append(milliseconds)
         return results
+
+
+class Pushed(NamedTuple):
+    """What comes back with the result of a frame."""
+
+    number: int
+    """Position in the recording, frames that cannot be read included."""
+    image: Image | None
+    """The image, if the caller of ``push_all`` keeps images."""
+    seconds: float
+    """time.perf_counter when it was pushed."""
+
+
+def pushed_frame(result: FrameResult) -> Pushed:
+    """What was pushed by ``push_all`` for a result."""
+    assert isinstance(result.source, Pushed)
+    return result.source
 
 
 def prepare_output(out: Path) -> None:
@@ -105,29 +124,30 @@ def prepare_output(out: Path) -> None:
 
 def run_source(
     source: FrameSource,
-    pipeline: Pipeline,
+    stream: Stream,
     out: Path,
     *,
     checkpoint: str,
     device: str,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> RunSummary:
-    """Push all frames through the pipeline; write instances.txt, overlay.mp4 and summary.json into
+    """Push all frames through the stream; write instances.txt, overlay.mp4 and summary.json into
     ``out``.
 
     Images are kept only until their result is there. ``progress`` is called with the number of
     frames done. checkpoint and device: as they shall stand in the summary. Raises MediaError.
     """
-    collector, timings = TrackCollector(), Timings(pipeline.stage_ms)
-    pending: deque[Image] = deque()
+    collector, timings, events = TrackCollector(), Timings(), list[Event]()
     start = time.perf_counter()
     epochs: set[int] = set()
     with VideoWriter(out / "overlay.mp4", source.fps or DEFAULT_FPS) as video:
-        for results in push_all(source, pipeline, timings, pending.append):
+        for results in push_all(source, stream, timings, keep_images=True, on_event=events.append):
             for result in results:
-                collector.add(result)
+                pushed = pushed_frame(result)
+                collector.add(result, pushed.number)
                 epochs.add(result.epoch)
-                video.write(draw_instances(pending.popleft(), result))
+                assert pushed.image is not None
+                video.write(draw_instances(pushed.image, result))
             progress(collector.frames)
     if not collector.frames:
         raise MediaError(f"{source.name}: no frames")
@@ -136,10 +156,13 @@ def run_source(
     elapsed = time.perf_counter() - start
     summary = RunSummary(
         source=source.name,
-        config=pipeline.config.name,
+        config=stream.config.name,
         checkpoint=checkpoint,
         device=device,
         frames=collector.frames,
+        dropped=_dropped(events, held=stream.reset()),
+        skipped=source.damage.skipped,
+        losses=source.damage.losses,
         tracks=len(collector.tracks),
         epochs=len(epochs),
         fps=round(collector.frames / elapsed, 3),
@@ -155,17 +178,35 @@ def run_source(
 
 def push_all(
     source: FrameSource,
-    pipeline: Pipeline,
+    stream: Stream,
     timings: Timings,
-    seen: Callable[[Image], object] = lambda image: None,
+    *,
+    keep_images: bool = False,
+    on_event: Callable[[Event], object] = lambda event: None,
 ) -> Iterator[list[FrameResult]]:
-    """Results of each push and of the flush at the end, timed; ``seen`` is called with each image
-    before."""
+    """Results of each push and of the flush at the end, timed.
+
+    keep_images: results bring their images back (``pushed_frame``). on_event: is called with what
+    the stream reports, such as frames dropped because of their stamps.
+    """
+    numbers = count()
     for stamp_ns, image in source:
-        seen(image)
-        timings.pushed.append(time.perf_counter())
-        yield timings.results(lambda: pipeline.push(image, stamp_ns), pipeline)  # noqa: B023, called at once
-    yield timings.results(pipeline.flush, pipeline)
+        number = next(numbers) + len(source.damage.skipped)
+        pushed = Pushed(number, image if keep_images else None, time.perf_counter())
+        frame = Frame(image, stamp_ns, source=pushed)
+        yield timings.results(partial(stream.push, frame), stream)
+        for event in stream.events:
+            on_event(event)
+    yield timings.results(stream.flush, stream)
+    for event in stream.events:
+        on_event(event)
+
+
+def _dropped(events: Iterable[Event], held: int) -> dict[str, int]:
+    """Frames that got no result, by reason; held: those that wait for further ones in vain."""
+    dropped = Counter(event.kind for event in events if event.kind != "epoch")
+    dropped["out_of_order"] += held
+    return {kind: number for kind, number in dropped.items() if number}
 
 
 def _track_list(collector: TrackCollector) -> list[TrackSummary]:

@@ -8,9 +8,10 @@ message.
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,26 +22,26 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from stemseg_ros.errors import MediaError
+from stemseg_ros.errors import BagError
+from stemseg_ros.media.bag_storage import (
+    STORAGE_OF_SUFFIX,
+    Storage,
+    StorageFiles,
+    refuse_foreign,
+)
+from stemseg_ros.media.bag_writer import QuotingWriter, check_topic
 from stemseg_ros.resources import resource_path
 
-Storage = Literal["mcap", "sqlite3"]
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 INSTANCE_ARRAY = "stemseg/msg/InstanceArray"
 
-_STORAGE_OF_SUFFIX: dict[str, Storage] = {".mcap": "mcap", ".db3": "sqlite3"}
 _JPEG_QUALITY = 95
-
-
-class BagError(MediaError):
-    """A bag cannot be read or written; the message names it, the reason, and the topics there
-    are."""
 
 
 @cache
@@ -97,14 +98,16 @@ class BagInfo:
 def bag_info(path: str | Path) -> BagInfo:
     """Topics, times and storage of a bag. Raises BagError."""
     path = Path(path)
-    reader, files = _open(path)
+    files = StorageFiles(path)
     try:
-        start, end = (reader.start_time, reader.end_time - 1) if reader.message_count else (0, 0)
+        filled = [file for file in files.files if file.count]
+        start = min((file.start_ns for file in filled), default=0)
+        end = max((file.end_ns for file in filled), default=0)
         return BagInfo(
-            path, _STORAGE_OF_SUFFIX[files[0].suffix], start, end - start, _topics(reader)
+            path, files.files[0].storage, start, end - start, _topics(files.connections)
         )
     finally:
-        reader.close()
+        files.close()
 
 
 class BagReader:
@@ -116,9 +119,9 @@ class BagReader:
 
     def __init__(self, path: str | Path, types: Collection[str], topic: str | None = None) -> None:
         self.path = Path(path)
-        self._reader, _ = _open(self.path)
+        self._files = StorageFiles(self.path)
         try:
-            self._connections = _select(self.path, self._reader, types, topic)
+            self._connections = _select(self.path, self._files.connections, types, topic)
         except BaseException:
             self.close()
             raise
@@ -126,24 +129,29 @@ class BagReader:
         self.type: str = self._connections[0].msgtype
         self.count: int = sum(connection.msgcount for connection in self._connections)
 
+    @property
+    def losses(self) -> list[str]:
+        """What of the recording could not be read, so far; logged as well."""
+        return self._files.losses
+
     def raw(self) -> Iterator[tuple[int, bytes]]:
         """(log time, serialised message) of each message."""
         with _reading(self.path):
-            for _, log_ns, data in self._reader.messages(self._connections):
-                yield log_ns, data
+            yield from self._files.messages(self._connections)
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """(log time, message) of each message."""
-        store = message_types()
         for log_ns, data in self.raw():
-            with _reading(self.path):
-                message = store.deserialize_cdr(data, self.type)
-            yield log_ns, message
+            yield log_ns, self.decode(data)
+
+    def decode(self, data: bytes) -> Any:
+        """The message of one of ``raw``. Raises BagError."""
+        with _reading(self.path):
+            return message_types().deserialize_cdr(data, self.type)
 
     def close(self) -> None:
         """Release the file; a second call does nothing."""
-        if self._reader.is_open:
-            self._reader.close()
+        self._files.close()
 
     def __enter__(self) -> BagReader:
         return self
@@ -171,9 +179,10 @@ class BagWriter:
         self.count = 0
         self._message_type = message_type
         chosen = _storage(self.path, storage)
+        check_topic(topic)
         if self.path.exists():
             raise BagError(f"'{self.path}' exists already; remove it or choose another name")
-        self._bare = self.path.suffix in _STORAGE_OF_SUFFIX
+        self._bare = self.path.suffix in STORAGE_OF_SUFFIX
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._folder = Path(
@@ -181,16 +190,21 @@ class BagWriter:
             )
         except OSError as error:
             raise BagError(f"cannot write '{self.path}': {error.strerror}") from error
-        self._writer = Writer(
+        self._writer = QuotingWriter(
             self._folder / (self.path.stem if self._bare else self.path.name),
             version=9,
             storage_plugin=StoragePlugin[chosen.upper()],
         )
-        self._writer.open()
-        self._connection = self._writer.add_connection(
-            topic, message_type, typestore=message_types()
-        )
         self._log_ns: dict[int, int] = {}
+        try:
+            with self._errors_named():
+                self._writer.open()
+                self._connection = self._writer.add_connection(
+                    topic, message_type, typestore=message_types()
+                )
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
 
     def write(self, log_ns: int, message: Any) -> None:
         """Append a message of rosbags' type (``message_types().types``)."""
@@ -199,6 +213,7 @@ class BagWriter:
     def second_topic(self, topic: str, message_type: str) -> Callable[[int, Any], None]:
         """A function that appends messages of another topic: log time in ns, message of rosbags'
         type."""
+        check_topic(topic)
         connection = self._writer.add_connection(topic, message_type, typestore=message_types())
         return lambda log_ns, message: self._append(
             connection, log_ns, bytes(message_types().serialize_cdr(message, message_type))
@@ -212,10 +227,16 @@ class BagWriter:
     def _append(self, connection: Connection, log_ns: int, data: bytes) -> None:
         log_ns = max(log_ns, self._log_ns.get(connection.id, -1) + 1)
         self._log_ns[connection.id] = log_ns
-        try:
+        with self._errors_named():
             self._writer.write(connection, log_ns, data)
-        except OSError as error:
-            raise BagError(f"cannot write '{self.path}': {error.strerror}") from error
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BagError(f"cannot write '{self.path}': {reason}") from error
 
     def _publish(self) -> None:
         """Finish the files and give them their name."""
@@ -236,11 +257,11 @@ class BagWriter:
     ) -> None:
         try:
             if kind is None:
-                self._publish()
+                with self._errors_named():
+                    self._publish()
             else:
-                self._writer.abort()
-        except OSError as failure:
-            raise BagError(f"cannot write '{self.path}': {failure.strerror}") from failure
+                with suppress(OSError, sqlite3.Error):  # a full disk has been reported
+                    self._writer.abort()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -316,32 +337,10 @@ def _jpeg_image(header: Any, image: npt.NDArray[np.uint8]) -> Any:
 
 
 def _storage(path: Path, storage: Storage | None) -> Storage:
-    by_suffix = _STORAGE_OF_SUFFIX.get(path.suffix)
+    by_suffix = STORAGE_OF_SUFFIX.get(path.suffix)
     if storage and by_suffix and storage != by_suffix:
         raise BagError(f"'{path}' names a {by_suffix} bag, but {storage} is asked for")
     return by_suffix or storage or "mcap"
-
-
-def _open(path: Path) -> tuple[Reader, list[Path]]:
-    """An opened reader, and the storage files that it reads."""
-    if not path.exists():
-        raise BagError(f"no bag at '{path}'")
-    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = [candidate for candidate in candidates if candidate.suffix in _STORAGE_OF_SUFFIX]
-    if not files:
-        raise BagError(
-            f"'{path}' is no ROS 2 bag: expected a .mcap or .db3 file, or a folder with such"
-        )
-    # A recorder that was killed leaves the data without the metadata.
-    whole = path / "metadata.yaml"
-    if path.is_dir() and not whole.exists() and len(files) > 1:
-        raise BagError(
-            f"'{path}' has {len(files)} files but no metadata.yaml; name one of the files"
-        )
-    with _reading(path):
-        reader = Reader(path if whole.exists() else files[0])
-        reader.open()
-    return reader, files
 
 
 @contextmanager
@@ -357,19 +356,19 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _topics(reader: Reader) -> tuple[TopicInfo, ...]:
+def _topics(connections: Iterable[Connection]) -> tuple[TopicInfo, ...]:
     infos: dict[tuple[str, str], int] = {}
-    for connection in reader.connections:
+    for connection in connections:
         key = (connection.topic, connection.msgtype)
         infos[key] = infos.get(key, 0) + connection.msgcount
     return tuple(TopicInfo(name, kind, count) for (name, kind), count in sorted(infos.items()))
 
 
 def _select(
-    path: Path, reader: Reader, types: Collection[str], topic: str | None
+    path: Path, connections: list[Connection], types: Collection[str], topic: str | None
 ) -> list[Connection]:
-    """The connections of the topic that is meant."""
-    topics = _topics(reader)
+    """The connections of the topic that is meant, in all files."""
+    topics = _topics(connections)
     fitting = [t for t in topics if t.type in types and topic in (None, t.name)]
     filled = [t for t in fitting if t.messages]
     wanted = " or ".join(sorted(types))
@@ -381,11 +380,10 @@ def _select(
         raise BagError(f"'{path}' has no message on {fitting[0].name}; {there}")
     if len(filled) > 1:
         raise BagError(f"'{path}' has several topics of type {wanted}: choose one; {there}")
-    chosen = filled[0]
-    connections = [
-        c for c in reader.connections if (c.topic, c.msgtype) == (chosen.name, chosen.type)
-    ]
-    expected = message_types().hash_rihs01(chosen.type)
-    if any(c.digest and c.digest != expected for c in connections):
-        raise BagError(f"'{path}' was recorded with another definition of {chosen.type}")
-    return connections
+    meant = (filled[0].name, filled[0].type)
+    chosen = [c for c in connections if (c.topic, c.msgtype) == meant]
+    refuse_foreign(path, chosen)
+    expected = message_types().hash_rihs01(filled[0].type)
+    if any(c.digest and c.digest != expected for c in chosen):
+        raise BagError(f"'{path}' was recorded with another definition of {filled[0].type}")
+    return chosen

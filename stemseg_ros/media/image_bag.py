@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stemseg_ros.errors import MediaError
-from stemseg_ros.media.bags import IMAGE_TYPES, BagError, BagReader
+from stemseg_ros.errors import BagError, MediaError
+from stemseg_ros.media.bags import IMAGE_TYPES, BagReader
+from stemseg_ros.media.damage import Damage
 from stemseg_ros.media.messages import bgr_from_message, stamp_ns
 
 _PROBED_MESSAGES = 16
@@ -21,39 +23,52 @@ _PROBED_MESSAGES = 16
 class ImageBagReader:
     """Images of one topic, raw or compressed: iterates (stamp in ns, uint8 (H, W, 3) BGR).
 
-    Without ``topic`` the bag has to hold exactly one image topic. Raises BagError, which lists the
+    Without ``topic`` the bag has to hold exactly one image topic. Raises which lists the
     topics.
     """
 
-    def __init__(self, path: str | Path, topic: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, topic: str | None = None, *, strict: bool = False
+    ) -> None:
+        """strict: raise at the first message that cannot be read instead of skipping it."""
         self._bag = BagReader(path, IMAGE_TYPES, topic)
         self.name = self._bag.path.stem
         self.topic = self._bag.topic
         self.frames = self._bag.count
+        self.damage = Damage(strict, losses=self._bag.losses)
+        self.frame_id = ""
+        """Of the last image."""
         try:
-            _, first = next(iter(self._bag))
-            self.frame_id: str = first.header.frame_id
-            height, width = self._image(0, first).shape[:2]
-            stamps = [stamp_ns(message) for _, message in islice(self._bag, _PROBED_MESSAGES)]
+            first = next(iter(self), None)
+            if first is None:
+                raise BagError(self.damage.skipped[0].reason)
+            self.fps = _rate([stamp_ns(m) for m in islice(self._messages(), _PROBED_MESSAGES)])
+            """Frames per second by the first stamps; none where they do not advance."""
         except BaseException:
             self.close()
             raise
-        self.size: tuple[int, int] = (height, width)
+        self.size: tuple[int, int] = (first[1].shape[0], first[1].shape[1])
         """(H, W) of the first image, pixels."""
-        self.fps = _rate(stamps)
-        """Frames per second by the first stamps; none where they do not advance."""
 
     def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        for index, (_, message) in enumerate(self._bag):
-            yield stamp_ns(message), self._image(index, message)
+        """Those that can be read, in the order of recording."""
+        self.damage.skipped.clear()
+        for index, (_, data) in enumerate(self._bag.raw()):
+            try:
+                message = self._bag.decode(data)
+                image = bgr_from_message(message)
+            except MediaError as error:
+                named = BagError(f"{self._bag.path}: message {index} of {self.topic}: {error}")
+                self.damage.skip(index, named)
+                continue
+            self.frame_id = message.header.frame_id
+            yield stamp_ns(message), image
 
-    def _image(self, index: int, message: Any) -> npt.NDArray[np.uint8]:
-        try:
-            return bgr_from_message(message)
-        except MediaError as error:
-            raise BagError(
-                f"{self._bag.path}: message {index} of {self.topic}: {error}"
-            ) from error
+    def _messages(self) -> Iterator[Any]:
+        """Those that can be decoded, with whatever image."""
+        for _, data in self._bag.raw():
+            with suppress(MediaError):
+                yield self._bag.decode(data)
 
     def close(self) -> None:
         """Release the file."""

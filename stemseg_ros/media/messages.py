@@ -7,7 +7,11 @@ ROS.
 from __future__ import annotations
 
 import io
+import re
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import cv2
@@ -44,19 +48,46 @@ class _File:
 
     name: str
     start: bytes
-    end: bytes
-    """Stands close to the end of a whole file."""
+    ends: Callable[[bytes], bool]
+    """Whether a file is whole; behind its end there may be anything, such as the rest of a
+    camera's buffer."""
     reader: type[ImageFile]
     """Reads the header."""
 
 
+_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+"""Any but a byte 0xff of the pixels, which 0 follows, and the restart markers among them."""
+_JPEG_END, _JPEG_WITHOUT_LENGTH = 0xD9, (0x01, 0xD8)
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Walks from marker to marker: a search for the end would find that of a thumbnail too."""
+    at = 2
+    while found := _JPEG_MARKER.search(data, at):
+        marker, at = data[found.end() - 1], found.end()
+        if marker == _JPEG_END:
+            return True
+        if marker not in _JPEG_WITHOUT_LENGTH:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return False
+
+
+def _png_ends(data: bytes) -> bool:
+    at = 8
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IEND":
+            return True
+        at += 12 + length
+    return False
+
+
 _FILES = (
-    _File("JPEG", b"\xff\xd8", b"\xff\xd9", JpegImageFile),
-    _File("PNG", b"\x89PNG\r\n\x1a\n", b"IEND", PngImageFile),
+    _File("JPEG", b"\xff\xd8", _jpeg_ends, JpegImageFile),
+    _File("PNG", b"\x89PNG\r\n\x1a\n", _png_ends, PngImageFile),
 )
 """What cameras and image_transport publish. Other formats are refused: every decoder of files from
 strangers is one more that can be attacked."""
-END_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +98,11 @@ class _Encoding:
     to_bgr: int | None
     """OpenCV colour conversion; none where the pixels are BGR already."""
     dtype: type[np.uint8] | type[np.uint16] = np.uint8
-    pairs: bool = False
-    """Two neighbours in a row share their colour."""
+    block: tuple[int, int] = (1, 1)
+    """(rows, columns) of the pixels that share their colour."""
+    rows: Fraction = Fraction(1)
+    """Rows of data per row of pixels: more than one where the colours follow the brightness of
+    the whole image."""
 
     @property
     def pixel_bytes(self) -> int:
@@ -99,11 +133,24 @@ _ENCODINGS = {
     "rgba16": _Encoding(4, cv2.COLOR_RGBA2BGR, np.uint16),
     **{f"bayer_{pattern}8": _Encoding(1, code) for pattern, code in _BAYER.items()},
     **{f"bayer_{pattern}16": _Encoding(1, code, np.uint16) for pattern, code in _BAYER.items()},
-    "yuv422": _Encoding(2, cv2.COLOR_YUV2BGR_UYVY, pairs=True),
-    "uyvy": _Encoding(2, cv2.COLOR_YUV2BGR_UYVY, pairs=True),
-    "yuv422_yuy2": _Encoding(2, cv2.COLOR_YUV2BGR_YUYV, pairs=True),
-    "yuyv": _Encoding(2, cv2.COLOR_YUV2BGR_YUYV, pairs=True),
+    "yuv422": _Encoding(2, cv2.COLOR_YUV2BGR_UYVY, block=(1, 2)),
+    "uyvy": _Encoding(2, cv2.COLOR_YUV2BGR_UYVY, block=(1, 2)),
+    "yuv422_yuy2": _Encoding(2, cv2.COLOR_YUV2BGR_YUYV, block=(1, 2)),
+    "yuyv": _Encoding(2, cv2.COLOR_YUV2BGR_YUYV, block=(1, 2)),
+    "nv12": _Encoding(1, cv2.COLOR_YUV2BGR_NV12, block=(2, 2), rows=Fraction(3, 2)),
+    "nv21": _Encoding(1, cv2.COLOR_YUV2BGR_NV21, block=(2, 2), rows=Fraction(3, 2)),
+    "nv24": _Encoding(1, None, rows=Fraction(3)),
 }
+_COMPRESSED_WORDS = ("compressed", "jpeg", "jpg", "png")
+_VIDEO_WORDS = ("h264", "h265", "hevc", "av1", "vp8", "vp9", "theora")
+# Y, U, V, 1 to B, G, R, BT.601 in studio range as OpenCV has it for the other encodings.
+_NV24_TO_BGR = np.array(
+    [
+        [1.164, 2.018, 0.0, -1.164 * 16 - 2.018 * 128],
+        [1.164, -0.391, -0.813, -1.164 * 16 + (0.391 + 0.813) * 128],
+        [1.164, 0.0, 1.596, -1.164 * 16 - 1.596 * 128],
+    ]
+)
 
 
 def stamp_ns(message: Any) -> int:
@@ -119,6 +166,7 @@ def image_size(message: Any) -> tuple[int, int]:
         return int(message.width), int(message.height)
     if not len(message.data):
         raise ImageMessageError("length", f"compressed image ({_shown(message.format)}), no data")
+    _refuse_format(str(message.format))
     try:
         data = bytes(memoryview(message.data))
         with _file(data).reader(io.BytesIO(data)) as file:
@@ -129,6 +177,18 @@ def image_size(message: Any) -> tuple[int, int]:
             f"compressed image ({_shown(message.format)}, {len(message.data)} bytes) has no "
             "readable header of JPEG or PNG",
         ) from error
+
+
+def _refuse_format(text: str) -> None:
+    """Formats of CompressedImage that hold no picture of their own."""
+    words = text.lower()
+    if "compresseddepth" in words:
+        what = "a depth image of compressed_depth_image_transport: choose the topic of the colours"
+    elif any(word in words for word in _VIDEO_WORDS):
+        what = "a packet of a video: republish the topic as raw or as JPEG (image_transport)"
+    else:
+        return
+    raise ImageMessageError("format", f"compressed image ({_shown(text)}) is {what}")
 
 
 def check_layout(message: Any) -> None:
@@ -158,7 +218,7 @@ def _decompress(message: Any) -> npt.NDArray[np.uint8]:
     encoded = np.frombuffer(message.data, np.uint8)
     file = _file(encoded[:8].tobytes())
     # OpenCV fills the missing part of a truncated JPEG with grey and says nothing.
-    if file.end not in encoded[-END_BYTES:].tobytes():
+    if not file.ends(encoded.tobytes()):
         raise ImageMessageError(
             "length", f"truncated {file.name} image ({encoded.size} bytes without end marker)"
         )
@@ -183,6 +243,8 @@ def _decompress(message: Any) -> npt.NDArray[np.uint8]:
 
 def _convert(message: Any) -> npt.NDArray[np.uint8]:
     encoding, step = _layout(message)
+    if encoding.rows == 3:
+        return _from_nv24(message, step)
     pixels = _pixels(message, encoding, step)
     if encoding.to_bgr is None:
         image = pixels.copy()
@@ -204,46 +266,63 @@ def _layout(message: Any) -> tuple[_Encoding, int]:
     encoding = _ENCODINGS.get(message.encoding)
     if encoding is None:
         known = ", ".join(sorted(_ENCODINGS))
+        what = "is not supported"
+        if any(word in message.encoding.lower() for word in _COMPRESSED_WORDS):
+            what = "is the format of a CompressedImage, but this is a message of type Image"
         raise ImageMessageError(
-            "encoding",
-            f"image encoding {_shown(message.encoding)} is not supported; supported: {known}",
+            "encoding", f"image encoding {_shown(message.encoding)} {what}; supported: {known}"
         )
     height, width = int(message.height), int(message.width)
     if height <= 0 or width <= 0:
         raise ImageMessageError("size", f"image without pixels ({width}x{height})")
-    if encoding.pairs and width % 2:
+    if height % encoding.block[0] or width % encoding.block[1]:
+        sides = "width and height have" if encoding.block[0] > 1 else "the width has"
         raise ImageMessageError(
             "size",
-            f"{width}x{height} image of encoding '{message.encoding}', in which two pixels of a "
-            "row share their colour: the width has to be even",
+            f"{width}x{height} image of encoding '{message.encoding}', in which neighbours share "
+            f"their colour: {sides} to be even",
         )
     row_bytes = width * encoding.pixel_bytes
     step = int(message.step) or row_bytes
+    if encoding.rows > 1 and len(message.data) == height * row_bytes * encoding.rows:
+        step = row_bytes  # drivers disagree on what a row of these is; without padding it is clear
     if step < row_bytes:
         raise ImageMessageError(
             "step",
             f"step of {step} bytes is less than a row of {width} pixels '{message.encoding}' "
             f"({row_bytes} bytes)",
         )
-    if len(message.data) != height * step:
-        short = len(message.data) < height * step
+    needed = int(height * step * encoding.rows)
+    if len(message.data) != needed:
+        short = len(message.data) < needed
         raise ImageMessageError(
             "length",
             f"{'truncated image' if short else 'more data than image'}: {len(message.data)} "
             f"bytes, but {width}x{height} '{message.encoding}' with a step of {step} needs "
-            f"{height * step}",
+            f"{needed}",
         )
     return encoding, step
 
 
 def _pixels(message: Any, encoding: _Encoding, step: int) -> npt.NDArray[Any]:
-    """The pixels as they were sent, (H, W, channels), without the padding of the rows."""
+    """The pixels as they were sent, (H, W, channels), without the padding of the rows; H is that
+    of the rows of data."""
     dtype = np.dtype(encoding.dtype)
-    data = np.frombuffer(message.data, np.uint8).reshape(message.height, step)
+    data = np.frombuffer(message.data, np.uint8).reshape(-1, step)
     rows = np.ascontiguousarray(data[:, : message.width * encoding.pixel_bytes])
     if dtype.itemsize > 1 and message.is_bigendian:
         rows = rows.view(dtype.newbyteorder(">")).astype(dtype)
-    return rows.view(dtype).reshape(message.height, message.width, encoding.channels)
+    return rows.view(dtype).reshape(-1, message.width, encoding.channels)
+
+
+def _from_nv24(message: Any, step: int) -> npt.NDArray[np.uint8]:
+    """Brightness of all pixels, then U and V of each, in rows of twice the length."""
+    height, width = int(message.height), int(message.width)
+    data = np.frombuffer(message.data, np.uint8)
+    luma = data[: height * step].reshape(height, step)[:, :width]
+    chroma = data[height * step :].reshape(height, 2 * step)[:, : 2 * width]
+    yuv = np.dstack([luma, chroma.reshape(height, width, 2)])
+    return np.asarray(cv2.transform(yuv, _NV24_TO_BGR), np.uint8)
 
 
 def _shown(text: str) -> str:

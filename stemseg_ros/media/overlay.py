@@ -201,7 +201,7 @@ class VideoWriter:
     def _open(
         self, width: int, height: int
     ) -> tuple[av.container.OutputContainer, av.video.VideoStream]:
-        container = av.open(str(self.path), "w", options={"movflags": "+faststart"})
+        container = av.open(f"file:{self.path}", "w", options={"movflags": "+faststart"})
         stream = container.add_stream(
             "libx264", rate=self._rate, options={"crf": "20", "preset": "veryfast"}
         )

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from stemseg_ros.media.bag_storage import Storage
 from stemseg_ros.media.bags import (
     INSTANCE_ARRAY,
     BagReader,
     BagWriter,
-    Storage,
     make_header,
     message_types,
 )

@@ -13,15 +13,17 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import av
+import av.container
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
 from stemseg_ros.errors import MediaError
+from stemseg_ros.media.damage import Damage
 
 Image = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), BGR."""
@@ -49,7 +51,14 @@ VIDEO_SUFFIXES = frozenset(
         ".y4m",
     }
 )
-BAG_SUFFIXES = frozenset({".mcap", ".db3"})
+BAG_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".mcap.zst", ".db3.zst")
+"""Of names in small letters."""
+ROS1_SUFFIX = ".bag"
+"""Of a ROS 1 bag, which the reader of bags refuses with what to do."""
+_ESTIMATED = frozenset({"mpegts", "mpeg", "mpegvideo"})
+"""Formats that announce no duration; FFmpeg guesses it."""
+_LEAST_GAP_S = 0.25
+"""Between announced and found end; sound may end a little later than pictures."""
 DEFAULT_FPS = 10.0
 """Frame rate where none is recorded, as in image folders."""
 
@@ -74,25 +83,32 @@ class FrameSource(Protocol):
     def size(self) -> tuple[int, int] | None:
         """(H, W) of the first frame; None if unknown."""
 
+    @property
+    def damage(self) -> Damage:
+        """What could not be read; complete at the end of an iteration."""
+
     def __enter__(self) -> FrameSource: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
-        """Pairs of stamp in nanoseconds and image uint8 (H, W, 3), BGR. Raises MediaError."""
+        """Pairs of stamp in nanoseconds and image uint8 (H, W, 3), BGR, of the frames that can be
+        read. Raises MediaError."""
 
 
 def open_source(
-    path: str | Path, topic: str | None = None, fps: float | None = None
+    path: str | Path, topic: str | None = None, fps: float | None = None, *, strict: bool = False
 ) -> FrameSource:
     """Open a video, a folder of images (or a pattern, ``folder/*.jpg``) or a ROS 2 bag by what the
     path is.
 
     topic: image topic of a bag; none takes the only one. fps: frame rate of an image folder
-    (default 10) or, for a video, one that replaces the recorded stamps. Raises MediaError for
-    whatever cannot be read.
+    (default 10) or, for a video, one that replaces the recorded stamps. strict: raise at the
+    first frame that cannot be read instead of skipping it. Raises MediaError for whatever cannot
+    be read.
     """
     path = Path(path)
+    _refuse_streams(path)
     if not path.exists() and "*" not in path.name:
         raise MediaError(f"no such file or folder: {path}")
     if is_bag(path):
@@ -102,21 +118,36 @@ def open_source(
             )
         from stemseg_ros.media.image_bag import ImageBagReader  # rosbags is loaded for bags alone
 
-        return ImageBagReader(path, topic)
+        return ImageBagReader(path, topic, strict=strict)
     if topic is not None:
         raise MediaError(f"{path} is no ROS 2 bag, so it has no topic '{topic}'")
     if path.is_dir() or "*" in path.name:
-        return ImageFolder(path, DEFAULT_FPS if fps is None else fps)
-    return Video(path, fps)
+        return ImageFolder(path, DEFAULT_FPS if fps is None else fps, strict=strict)
+    return Video(path, fps, strict=strict)
+
+
+def _refuse_streams(path: Path) -> None:
+    """Addresses and cameras are no recordings."""
+    # A Path makes one slash of two.
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path))
+    if path.is_char_device() or (match and not path.exists()):
+        what = f"an address ({match[1]}://)" if match else "a camera"
+        raise MediaError(
+            f"{path} is {what}, not a recording: let a camera driver of ROS 2 publish it and "
+            "start 'ros2 launch stemseg camera.launch.py image_topic:=TOPIC', or save a part of "
+            "it as a video first, for example with ffmpeg -i ADDRESS -t 60 clip.mp4"
+        )
 
 
 def is_bag(path: Path) -> bool:
     """Whether a path is a ROS 2 bag: its folder, a .mcap or a .db3 file."""
     if path.is_dir():
-        return (path / "metadata.yaml").is_file() or any(
-            p.suffix in BAG_SUFFIXES for p in path.glob("*")
-        )
-    return path.suffix in BAG_SUFFIXES
+        return (path / "metadata.yaml").is_file() or any(_names_bag(p) for p in path.glob("*"))
+    return _names_bag(path)
+
+
+def _names_bag(path: Path) -> bool:
+    return path.name.lower().endswith((*BAG_SUFFIXES, ROS1_SUFFIX))
 
 
 def _check_rate(fps: float) -> None:
@@ -131,7 +162,7 @@ class Video:
     work.
     """
 
-    def __init__(self, path: Path, fps: float | None = None) -> None:
+    def __init__(self, path: Path, fps: float | None = None, *, strict: bool = False) -> None:
         if path.is_dir():
             raise MediaError(f"{path} is a folder, not a video")
         if not path.exists():
@@ -142,17 +173,20 @@ class Video:
             _check_rate(fps)
         self.path = path
         self.name = path.stem
+        self.damage = Damage(strict)
         self._retimed = fps is not None
-        with self._errors_named(), av.open(str(path)) as container:
+        with self._errors_named(), self._open() as container:
             if not container.streams.video:
                 raise MediaError(f"{path}: the file has no video stream, or is cut off")
             stream = container.streams.video[0]
             rate = fps or stream.average_rate or stream.guessed_rate
+            self._stream_index = stream.index
             self.fps = float(rate) if rate else None
             self.frames = stream.frames or None
         first = next(iter(self), None)
         if first is None:
-            raise MediaError(f"{path}: the video holds no frames")
+            why = self.damage.skipped[0].reason if self.damage.skipped else ""
+            raise MediaError(why or f"{path}: the video holds no frames")
         self.size = (first[1].shape[0], first[1].shape[1])
 
     def __enter__(self) -> Video:
@@ -163,11 +197,52 @@ class Video:
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
         """All frames from the start; stamps are presentation times in nanoseconds."""
-        with self._errors_named(), av.open(str(self.path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for index, frame in enumerate(container.decode(stream)):
-                yield self._stamp_ns(frame, index), _upright(frame)
+        self.damage.clear()
+        count = discarded = 0
+        end_s = 0.0
+        with self._errors_named(), self._open() as container:
+            container.streams.video[0].thread_type = "AUTO"
+            for packet in self._packets(container):
+                end_s = max(end_s, _end_s(packet))
+                if packet.stream.type != "video" or packet.stream.index != self._stream_index:
+                    continue
+                discarded += packet.is_discard
+                for frame in self._decode(packet, count):
+                    yield self._stamp_ns(frame, count + len(self.damage.skipped)), _upright(frame)
+                    count += 1
+            self._compare(container, count + discarded, end_s)
+
+    def _open(self) -> av.container.InputContainer:
+        # Without "file:" a colon in a name would be taken for that behind a protocol.
+        return av.open(f"file:{self.path}")
+
+    def _packets(self, container: av.container.InputContainer) -> Iterator[av.Packet[Any]]:
+        """Those of all streams: sound tells how long a cut recording was meant to be."""
+        try:
+            yield from container.demux()
+        except av.FFmpegError as error:
+            self.damage.lose(f"{self.path}: ends early, the file is damaged: {error.strerror}")
+
+    def _decode(self, packet: av.Packet[Any], count: int) -> list[av.VideoFrame]:
+        """The frames that a packet completes; count: of frames so far."""
+        try:
+            return list(packet.decode())
+        except av.FFmpegError as error:
+            reason = MediaError(f"{self.path}: not readable as a video: {error.strerror}")
+            self.damage.skip(count + len(self.damage.skipped), reason)
+            return []
+
+    def _compare(self, container: av.container.InputContainer, count: int, end_s: float) -> None:
+        """Note what the file announces and does not hold."""
+        if (self.frames or 0) > count + len(self.damage.skipped):
+            self.damage.lose(f"{self.path} announces {self.frames} frames, {count} came")
+        elif container.duration and container.format.name not in _ESTIMATED:
+            announced_s = container.duration / av.time_base
+            if announced_s - end_s > max(_LEAST_GAP_S, 3 / (self.fps or DEFAULT_FPS)):
+                self.damage.lose(
+                    f"{self.path} announces {announced_s:.2f} s, its frames end at {end_s:.2f} s: "
+                    "the file is cut off"
+                )
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
@@ -182,6 +257,14 @@ class Video:
         if self._retimed or frame.pts is None or frame.time_base is None:
             return round(index * 10**9 / Fraction(self.fps or DEFAULT_FPS))
         return round(frame.pts * frame.time_base * 10**9)
+
+
+def _end_s(packet: av.Packet[Any]) -> float:
+    """When what a packet holds ends, seconds; 0 if it does not say."""
+    at = packet.dts if packet.pts is None else packet.pts
+    if at is None or packet.time_base is None:
+        return 0.0
+    return float((at + (packet.duration or 0)) * packet.time_base)
 
 
 def _unknown_type(path: Path) -> str:
@@ -207,7 +290,7 @@ class ImageFolder:
     The path may end in a pattern (``folder/*.jpg``) that chooses among them.
     """
 
-    def __init__(self, path: Path, fps: float = DEFAULT_FPS) -> None:
+    def __init__(self, path: Path, fps: float = DEFAULT_FPS, *, strict: bool = False) -> None:
         _check_rate(fps)
         folder, pattern = (path.parent, path.name) if "*" in path.name else (path, "*")
         if not folder.is_dir():
@@ -222,8 +305,11 @@ class ImageFolder:
         self.name = folder.resolve().name
         self.fps = fps
         self.frames = len(self.paths)
-        first = read_image(self.paths[0])
-        self.size = (first.shape[0], first.shape[1])
+        self.damage = Damage(strict)
+        first = next(iter(self), None)
+        if first is None:
+            raise MediaError(self.damage.skipped[0].reason)
+        self.size = (first[1].shape[0], first[1].shape[1])
 
     def __enter__(self) -> ImageFolder:
         return self
@@ -233,9 +319,15 @@ class ImageFolder:
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
         """All images; stamps are index / fps in nanoseconds."""
+        self.damage.clear()
         rate = Fraction(self.fps or DEFAULT_FPS)
         for index, path in enumerate(self.paths):
-            yield round(index * 10**9 / rate), read_image(path)
+            try:
+                image = read_image(path)
+            except MediaError as error:
+                self.damage.skip(index, error)
+                continue
+            yield round(index * 10**9 / rate), image
 
 
 def _refuse_twins(paths: list[Path]) -> None:

@@ -17,10 +17,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stemseg_ros.config import Config, WindowConfig
+from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.replay.processes import ChildProcess, ros_environment
 
+MODULES = {
+    "node": "stemseg_ros.ros.node",
+    "player": "stemseg_ros.ros.programs.player",
+    "recorder": "stemseg_ros.ros.programs.recorder",
+}
+"""The ROS programs, by the name of their log."""
 IMAGE_TOPIC = "/camera/image_raw"
 INSTANCES, PUBLISHED, RECEIVED, DIAGNOSTICS = (
     "instances.mcap",
@@ -76,10 +82,10 @@ def node_arguments(
         "device": device,
         "autostart": "true",
         "qos.image": "reliable",
-        "node.queue_size": str(max(settings.window.in_flight, settings.node.queue_size)),
+        "node.queue_size": str(max(settings.latency.in_flight, settings.node.queue_size)),
         # The player says when the stream ends; a busy machine is no reason to cut a
         # window short.
-        "window.flush_after": "0.0",
+        "stream.flush_after": "0.0",
     }
     if checkpoint is not None:
         parameters["checkpoint"] = checkpoint
@@ -92,7 +98,7 @@ def node_arguments(
 def play_through_node(
     bag: Path,
     frames: int,
-    window: WindowConfig,
+    in_flight: int,
     arguments: list[str],
     out: Path,
     show: Show,
@@ -101,7 +107,8 @@ def play_through_node(
     """Start node, recorder and player, and wait until every frame of the bag is answered and
     recorded.
 
-    arguments: of the node. out: folder for FILES, which must not be there yet. rate: times the
+    in_flight: frames without a result that keep the node busy (``Latency``). arguments: of the
+    node. out: folder for FILES, which must not be there yet. rate: times the
     recorded rate, at most. Raises ReplayError.
     """
     with ExitStack() as stack:
@@ -109,7 +116,7 @@ def play_through_node(
         node = replay.start("node", arguments)
         recorder = replay.start("recorder", _recorder_arguments(out))
         replay.wait_for_node(node, recorder)
-        player = replay.start("player", _player_arguments(bag, out, window, rate))
+        player = replay.start("player", _player_arguments(bag, out, in_flight, rate))
         replay.wait_for_answers(player, node, recorder)
         for child in (recorder, node):
             if child.stop():
@@ -126,13 +133,13 @@ def _recorder_arguments(out: Path) -> list[str]:
     )
 
 
-def _player_arguments(bag: Path, out: Path, window: WindowConfig, rate: float) -> list[str]:
+def _player_arguments(bag: Path, out: Path, in_flight: int, rate: float) -> list[str]:
     return _words(
         {
             "--bag": bag,
             "--topic": IMAGE_TOPIC,
             "--rate": f"{rate:g}",
-            "--in-flight": window.in_flight,
+            "--in-flight": in_flight,
             "--timeout": ANSWER_TIMEOUT_S,
             "--log": out / PUBLISHED,
         }
@@ -159,7 +166,7 @@ class _Replay:
     def start(self, name: str, arguments: list[str]) -> ChildProcess:
         """A program of stemseg_ros.ros, with a log of its name."""
         log = self._out / f"{name}.log"
-        child = ChildProcess(name, f"stemseg_ros.ros.{name}", arguments, log, self._environment)
+        child = ChildProcess(name, MODULES[name], arguments, log, self._environment)
         return self._stack.enter_context(child)
 
     def wait_for_node(self, node: ChildProcess, recorder: ChildProcess) -> None:

@@ -27,10 +27,14 @@ from std_srvs.srv import Trigger
 
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.execution.device import resolve_device
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 from stemseg_ros.ros.health.diagnostics import Diagnostics, diagnostic
 from stemseg_ros.ros.inference.camera import Camera
-from stemseg_ros.ros.inference.supervisor import Engine, EngineError, MakePipeline, Model
+from stemseg_ros.ros.inference.supervisor import (
+    ModelRequest,
+    OpenModel,
+    Supervisor,
+    SupervisorError,
+)
 from stemseg_ros.ros.input.clock_jumps import ClockJumps
 from stemseg_ros.ros.parameters import (
     changed_config,
@@ -38,12 +42,13 @@ from stemseg_ros.ros.parameters import (
     declare_parameters,
     real_numbers,
 )
+from stemseg_ros.stream import open_model
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 JOIN_SECONDS = 1.0
 """How long the end of the process waits for the window in progress."""
 WATCH_SECONDS = 0.2
-"""How often it is looked after the worker."""
+"""Watchdog period, in seconds."""
 TAKE_SECONDS = 0.5
 """How long a service waits at most for the executor to take the images that came before."""
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
@@ -66,14 +71,14 @@ def _logged(transition: Transition) -> Transition:
 class StemsegNode(LifecycleNode):
     """Segments and tracks the instances on one or several image topics.
 
-    One thread runs the callbacks, which only check and queue; the engine's worker owns the device,
-    decodes and publishes. Raises ParameterError on construction if a parameter is wrong.
+    One thread runs the callbacks, which only check and queue; the supervisor's worker owns the
+    device, decodes and publishes. Raises ParameterError on construction if a parameter is wrong.
     ``stopping`` says whether the process is to end.
     """
 
     def __init__(
         self,
-        make_pipeline: MakePipeline = Pipeline,
+        model_opener: OpenModel = open_model,
         stopping: Callable[[], bool] = lambda: False,
         **node_options: Any,
     ) -> None:
@@ -83,13 +88,13 @@ class StemsegNode(LifecycleNode):
         self._state = "unconfigured"
         names = self._config.node.cameras or ("",)
         self._cameras = [Camera(self, name, self._config, self._wake) for name in names]
-        self._engine = Engine(self._cameras, make_pipeline, stopping, self.get_logger())
+        self._supervisor = Supervisor(self._cameras, model_opener, stopping, self.get_logger())
         self._diagnostics = Diagnostics(self, self._statuses)
         self._clock_jumps: ClockJumps | None = None
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._poll, clock=steady)
         self.create_timer(WATCH_SECONDS, self._watch, clock=steady)
-        self.add_pre_set_parameters_callback(real_numbers)
+        self.add_pre_set_parameters_callback(partial(real_numbers, self._config))
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
         self._create_services("~", self._cameras)
@@ -100,7 +105,7 @@ class StemsegNode(LifecycleNode):
     @property
     def broken(self) -> str:
         """Why the process has to end, if it has to."""
-        return self._engine.broken
+        return self._supervisor.broken
 
     # Lifecycle
 
@@ -111,15 +116,15 @@ class StemsegNode(LifecycleNode):
         try:
             device = str(resolve_device(self.parameters.device))
             checkpoint = self.get_parameter("checkpoint").value or None
-            self._engine.load(Model(self._config, checkpoint, device))
+            self._supervisor.load(ModelRequest(self._config, checkpoint, device))
         except Exception as error:  # of any kind: the node stays, and can be configured again
-            self._engine.refuse(error)
+            self._supervisor.refuse(error)
             self.get_logger().error(f"cannot configure: {error}")
             return FAILURE
         for camera in self._cameras:
             camera.configure()
         self.get_logger().info(
-            f"model '{self._config.name}' is ready on {self._engine.device} "
+            f"model '{self._config.name}' is ready on {self._supervisor.device} "
             f"after {time.monotonic() - started:.1f} s"
         )
         self._state = "inactive"
@@ -139,9 +144,9 @@ class StemsegNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; drop the frames that wait or lie in the window."""
         waiting = self._stop_cameras()
-        if self._engine.failed:
-            raise EngineError(self._engine.failed)
-        dropped = waiting + self._engine.call(partial(self._reset_all, self._cameras))
+        if self._supervisor.failed:
+            raise SupervisorError(self._supervisor.failed)
+        dropped = waiting + self._supervisor.call(partial(self._reset_all, self._cameras))
         if dropped:
             self.get_logger().info(f"deactivated: {dropped} pending frames dropped")
         self._state = "inactive"
@@ -178,11 +183,11 @@ class StemsegNode(LifecycleNode):
     def close(self) -> None:
         """Unsubscribe and end the worker, unless its window takes longer than JOIN_SECONDS."""
         self._stop_cameras()
-        self._engine.close(JOIN_SECONDS)
+        self._supervisor.close(JOIN_SECONDS)
 
     def _listen_to_clock(self) -> None:
-        gap = self._config.node.max_gap
-        self._clock_jumps = ClockJumps(self, gap, self._engine.clock_jumped)
+        gap = self._config.stream.max_gap
+        self._clock_jumps = ClockJumps(self, gap, self._supervisor.clock_jumped)
 
     def _ignore_clock(self) -> None:
         if self._clock_jumps is not None:
@@ -195,7 +200,7 @@ class StemsegNode(LifecycleNode):
         return sum(camera.stop() for camera in self._cameras)
 
     def _release(self) -> None:
-        self._engine.release()
+        self._supervisor.release()
         for camera in self._cameras:
             camera.release()
         self._state = "unconfigured"
@@ -203,23 +208,23 @@ class StemsegNode(LifecycleNode):
     # Health
 
     def _wake(self) -> None:
-        self._engine.wake()
+        self._supervisor.wake()
 
     def _poll(self) -> None:
         for camera in self._cameras:
             camera.poll()
 
     def _watch(self) -> None:
-        if self._engine.stalled:
+        if self._supervisor.stalled:
             self._diagnostics.publish()  # nobody hears of it while the model is loaded again
-        self._engine.watch()
-        if self._engine.failed and self._state == "active":
+        self._supervisor.watch()
+        if self._supervisor.failed and self._state == "active":
             self.trigger_deactivate()  # which raises: through the error state to unconfigured
 
     def _statuses(self) -> list[DiagnosticStatus]:
-        device = self._engine.device
-        values = {"state": self._state} | self._engine.values()
-        worker = diagnostic(self, "worker", self._engine.level(), device, values)
+        device = self._supervisor.device
+        values = {"state": self._state} | self._supervisor.values()
+        worker = diagnostic(self, "worker", self._supervisor.level(), device, values)
         return [*(camera.status(device) for camera in self._cameras), worker]
 
     # Services
@@ -244,7 +249,7 @@ class StemsegNode(LifecycleNode):
             seen = self._images_seen()
             await _Later()  # this far it has polled coroutines alone
             await _Later()
-        done = self._engine.submit(work)
+        done = self._supervisor.submit(work)
         while not done.done():
             await _Later()
         error = done.exception()
@@ -262,7 +267,7 @@ class StemsegNode(LifecycleNode):
         return f"tracking starts anew; {self._reset_all(cameras)} pending frames dropped"
 
     def _flush(self, cameras: Sequence[Camera]) -> str:
-        frames = self._engine.flush(cameras)
+        frames = self._supervisor.flush(cameras)
         self._diagnostics.publish()
         return f"{frames} pending frames finished"
 
@@ -284,10 +289,10 @@ class StemsegNode(LifecycleNode):
             changes = ", ".join(f"{p.name} = {p.value}" for p in parameters)
             self.get_logger().info(f"settings changed: {changes}")
             self._config = config
-            self._engine.update(config)
+            self._supervisor.update(config)
             if self._clock_jumps is not None:
                 self._ignore_clock()
-                self._listen_to_clock()  # with the present node.max_gap
+                self._listen_to_clock()  # with the present stream.max_gap
 
 
 class _Later:
@@ -313,7 +318,7 @@ class _StopSignals:
         return self._stop
 
 
-def main(arguments: Sequence[str] | None = None, make_pipeline: MakePipeline = Pipeline) -> int:
+def main(arguments: Sequence[str] | None = None, model_opener: OpenModel = open_model) -> int:
     """Run the node until SIGINT or SIGTERM ends the process. Returns 2 for a wrong parameter; the
     exit code is 1 after a failure that the node cannot mend, for respawn to take over."""
     stopping = _StopSignals()
@@ -326,7 +331,7 @@ def main(arguments: Sequence[str] | None = None, make_pipeline: MakePipeline = P
     try:
         parser.parse_args(remove_ros_args(list(arguments))[1:])
         rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
-        node = StemsegNode(make_pipeline, stopping)
+        node = StemsegNode(model_opener, stopping)
     except (StemsegError, ParameterException, RuntimeError) as error:
         print(f"stemseg_node: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@
 | a choice of some values   | integer or string; the choices stand in additional_constraints   |
 | tuple                     | integer, double, or string array                                 |
 | none, an empty tuple      | declared, but not set                                            |
-| training.*, name          | no parameter                                                     |
+| training.*, name, model   | no parameter                                                     |
 
 Defaults are those of the preset that the parameter ``config`` names. All are read-only but those
 that the tree marks as live. What ``ros2 param dump`` writes starts an equal node.
@@ -31,7 +31,14 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from stemseg_ros.config import Config, ConfigError, load_config, update_config, walk_settings
+from stemseg_ros.config import (
+    RENAMED,
+    Config,
+    ConfigError,
+    load_config,
+    update_config,
+    walk_settings,
+)
 from stemseg_ros.errors import StemsegError
 
 _SCALARS = {
@@ -99,10 +106,10 @@ def declare_parameters(node: Node) -> NodeParameters:
     return NodeParameters(config, checkpoint or None, device, autostart)
 
 
-def real_numbers(parameters: Iterable[Parameter]) -> list[Parameter]:
+def real_numbers(config: Config, parameters: Iterable[Parameter]) -> list[Parameter]:
     """The parameters; whole numbers of settings that take real ones as real ones, since ROS tells
     1 from 1.0 and people do not."""
-    types = {name: parameter_type(field.annotation) for name, field in node_settings()}
+    types = {name: parameter_type(field.annotation) for name, field in node_settings(config)}
     return [
         Parameter(p.name, types[p.name], _as_floats(p.value))
         if p.type_ in _REAL and types.get(p.name) == _REAL[p.type_]
@@ -116,7 +123,7 @@ def changed_config(config: Config, parameters: Iterable[Parameter]) -> Config:
 
     Raises ConfigError with the reason why the values cannot be.
     """
-    known = dict(node_settings())
+    known = dict(node_settings(config))
     return update_config(config, {p.name: p.value for p in parameters if p.name in known})
 
 
@@ -132,12 +139,12 @@ def check_checkpoint(path: str, folders: Iterable[str]) -> None:
         )
 
 
-def node_settings() -> list[tuple[str, FieldInfo]]:
-    """The settings that are parameters of the node."""
+def node_settings(config: Config) -> list[tuple[str, FieldInfo]]:
+    """The settings that are parameters of a node with these settings."""
     return [
         (name, field)
-        for name, field in walk_settings()
-        if name != "name" and not name.startswith("training.")
+        for name, field in walk_settings(type(config))
+        if name not in ("name", "model") and not name.startswith("training.")
     ]
 
 
@@ -201,8 +208,14 @@ def _declare_settings(node: Node, base: Config) -> dict[str, Any]:
     changed = {}
     # rclpy has no public access to values that were given at start.
     given = node._parameter_overrides
-    given.update({p.name: p for p in real_numbers(given.values())})
-    for name, field in node_settings():
+    for former in [name for name in given if name in RENAMED]:
+        name = RENAMED[former]
+        node.get_logger().warning(
+            f"the parameter '{former}' is now '{name}'; the old name will go with the next version"
+        )
+        given.setdefault(name, Parameter(name, value=given.pop(former).value))
+    given.update({p.name: p for p in real_numbers(base, given.values())})
+    for name, field in node_settings(base):
         default = _value(base, name)
         declared = list(default) if isinstance(default, tuple) else default
         shown = descriptor(field)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stemseg_ros.config import Config
 from stemseg_ros.datasets.mix import load_mix
 from stemseg_ros.datasets.pseudo_label_repair import mend_all
 from stemseg_ros.datasets.sequence import LabelledFrame, read_all
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.models.layers.preprocess import normalise
+from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.models.stemseg.targets import Targets, grid_targets
 from stemseg_ros.training.clips import Clip, Sources, draw_clip, draw_size
 from stemseg_ros.training.distributed import World
@@ -64,13 +64,13 @@ class Batch:
         )
 
 
-def load_sources(config: Config, data: Path) -> Sources:
+def load_sources(config: Settings, data: Path) -> Sources:
     """Sequences of ``training.mix``, checked, and mended where the mix says so. The driving pack,
     which is small, is decoded at once.
 
     Raises ConfigError, DataError.
     """
-    classes = len(config.network.classes)
+    classes = len(config.classes)
     sources: dict[str, Sequence[Sequence[LabelledFrame]]] = {}
     for name, sequences in load_mix(config, data).items():
         entry = config.training.mix[name]
@@ -84,7 +84,7 @@ def load_sources(config: Config, data: Path) -> Sources:
 
 
 def batches(
-    sources: Sources, config: Config, first: int, world: World | None = None
+    sources: Sources, config: Settings, first: int, world: World | None = None
 ) -> Iterator[Batch]:
     """Batches of the steps from ``first`` on, in order, drawn ahead by worker processes if there
     are any.
@@ -105,7 +105,7 @@ def batches(
     return map(_raise_errors, drawn)
 
 
-def make_batch(sources: Sources, config: Config, step: int, world: World | None = None) -> Batch:
+def make_batch(sources: Sources, config: Settings, step: int, world: World | None = None) -> Batch:
     """What one process sees in a step, the same whenever it is asked for: ``batch_size`` times
     ``accumulate`` clips.
 
@@ -124,7 +124,7 @@ def make_batch(sources: Sources, config: Config, step: int, world: World | None 
     )
 
 
-def step_clips(sources: Sources, config: Config, step: int, world: World) -> list[Clip]:
+def step_clips(sources: Sources, config: Settings, step: int, world: World) -> list[Clip]:
     """The clips of one process in a step, as they are drawn."""
     seed, count = config.training.seed, config.training.batch_size * config.training.accumulate
     # The size is one for all processes.
@@ -139,7 +139,7 @@ class _Steps(Dataset[Batch | StemsegError]):
     """The batch of each step, or what is wrong with its files: raised in a worker process, its
     message would come with a stack trace."""
 
-    def __init__(self, sources: Sources, config: Config, world: World) -> None:
+    def __init__(self, sources: Sources, config: Settings, world: World) -> None:
         self._sources, self._config, self._world = sources, config, world
 
     def __getitem__(self, step: int) -> Batch | StemsegError:

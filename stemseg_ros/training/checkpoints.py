@@ -12,13 +12,14 @@ import yaml
 from torch import Tensor
 
 from stemseg_ros import __version__
-from stemseg_ros.config import Config, dump_config
-from stemseg_ros.models.stemseg.load import save_weights
+from stemseg_ros.config import dump_config
+from stemseg_ros.models.layers.weights import save_weights
+from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.model import unfused
 from stemseg_ros.training.steps import Run, TrainingError
 
 
-def save(run: Run, path: Path, config: Config) -> None:
+def save(run: Run, path: Path, config: Settings) -> None:
     """Write a checkpoint, whole or not at all. Raises TrainingError."""
     content = {
         "step": run.step,
@@ -42,7 +43,7 @@ def save(run: Run, path: Path, config: Config) -> None:
         raise TrainingError(f"{path}: cannot be written: {error}") from error
 
 
-def restore(run: Run, path: Path, config: Config) -> list[str]:
+def restore(run: Run, path: Path, config: Settings) -> list[str]:
     """Set a fresh run to where a checkpoint left off; returns what differs from the settings it
     had. Raises TrainingError."""
     try:
@@ -71,7 +72,7 @@ def restore(run: Run, path: Path, config: Config) -> list[str]:
         ) from error
 
 
-def _changes(before: dict[str, Any], config: Config) -> list[str]:
+def _changes(before: dict[str, Any], config: Settings) -> list[str]:
     """What differs, as "training.steps 100 -> 200"."""
     now = config.model_dump(mode="json")
     changes = []
@@ -86,7 +87,7 @@ def _changes(before: dict[str, Any], config: Config) -> list[str]:
     return changes
 
 
-def export(state: dict[str, Tensor], config: Config, path: Path, **facts: object) -> None:
+def export(state: dict[str, Tensor], config: Settings, path: Path, **facts: object) -> None:
     """Write the state of a training network in the layout and precision of a shipped
     checkpoint."""
     metadata = {

@@ -9,11 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stemseg_ros.config import Config
 from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelArray
 from stemseg_ros.errors import MediaError
-from stemseg_ros.masks import encode
 from stemseg_ros.media.overlay import Image, contact_sheet, draw_instances
+from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.records import FrameResult, Instance
 from stemseg_ros.training.batches import load_sources, step_clips
 from stemseg_ros.training.clips import Clip, Sources
@@ -24,8 +23,10 @@ STRIPE = 8
 TILE_WIDTH = 400
 
 
-def show_clips(config: Config, data: Path, out: Path, clips: int) -> None:
+def show_clips(config: Settings, data: Path, out: Path, clips: int) -> int:
     """Write the first clips of training as a PNG, one row each; ignored pixels are striped.
+
+    Returns the number of frames of a clip.
 
     Raises ConfigError, DataError, MediaError.
     """
@@ -33,7 +34,7 @@ def show_clips(config: Config, data: Path, out: Path, clips: int) -> None:
         raise MediaError(f"{out}: the contact sheet is a PNG; name it so")
     images, captions = [], []
     for clip in islice(_training_clips(load_sources(config, data), config), clips):
-        images += draw_labels(clip, config.network.classes)
+        images += draw_labels(clip, config.classes)
         captions += [f"{clip.name} {frame}" for frame in range(len(clip.frames))]
     length = config.window.length
     sheet = contact_sheet(images, columns=length, captions=captions, width=length * TILE_WIDTH)
@@ -42,9 +43,10 @@ def show_clips(config: Config, data: Path, out: Path, clips: int) -> None:
         out.write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
     except OSError as error:
         raise MediaError(f"cannot write {out}: {error.strerror}") from error
+    return length
 
 
-def _training_clips(sources: Sources, config: Config) -> Iterator[Clip]:
+def _training_clips(sources: Sources, config: Settings) -> Iterator[Clip]:
     """The clips that training on one process sees, in order."""
     for step in count():
         yield from step_clips(sources, config, step, World())
@@ -62,16 +64,11 @@ def draw_labels(clip: Clip, classes: tuple[str, ...]) -> list[Image]:
 
 
 def _result(index: int, labels: LabelArray, classes: tuple[str, ...]) -> FrameResult:
-    instances = []
-    for label in np.unique(labels).tolist():
-        if label in (0, IGNORE_LABEL):
-            continue
-        mask = labels == label
-        x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
-        class_id = label // CLASS_STEP
-        instances.append(
-            Instance(
-                label, class_id, classes[class_id - 1], 1.0, encode(mask), (x, y, width, height)
-            )
+    found = (label for label in np.unique(labels).tolist() if label not in (0, IGNORE_LABEL))
+    instances = tuple(
+        Instance.from_mask(
+            labels == label, label, label // CLASS_STEP, classes[label // CLASS_STEP - 1]
         )
-    return FrameResult(index, 0, labels.shape[0], labels.shape[1], 0, tuple(instances))
+        for label in found
+    )
+    return FrameResult(index, 0, labels.shape[0], labels.shape[1], 0, instances)

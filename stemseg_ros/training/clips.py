@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stemseg_ros.config import Config
 from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelledFrame
+from stemseg_ros.models.stemseg.settings import Settings
 
 Affine = npt.NDArray[np.float64]
 """3x3 map from source to clip pixels, homogeneous."""
@@ -48,7 +48,7 @@ class Clip:
     """Sequence it was drawn from, for messages."""
 
 
-def draw_size(sources: Sources, config: Config, rng: np.random.Generator) -> tuple[int, int]:
+def draw_size(sources: Sources, config: Settings, rng: np.random.Generator) -> tuple[int, int]:
     """Height and width of the clips of a batch: those of an entry drawn by its weight."""
     sizes = [_area(name, config).crop for name in sources]
     if len(set(sizes)) == 1:
@@ -58,7 +58,7 @@ def draw_size(sources: Sources, config: Config, rng: np.random.Generator) -> tup
 
 def draw_clip(
     sources: Sources,
-    config: Config,
+    config: Settings,
     rng: np.random.Generator,
     size: tuple[int, int] | None = None,
 ) -> Clip:
@@ -94,12 +94,12 @@ class _Area:
     """Range of the random scale before the crop."""
 
 
-def _area(name: str, config: Config) -> _Area:
+def _area(name: str, config: Settings) -> _Area:
     entry, training = config.training.mix[name], config.training
     return _Area(entry.crop or training.crop, entry.scale or training.scale)
 
 
-def _shares(names: list[str], config: Config) -> npt.NDArray[np.float64]:
+def _shares(names: list[str], config: Settings) -> npt.NDArray[np.float64]:
     weights = np.array([config.training.mix[name].weight for name in names], np.float64)
     shares: npt.NDArray[np.float64] = weights / weights.sum()
     return shares

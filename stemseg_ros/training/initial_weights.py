@@ -9,13 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from stemseg_ros.models.stemseg.load import (
-    IGNORED_PREFIX,
-    checked_state,
-    load_state,
-    read_pickle,
-    read_state,
-)
+from stemseg_ros.models.layers.weights import checked_state, load_state, read_pickle, read_state
+from stemseg_ros.models.stemseg.load import IGNORED_PREFIX
 from stemseg_ros.models.stemseg.network import StemSeg
 
 _log = logging.getLogger(__name__)

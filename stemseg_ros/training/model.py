@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stemseg_ros.config import Config
-from stemseg_ros.models.stemseg.load import fuse_frozen_norms, initialise, to_channels_last
+from stemseg_ros.execution.torch_engine import fuse_frozen_norms, to_channels_last
+from stemseg_ros.models.layers.weights import initialise
+from stemseg_ros.models.stemseg.decoder import PointwiseConv
 from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE, StemSeg
+from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.initial_weights import read_start
 from stemseg_ros.training.pretrained import conv_norm_pairs, load_imagenet, set_folded
 
@@ -22,7 +24,7 @@ FLOAT32_PARTS = ("block_32x", "block_16x")
 infinite."""
 
 
-def build_for_training(config: Config) -> StemSeg:
+def build_for_training(config: Settings) -> StemSeg:
     """Seeded network with the weights that training starts from.
 
     Raises CheckpointError where ``training.start_from`` does not fit, MissingExtraError without
@@ -54,14 +56,14 @@ def build_for_training(config: Config) -> StemSeg:
     return network
 
 
-def embedding_outputs(network: StemSeg) -> list[nn.Conv3d]:
+def embedding_outputs(network: StemSeg) -> list[PointwiseConv]:
     """The layers that end in embeddings and variances; none for saliency."""
     head = network.embedding_head
     return [] if head is None else [head.conv_embedding, head.conv_variance]
 
 
 @torch.no_grad()
-def _start_outputs(network: StemSeg, config: Config) -> None:
+def _start_outputs(network: StemSeg, config: Settings) -> None:
     head = network.embedding_head
     map_heads = (network.semseg_head, network.seediness_head, network.saliency_head)
     outputs = [other.conv_out for other in map_heads if other is not None]
@@ -93,7 +95,7 @@ def _in_float32(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def unfused(state: dict[str, Tensor], config: Config) -> StemSeg:
+def unfused(state: dict[str, Tensor], config: Settings) -> StemSeg:
     """A network in the layout of checkpoints from the state dict of a training network, whose
     norms may be folded."""
     network = StemSeg(config)

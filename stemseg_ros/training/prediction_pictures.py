@@ -7,20 +7,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stemseg_ros.config import Config
 from stemseg_ros.masks import encode
 from stemseg_ros.media.overlay import Image, contact_sheet, draw_instances
 from stemseg_ros.models.stemseg.clustering import cluster_window, foreground_mask
 from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE, StemSeg
-from stemseg_ros.models.stemseg.objective import forward
-from stemseg_ros.records import FrameResult, Instance, NetworkOutput, WindowClusters
+from stemseg_ros.models.stemseg.settings import Settings
+from stemseg_ros.models.stemseg.tensors import NetworkOutput, WindowClusters
+from stemseg_ros.records import FrameResult, Instance
 from stemseg_ros.training.batches import Batch
+from stemseg_ros.training.objective import forward
 
 SHEET_WIDTH = 1600
 
 
 @torch.no_grad()
-def prediction_sheet(network: StemSeg, batch: Batch, config: Config) -> Image:
+def prediction_sheet(network: StemSeg, batch: Batch, config: Settings) -> Image:
     """The first clip of a batch, BGR: each frame with the instances that clustering finds, and
     below it the heat map."""
     clip = batch.clips[:1].to(network.device)
@@ -43,7 +44,7 @@ def prediction_sheet(network: StemSeg, batch: Batch, config: Config) -> Image:
     return contact_sheet(overlays + _heat_maps(heat[0], frames), len(frames), width=SHEET_WIDTH)
 
 
-def _images(clip: torch.Tensor, config: Config) -> list[Image]:
+def _images(clip: torch.Tensor, config: Settings) -> list[Image]:
     """Preprocessed frames (T, 3, H, W) as images again."""
     pixels = clip.permute(0, 2, 3, 1).float().cpu().numpy()
     pixels = pixels * np.array(config.input.std_bgr) + np.array(config.input.mean_bgr)
@@ -60,7 +61,7 @@ def _heat_maps(heat: torch.Tensor, frames: list[Image]) -> list[Image]:
 
 
 def _result(
-    index: int, clusters: WindowClusters, size: tuple[int, ...], config: Config
+    index: int, clusters: WindowClusters, size: tuple[int, ...], config: Settings
 ) -> FrameResult:
     height, width = size
     labels = cv2.resize(clusters.labels[index], (width, height), interpolation=cv2.INTER_NEAREST)
@@ -72,12 +73,12 @@ def _result(
 
 
 def _instance(
-    label: int, mask: npt.NDArray[np.bool_], clusters: WindowClusters, config: Config
+    label: int, mask: npt.NDArray[np.bool_], clusters: WindowClusters, config: Settings
 ) -> Instance:
     class_id = 1
     if clusters.class_logits is not None:
         class_id = int(clusters.class_logits[label - 1, 1:].argmax()) + 1
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    name = config.network.classes[class_id - 1]
+    name = config.classes[class_id - 1]
     score = float(clusters.scores[label - 1])
     return Instance(label, class_id, name, score, encode(mask), (x, y, width, height))

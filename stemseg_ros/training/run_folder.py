@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stemseg_ros.config import Config, dump_config
+from stemseg_ros.config import dump_config
 from stemseg_ros.datasets.sequence import (
     CLASS_STEP,
     IGNORE_LABEL,
@@ -20,6 +20,7 @@ from stemseg_ros.datasets.sequence import (
 )
 from stemseg_ros.errors import MediaError
 from stemseg_ros.labelling.job import versions, write_json
+from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.clips import Sources
 
 COUNTED_FRAMES = 1000
@@ -44,7 +45,7 @@ class DataStatistics:
     """Masks by class in the counted frames."""
 
 
-def write_facts(out: Path, config: Config, data: Path, sources: Sources) -> None:
+def write_facts(out: Path, config: Settings, data: Path, sources: Sources) -> None:
     """config.yaml, version.json and data.json. Raises MediaError, DataError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def code_version() -> str:
 
 
 def statistics(
-    name: str, sequences: Sequence[Sequence[LabelledFrame]], config: Config
+    name: str, sequences: Sequence[Sequence[LabelledFrame]], config: Settings
 ) -> DataStatistics:
     """Counts of one entry of the mix. Raises DataError for labels that cannot be read."""
     places = [(s, f) for s, sequence in enumerate(sequences) for f in range(len(sequence))]
@@ -85,7 +86,7 @@ def statistics(
         masks.update(label // CLASS_STEP for label in present)
         objects |= {(s, label) for label in present}
     tracks = Counter(label // CLASS_STEP for _, label in objects)
-    entry, classes = config.training.mix[name], config.network.classes
+    entry, classes = config.training.mix[name], config.classes
     return DataStatistics(
         entry.format,
         entry.weight,

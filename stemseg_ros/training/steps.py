@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.models.stemseg.network import StemSeg
-from stemseg_ros.models.stemseg.objective import compute_losses
+from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.batches import Batch
 from stemseg_ros.training.distributed import World
 from stemseg_ros.training.model import build_for_training
+from stemseg_ros.training.objective import compute_losses
 from stemseg_ros.training.schedule import make_optimizer, set_rates
 
 MAX_BAD_STEPS = 5
@@ -51,14 +51,15 @@ class Run:
     """Losses added up since the last line of the log, and their count."""
 
 
-def start(config: Config, device: torch.device | None = None, world: World | None = None) -> Run:
+def start(config: Settings, device: torch.device | None = None, world: World | None = None) -> Run:
     """A run at step 0. Raises CheckpointError, MissingExtraError."""
     device, world = device or torch.device("cpu"), world or World()
     torch.manual_seed(config.training.seed)
     network = build_for_training(config).to(device)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     if config.training.compile:
-        network.compile_parts()
+        network.encode = torch.compile(network.encode)  # type: ignore[method-assign]
+        network.heads = torch.compile(network.heads)  # type: ignore[method-assign]
     model: nn.Module = network
     if world.size > 1:
         model = DistributedDataParallel(network)
@@ -66,7 +67,7 @@ def start(config: Config, device: torch.device | None = None, world: World | Non
     return Run(network, model, average, make_optimizer(network, config), scaler, world)
 
 
-def take_step(run: Run, batch: Batch, config: Config) -> None:
+def take_step(run: Run, batch: Batch, config: Settings) -> None:
     """One step of the optimizer; a step whose loss or gradient is not finite is left out.
 
     Several of them in a row raise TrainingError, which names the clips.
@@ -90,7 +91,7 @@ def take_step(run: Run, batch: Batch, config: Config) -> None:
     run.step += 1
 
 
-def _backward(run: Run, batch: Batch, config: Config) -> dict[str, Tensor]:
+def _backward(run: Run, batch: Batch, config: Settings) -> dict[str, Tensor]:
     """Gradients of the mean loss of a step's clips, ``batch_size`` at a time; the losses."""
     parts = batch.split(config.training.batch_size)
     sums: dict[str, Tensor] = {}

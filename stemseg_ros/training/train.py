@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 from stemseg_ros import __version__
-from stemseg_ros.config import Config, update_config
+from stemseg_ros.config import update_config
 from stemseg_ros.execution.device import describe_device, resolve_device
+from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.batches import batches, load_sources, make_batch
 from stemseg_ros.training.checkpoints import export, restore, save
 from stemseg_ros.training.clips import Sources
@@ -63,7 +64,7 @@ Report = Callable[[Progress], None]
 
 
 def train(
-    config: Config,
+    config: Settings,
     data: Path,
     out: Path,
     *,
@@ -106,7 +107,7 @@ def train(
     return weights
 
 
-def _check(config: Config, out: Path, resume: bool) -> Path:
+def _check(config: Settings, out: Path, resume: bool) -> Path:
     """The run's checkpoint. Raises TrainingError for what cannot work, before anything is read."""
     training, checkpoint = config.training, out / "checkpoint.pt"
     crops = {"training.crop": training.crop} | {
@@ -138,7 +139,7 @@ def _check(config: Config, out: Path, resume: bool) -> Path:
     return checkpoint
 
 
-def _announce(run: Run, config: Config, resume: bool, changes: list[str]) -> None:
+def _announce(run: Run, config: Settings, resume: bool, changes: list[str]) -> None:
     log.info(
         "%s at step %d of %d: config %s, stemseg %s %s, torch %s, %d process(es) on %s",
         "resumed" if resume else "started",
@@ -156,7 +157,7 @@ def _announce(run: Run, config: Config, resume: bool, changes: list[str]) -> Non
 
 
 def _loop(
-    run: Run, config: Config, sources: Sources, request: StopRequest, keeper: _Keeper | None
+    run: Run, config: Settings, sources: Sources, request: StopRequest, keeper: _Keeper | None
 ) -> None:
     steps = config.training.steps
     for batch in batches(sources, config, run.step, run.world):
@@ -177,7 +178,7 @@ class _Keeper:
     def __init__(
         self,
         run: Run,
-        config: Config,
+        config: Settings,
         sources: Sources,
         checkpoint: Path,
         writer: RunLog,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from stemseg_ros.errors import MediaError
-from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, BagError, BagReader, bag_info
+from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, BagReader, bag_info
 from stemseg_ros.media.messages import bgr_from_message, stamp_ns
 from stemseg_ros.media.result_bag import result_from_message
 from stemseg_ros.view.recording import Image, Shown
 from stemseg_ros.view.stages import stage_ms
+
+log = logging.getLogger(__name__)
 
 DIAGNOSTIC_ARRAY = "diagnostic_msgs/msg/DiagnosticArray"
 DIAGNOSTICS = "/diagnostics"
@@ -23,7 +26,7 @@ class BagFrames:
     """Iterates Shown, one for each message of instances, with the image of the same stamp.
 
     answers: the bag of the instances, where that is another one than the images'; then nothing
-    tells the latency. Raises BagError, which names the bag and its topics.
+    tells the latency. Raises which names the bag and its topics.
     """
 
     def __init__(
@@ -78,13 +81,19 @@ class BagFrames:
         latency = (log_ns - taken[0]) / 1e6 if self._one_clock else None
         return Shown(result, self._decoded(taken[1], result.stamp_ns), latency, stages)
 
-    def _decoded(self, message: Any, stamp: int) -> Image:
+    def _decoded(self, message: Any, stamp: int) -> Image | None:
+        """The pixels; None, and a warning, if they cannot be read."""
         try:
             return bgr_from_message(message)
         except MediaError as error:
-            raise BagError(
-                f"{self._images.path}: image of {self._images.topic} with stamp {stamp}: {error}"
-            ) from error
+            log.warning(
+                "%s: image of %s with stamp %d is not shown: %s",
+                self._images.path,
+                self._images.topic,
+                stamp,
+                error,
+            )
+            return None
 
     def _reports(self) -> Iterator[tuple[int, dict[str, float]]]:
         """(log time, milliseconds by stage) of the node's diagnostics, where the bag has them."""

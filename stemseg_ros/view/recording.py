@@ -16,6 +16,7 @@ Time lines: ``frame``, counted from 0, and ``stamp``, that of the image's header
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections import deque
 from collections.abc import Mapping
@@ -37,6 +38,10 @@ from stemseg_ros.records import FrameResult, Instance
 Image = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), BGR."""
 APPLICATION = "stemseg"
+LEAST_FREE_BYTES = 64 * 2**20
+"""On the disk of a file that is written; far more than what rerun has in flight."""
+FLUSH_TIMEOUT_S = 60.0
+"""Patience with the last data."""
 TRAIL_FRAMES = 40
 """Length of a trail; a track unseen for so long starts a new one."""
 JPEG_QUALITY = 85
@@ -78,13 +83,16 @@ class Recording:
         self._follow = follow
         self._trails = Trails()
         self._epoch: int | None = None
+        self._file: Path | None = None
         self.frames = 0
 
     def save(self, path: Path) -> None:
-        """Write what comes to an .rrd file. Raises ViewError."""
+        """Write what comes to an .rrd file, which appears at the end. Raises ViewError."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream.save(path, default_blueprint=_layout(self._follow))
+            _check_space(path)
+            self._stream.save(_partial(path), default_blueprint=_layout(self._follow))
+            self._file = path
         except (OSError, RuntimeError) as error:
             raise ViewError(f"cannot write '{path}': {error}") from error
 
@@ -106,7 +114,7 @@ class Recording:
         return f"http://{host}:{port}/?url={quote(data, safe='')}"
 
     def show(self, frame: Shown) -> None:
-        """Append one frame."""
+        """Append one frame. Raises ViewError if the file cannot be written."""
         stream, result = self._stream, frame.result
         stream.set_time("frame", sequence=self.frames)
         stream.set_time("stamp", timestamp=np.datetime64(result.stamp_ns, "ns"))
@@ -121,6 +129,8 @@ class Recording:
             stream.log("timing/latency_ms", rr.Scalars(frame.latency_ms))
         for stage, milliseconds in frame.stage_ms.items():
             stream.log(f"stage/{stage}", rr.Scalars(milliseconds))
+        if self._file is not None:
+            _check_space(self._file)
 
     def _show_image(self, image: Image | None) -> None:
         if image is None:
@@ -159,15 +169,49 @@ class Recording:
         )
 
     def close(self) -> None:
-        """Finish the file, or end the server; a second call does nothing."""
-        self._stream.flush()
-        self._stream.disconnect()
+        """Finish the file, or end the server; a second call does nothing. Raises ViewError."""
+        path, self._file = self._file, None
+        try:
+            self._stream.flush(timeout_sec=FLUSH_TIMEOUT_S)
+        except (RuntimeError, ValueError) as error:
+            if path is not None:
+                _partial(path).unlink(missing_ok=True)
+                raise ViewError(f"cannot write '{path}': {error}") from error
+        finally:
+            self._stream.disconnect()
+        if path is not None:
+            _partial(path).replace(path)
+
+    def abandon(self) -> None:
+        """End without a file; one of that name stays as it was."""
+        path, self._file = self._file, None
+        self.close()
+        if path is not None:
+            _partial(path).unlink(missing_ok=True)
 
     def __enter__(self) -> Recording:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.partial{path.suffix}")
+
+
+def _check_space(path: Path) -> None:
+    """Raises ViewError before the disk is full: rerun's writer only logs that, and may then wait
+    for ever."""
+    free = shutil.disk_usage(path.parent).free
+    if free < LEAST_FREE_BYTES:
+        raise ViewError(
+            f"cannot write '{path}': {free / 2**20:.0f} MiB are free on the disk, "
+            f"{LEAST_FREE_BYTES / 2**20:.0f} are needed"
+        )
 
 
 class Trails:

@@ -21,7 +21,7 @@ def differences(row: Config, base: Config) -> dict[str, object]:
     """Settings of a row that the preset does not have, by dotted name."""
     return {
         f"{section}.{name}": value
-        for section, settings in row.model_dump(exclude={"name"}).items()
+        for section, settings in row.model_dump(exclude={"name", "model"}).items()
         for name, value in settings.items()
         if value != base.model_dump()[section][name]
     }

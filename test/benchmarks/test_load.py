@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.load import LOADS, VARIANTS, Run, StandIn, draw
-from stemseg_ros.config import load_config
-from stemseg_ros.models.stemseg.pipeline import Pipeline
+from stemseg_ros.models.stemseg.settings import load_settings
+from stemseg_ros.records import Frame
+from stemseg_ros.stream import Model
 
 
 def run(policy: str = "stride", bound: int = 0, load: float = 2.0) -> Run:
@@ -23,12 +23,11 @@ def test_the_stand_in_takes_its_time_and_answers_every_frame(
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr("benchmarks.load.time.sleep", slept.append)
-    config = load_config("lite", {"window.length": 4, "window.overlap": 2, "input.min_dim": 64})
-    network: Any = StandIn(config, 0.1, 0.6)
-    pipeline = Pipeline(config, network=network)
+    config = load_settings("lite", {"window.length": 4, "window.overlap": 2, "input.min_dim": 64})
+    stream = Model(config, StandIn(config, 0.1, 0.6)).stream()
     image = np.zeros((64, 96, 3), np.uint8)
-    results = [r for index in range(8) for r in pipeline.push(image, index)]
-    assert [(r.stamp_ns, r.instances) for r in results] == [(index, ()) for index in range(8)]
+    results = [r for index in range(8) for r in stream.push(Frame(image, 1 + index))]
+    assert [(r.stamp_ns, r.instances) for r in results] == [(1 + index, ()) for index in range(8)]
     assert (slept.count(0.1), slept.count(0.6)) == (8, 3)
 
 

@@ -11,28 +11,29 @@ import torch
 
 from stemseg_ros.cli.bench import END_TO_END, Measurement, StageTime, bench, measure, moving_scene
 from stemseg_ros.config import Config
-from stemseg_ros.records import FrameResult
+from stemseg_ros.records import Frame, FrameResult
 
 
-class SteadyPipeline:
-    """Two frames a window; 100 ms for the first window, then 6 ms; ``withheld`` windows come out
+class SteadyStream:
+    """Two frames a window; 100 ms for the first window, then 6 ms; windows may come out
     late."""
 
     def __init__(self, windows_a_result: int = 1) -> None:
         self.config = Config(name="steady")
-        self.stage_ms = {"backbone": 0.0}
+        self.timings: dict[str, float] = {}
         self.windows_a_result = windows_a_result
         self.pushed = 0
         self.pending = 0
 
-    def push(self, image: np.ndarray, stamp_ns: int) -> list[FrameResult]:
-        assert image.shape == (48, 64, 3)
-        assert stamp_ns == self.pushed * 40_000_000
+    def push(self, frame: Frame) -> list[FrameResult]:
+        assert frame.image.shape == (48, 64, 3)
+        assert frame.stamp_ns == self.pushed * 40_000_000
         self.pushed += 1
         self.pending += 1
+        self.timings = {}
         if self.pushed % 2:
             return []
-        self.stage_ms = {"backbone": 100.0 if self.pushed == 2 else 6.0}
+        self.timings = {"decode": 100.0 if self.pushed == 2 else 6.0}
         if self.pushed // 2 % self.windows_a_result:
             return []
         instances = (SimpleNamespace(),) * 3
@@ -44,7 +45,7 @@ class SteadyPipeline:
 def test_report_leaves_the_warm_up_out_and_divides_by_frames() -> None:
     done: list[int] = []
     report = bench(
-        SteadyPipeline(),
+        SteadyStream(),
         (64, 48),
         frames=5,
         warmup=2,
@@ -52,31 +53,31 @@ def test_report_leaves_the_warm_up_out_and_divides_by_frames() -> None:
         device=torch.device("cpu"),
         progress=done.append,
     )
-    assert report.stages["backbone"] == StageTime(3.0, 3.0)
+    assert report.stages["decode"] == StageTime(3.0, 3.0)
     assert (report.warmup, report.frames, report.instances_per_frame) == (2, 6, 3.0)
-    assert list(report.stages) == ["backbone", END_TO_END]
+    assert list(report.stages) == ["decode", END_TO_END]
     assert report.fps > 0 and report.peak_process_mb > 10 and report.peak_cuda_mb is None
     assert done == [2, 4, 6, 8]
 
 
 def test_windows_whose_frames_come_out_later_are_counted() -> None:
     measured = measure(
-        SteadyPipeline(windows_a_result=2),
+        SteadyStream(windows_a_result=2),
         moving_scene((64, 48)),
         8,  # type: ignore[arg-type]
         lambda done: None,
     )
     assert measured.frames == 8
-    assert measured.stages["backbone"] == [106 / 4, 12 / 4]
+    assert measured.stages["decode"] == [106 / 4, 12 / 4]
 
 
 def test_measurement_adds_up() -> None:
     measured = Measurement()
     result = FrameResult(0, 0, 4, 4, 0, ())
-    measured.add([result] * 4, 0.1, {"heads": 20.0})
-    measured.add([result] * 2, 0.1, {"heads": 20.0})
+    measured.add([result] * 4, 0.1, {"decode": 20.0})
+    measured.add([result] * 2, 0.1, {"decode": 20.0})
     assert measured.frames == 6 and measured.seconds == pytest.approx(0.2)
-    assert measured.stages["heads"] == [5.0, 10.0]
+    assert measured.stages["decode"] == [5.0, 10.0]
     assert measured.stages[END_TO_END] == pytest.approx([25.0, 50.0])
 
 

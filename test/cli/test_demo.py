@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from stemseg_ros.cli import demo
-from stemseg_ros.cli.demo import DemoSummary, run_demo
+from stemseg_ros.cli.demo import Advancing, DemoSummary, run_demo
 from stemseg_ros.errors import MediaError, StemsegError
 from stemseg_ros.media.bags import bag_info
 from stemseg_ros.media.result_bag import InstanceBagReader, InstanceBagWriter
@@ -60,7 +60,7 @@ def test_every_frame_comes_out(tmp_path: Path, config: str, video: Path) -> None
     )
     assert (summary.frames_in, summary.messages_out, summary.frames_dropped) == (FRAMES, FRAMES, 0)
     assert summary.device == "cpu"
-    stages = {"decode", "wait", "backbone", "heads", "cluster", "link", "encode", "publish"}
+    stages = {"unpack", "wait", "encode", "decode", "track", "publish"}
     assert set(summary.stage_ms) == stages
     assert all(
         value > 0
@@ -171,3 +171,22 @@ def test_a_lost_frame_is_a_failure(tmp_path: Path) -> None:
         ReplayError, match="3 frames went in, 2 results came out; the node dropped 1"
     ):
         demo._summarise(3, out)
+
+
+@pytest.mark.parametrize(
+    "stamps, shown, restamped",
+    [
+        ([0, 10, 20], [0, 10, 20], 0),
+        ([100, 0, 120, 130], [100, 110, 120, 130], 1),
+        ([100, 110, 0, 10, 20], [100, 110, 120, 130, 140], 3),
+        ([5, 5, 5], [5, 15, 25], 2),
+    ],
+    ids=["whole", "glitch", "clock set back", "standing"],
+)
+def test_stamps_that_go_back_cost_no_frame(
+    stamps: list[int], shown: list[int], restamped: int
+) -> None:
+    image = np.zeros((2, 2, 3), np.uint8)
+    frames = Advancing([(stamp, image) for stamp in stamps], 10)
+    assert [stamp for stamp, _ in frames] == shown
+    assert frames.restamped == restamped

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,10 @@ from typer.testing import CliRunner
 
 from stemseg_ros import __version__
 from stemseg_ros.cli.main import app
+from stemseg_ros.errors import MediaError
 from stemseg_ros.formats import kitti_lines
 from stemseg_ros.formats.kitti_lines import read_results
+from stemseg_ros.labelling import job
 from stemseg_ros.media.overlay import VideoWriter
 from stemseg_ros.media.sources import Video
 
@@ -89,7 +92,7 @@ def test_run(files: Path, tmp_path: Path, source: str, options: list[str]) -> No
         and summary["config"] == "tiny"
         and summary["checkpoint"] == "random"
     )
-    assert set(summary["stage_ms"]) == {"backbone", "heads", "cluster", "link", "encode"}
+    assert set(summary["stage_ms"]) == {"encode", "decode", "track"}
     video = Video(tmp_path / "out" / "overlay.mp4")
     assert len(list(video)) == 7
     assert video.fps == (25 if source == "drive.mp4" else 10 if source == "images/*.png" else 5)
@@ -143,8 +146,8 @@ def test_a_video_that_ends_early_is_reported(
 ) -> None:
     announced = Video.__init__
 
-    def more(self: Video, path: Path, fps: float | None = None) -> None:
-        announced(self, path, fps)
+    def more(self: Video, path: Path, fps: float | None = None, *, strict: bool = False) -> None:
+        announced(self, path, fps, strict=strict)
         self.frames = 9
 
     monkeypatch.setattr(Video, "__init__", more)
@@ -160,7 +163,47 @@ def test_a_video_that_ends_early_is_reported(
         "--out",
         tmp_path,
     )
-    assert result.exit_code == 0 and "announces 9 frames, 7 came" in result.stderr
+    assert result.exit_code == 0
+    (loss,) = json.loads((tmp_path / "summary.json").read_text())["losses"]
+    assert "announces 9 frames, 7 came" in loss
+
+
+@pytest.mark.parametrize("options, exit_code", [([], 0), (["--strict"], 3)])
+def test_a_bad_frame_costs_itself_alone(
+    files: Path, tmp_path: Path, options: list[str], exit_code: int
+) -> None:
+    shutil.copytree(files / "images", tmp_path / "images")
+    (tmp_path / "images" / "2.png").write_bytes(b"\x89PNG")
+    common = ["--config", files / "tiny.yaml", "--checkpoint", "random", "--device", "cpu"]
+    out = tmp_path / "out"
+    result = stemseg("run", tmp_path / "images", *common, "--out", out, *options)
+    assert result.exit_code == exit_code, result.output
+    assert "stemseg: frame 2 is skipped: " in result.stderr and "2.png" in result.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["frames"] == 6 and [item["frame"] for item in summary["skipped"]] == [2]
+    numbers = {row.frame for row in read_results(out / "instances.txt")}
+    assert numbers and 2 not in numbers and 6 in numbers
+    assert {file.name for file in out.iterdir()} == {
+        "summary.json",
+        "instances.txt",
+        "overlay.mp4",
+    }
+
+
+def test_a_run_that_fails_leaves_the_files_of_the_one_before(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["--config", files / "tiny.yaml", "--checkpoint", "random", "--device", "cpu"]
+    assert stemseg("run", files / "images", *common, "--out", tmp_path).exit_code == 0
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise MediaError("cannot write: No space left on device")
+
+    monkeypatch.setattr(job, "write_results", full)
+    result = stemseg("run", files / "drive.mp4", *common, "--out", tmp_path)
+    assert result.exit_code == 2 and "No space left" in result.stderr
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_bench(files: Path, tmp_path: Path) -> None:
@@ -187,22 +230,16 @@ def test_bench(files: Path, tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "bench.json").read_text())
-    assert (report["length"], report["overlap"], report["size"], report["frames"]) == (
-        2,
-        1,
-        [64, 48],
-        3,
-    )
+    assert report["traits"]["window"] == "near_online 2/1"
+    assert (report["size"], report["frames"]) == ([64, 48], 3)
     assert list(report["stages"]) == [
-        "backbone",
-        "heads",
-        "cluster",
-        "link",
         "encode",
+        "decode",
+        "track",
         "end_to_end",
     ]
     times = {stage: value["median_ms"] for stage, value in report["stages"].items()}
-    assert 0 < times["backbone"] < times["end_to_end"]
+    assert 0 < times["encode"] < times["end_to_end"]
     assert "end_to_end" in result.stdout and "peak memory" in result.stdout
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,3 +90,20 @@ def test_live_without_ros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     done = view("--save", tmp_path / "a.rrd")
     assert done.exit_code == 2
     assert "rclpy" in done.stderr
+
+
+@pytest.mark.parametrize("writes", [0, 2], ids=["from the start", "after two frames"])
+def test_a_full_disk_is_an_error_and_leaves_what_was_there(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    free = iter([10**12] * (writes + 1 if writes else 0))
+    monkeypatch.setattr(
+        "stemseg_ros.view.recording.shutil.disk_usage",
+        lambda path: SimpleNamespace(free=next(free, 10 * 2**20)),
+    )
+    out = tmp_path / "drive.rrd"
+    out.write_text("old")
+    done = view(files / "drive.mcap", "--save", out)
+    assert done.exit_code == 2, done.output
+    assert f"stemseg: cannot write '{out}': 10 MiB are free on the disk" in done.stderr
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("drive.rrd", "old")]

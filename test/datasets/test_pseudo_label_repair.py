@@ -13,10 +13,10 @@ from driving_pack import tiny_config, write_pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemseg_ros.config import TrainingConfig
 from stemseg_ros.datasets.pseudo_label_repair import mend
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, DataError, LabelArray, LabelledFrame
 from stemseg_ros.training.batches import load_sources
+from stemseg_ros.training.settings import TrainingConfig
 
 HEIGHT, WIDTH, FRAMES = 96, 192, 10
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import cv2
 import pytest
-from colour_network import ColourNetwork
+from colour_engine import ColourEngine
 from evaluated import SIZE, frame
 
-from stemseg_ros.config import Config
 from stemseg_ros.evaluation import runs
 from stemseg_ros.formats import kitti_mots_text
 from stemseg_ros.formats.sequence_masks import SequenceMasks
+from stemseg_ros.models.stemseg.settings import Settings
+from stemseg_ros.stream import Model
 
 
 @pytest.fixture
@@ -31,13 +32,15 @@ def dataset(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def networks(monkeypatch: pytest.MonkeyPatch) -> list[ColourNetwork]:
-    """The stand-in for the network; one entry for each sequence that was really run."""
-    made: list[ColourNetwork] = []
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[ColourEngine]:
+    """Fake engines take the place of real ones; one entry for each sequence that was really
+    run."""
+    made: list[ColourEngine] = []
 
-    def load(config_json: str, checkpoint: str | None, device: str) -> ColourNetwork:
-        made.append(ColourNetwork(Config.model_validate_json(config_json)))
-        return made[-1]
+    def load(name: str, config_json: str, checkpoint: str | None, device: str) -> Model:
+        config = Settings.model_validate_json(config_json)
+        made.append(ColourEngine(config))
+        return Model(config, made[-1])
 
-    monkeypatch.setattr(runs, "_network", load)
+    monkeypatch.setattr(runs, "_model", load)
     return made

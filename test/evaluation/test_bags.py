@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colour_network import ColourNetwork, Image
+from colour_engine import ColourEngine, colour_model
 from evaluated import (
     CAR,
     LOOPED,
@@ -25,20 +25,19 @@ from typer.testing import CliRunner
 
 pytest.importorskip("trackeval")
 
+
 from stemseg_ros.cli.main import app
-from stemseg_ros.config import Config, load_config
+from stemseg_ros.config import Config
 from stemseg_ros.evaluation.inputs import read_bag, read_input
 from stemseg_ros.formats import FORMATS, kitti_mots_text
 from stemseg_ros.masks import encode
 from stemseg_ros.media.image_bag import ImageBagReader
 from stemseg_ros.media.result_bag import InstanceBagWriter
-from stemseg_ros.models.stemseg.pipeline import Pipeline
-from stemseg_ros.records import FrameResult
+from stemseg_ros.models.stemseg.settings import load_settings
+from stemseg_ros.records import Frame, FrameResult, Image
 
 
-def test_bag_with_ground_truth(
-    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
-) -> None:
+def test_bag_with_ground_truth(dataset: Path, engines: list[ColourEngine], tmp_path: Path) -> None:
     """From frames and text to a bag, and the bag evaluated: the same measures as the folder."""
     bag = tmp_path / "0001.mcap"
     done = CliRunner().invoke(
@@ -65,12 +64,12 @@ def test_looped_bag_equals_its_frames(tmp_path: Path) -> None:
     """Masks, ids and epochs of a labelled bag whose stamps start again, and its ground truth."""
     clip = drawn_clip(LOOPED)
     clip.write(tmp_path / "looped.mcap")
-    config = load_config("lite", {"input.min_dim": 96, "input.max_dim": 512})
+    config = load_settings("lite", {"input.min_dim": 96, "input.max_dim": 512})
 
     def results(source: Iterable[tuple[int, Image]]) -> list[FrameResult]:
-        pipeline = Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
-        found = [r for stamp, image in source for r in pipeline.push(image, stamp)]
-        return found + pipeline.flush()
+        stream = colour_model(config).stream()
+        found = [r for stamp, image in source for r in stream.push(Frame(image, stamp))]
+        return found + stream.flush()
 
     direct = results(zip(LOOPED, clip.images, strict=True))
     with ImageBagReader(tmp_path / "looped.mcap") as images:
@@ -111,22 +110,22 @@ def test_ignored_pixels_survive_the_bag(dataset: Path, tmp_path: Path) -> None:
 
 def record_answers(config: Config, bag: Path, first: int = 0) -> None:
     """What the node would answer to the images of sequence 0001, from frame ``first`` on."""
-    pipeline = Pipeline(config, network=ColourNetwork(config))  # type: ignore[arg-type]
+    stream = colour_model(config).stream()
     with InstanceBagWriter(bag) as answers:
         for index in range(first, 9):
-            for result in pipeline.push(frame(index)[0], index * 100_000_000):
+            for result in stream.push(Frame(frame(index)[0], index * 100_000_000)):
                 answers.write(result)
-        for result in pipeline.flush():
+        for result in stream.flush():
             answers.write(result)
 
 
 def test_recorded_answers_to_benchmark_files(
-    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+    dataset: Path, engines: list[ColourEngine], tmp_path: Path
 ) -> None:
     """A recorded bag, converted, holds what an evaluation stores."""
     run(dataset, tmp_path / "out", "--sequence", "0001")
     bag = tmp_path / "answers.mcap"
-    record_answers(networks[0].config, bag)
+    record_answers(engines[0].config, bag)
     for name in FORMATS:
         place = tmp_path / name / ("r.json" if name == "youtube_vis" else "")
         options = ["--name", "0001", "--format", name]
@@ -139,17 +138,17 @@ def test_recorded_answers_to_benchmark_files(
 
 
 def test_recorded_answers_are_scored_against_a_bag(
-    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+    dataset: Path, engines: list[ColourEngine], tmp_path: Path
 ) -> None:
     truth, answers, out = (tmp_path / name for name in ("0001.mcap", "answers.mcap", "scored"))
     arguments = ["--ground-truth", str(dataset), "--sequence", "0001"]
     images = str(dataset / "image_02" / "0001")
     CliRunner().invoke(app, ["bag", "from-frames", images, str(truth), *arguments])
     expected = run(truth, tmp_path / "out")["runs"][0]["measures"]
-    record_answers(networks[0].config, answers)
+    record_answers(engines[0].config, answers)
     evaluate("--ground-truth", truth, "--results", answers, "--out", out)
     report = json.loads((out / "report.json").read_text())
     assert report["runs"][0]["measures"] == expected
-    record_answers(networks[0].config, tmp_path / "late.mcap", first=1)
+    record_answers(engines[0].config, tmp_path / "late.mcap", first=1)
     late = ["--ground-truth", truth, "--results", tmp_path / "late.mcap", "--out", out]
     assert "same stamps; they differ from frame 0 on (8 and 9 messages)" in evaluate(*late, code=2)

@@ -1,4 +1,4 @@
-"""``stemseg evaluate`` from end to end, with a network that reads objects off their colours."""
+"""``stemseg evaluate`` from end to end, with an engine that reads objects off their colours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from colour_network import ColourNetwork
+from colour_engine import ColourEngine
 from evaluated import (
     SETTINGS,
     SIZE,
@@ -33,7 +33,7 @@ from stemseg_ros.formats import FORMATS
 from stemseg_ros.formats.sequence_masks import SequenceMasks
 
 
-def test_run_in_all_modes(dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+def test_run_in_all_modes(dataset: Path, engines: list[ColourEngine], tmp_path: Path) -> None:
     modes = ["--mode", "offline", "--mode", "near_online", "--mode", "online"]
     report = run(dataset, tmp_path / "out", *modes)
     assert [variant["name"] for variant in report["runs"]] == [
@@ -55,7 +55,7 @@ def test_run_in_all_modes(dataset: Path, networks: list[ColourNetwork], tmp_path
         timing = variant["timing"]
         assert timing["frames"] == 21
         assert timing["fps_end_to_end"] < timing["fps_network_and_clustering"]
-    assert [network.config.window.mode for network in networks] == [
+    assert [engine.config.window.mode for engine in engines] == [
         "offline",
         "offline",
         "near_online",
@@ -67,28 +67,28 @@ def test_run_in_all_modes(dataset: Path, networks: list[ColourNetwork], tmp_path
 
 
 def test_stored_sequences_are_not_run_again(
-    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+    dataset: Path, engines: list[ColourEngine], tmp_path: Path
 ) -> None:
     first = run(dataset, tmp_path / "out")
-    assert len(networks) == 2
+    assert len(engines) == 2
     (tmp_path / "out" / "results" / "near_online" / "0001.json").unlink()
     assert run(dataset, tmp_path / "out")["runs"][0]["measures"] == first["runs"][0]["measures"]
-    assert len(networks) == 3
+    assert len(engines) == 3
     run(dataset, tmp_path / "out", "--set", "clustering.min_heat=0.7")
-    assert len(networks) == 5
+    assert len(engines) == 5
 
 
 def test_changed_images_are_run_again(
-    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+    dataset: Path, engines: list[ColourEngine], tmp_path: Path
 ) -> None:
     first = run(dataset, tmp_path / "out", "--sequence", "0001")
     image = dataset / "image_02" / "0001" / "000004.png"
     cv2.imwrite(str(image), np.zeros((*SIZE, 3), np.uint8))
     second = run(dataset, tmp_path / "out", "--sequence", "0001")
     found = [report["runs"][0]["measures"]["car"]["TP"] for report in (first, second)]
-    assert len(networks) == 2 and found[1] < found[0]
+    assert len(engines) == 2 and found[1] < found[0]
     run(dataset, tmp_path / "out", "--sequence", "0001")
-    assert len(networks) == 2
+    assert len(engines) == 2
 
 
 def test_a_fingerprint_holds_for_one_device_and_version(
@@ -111,17 +111,17 @@ def test_the_network_itself(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_a_cut_record_is_run_again(
-    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+    dataset: Path, engines: list[ColourEngine], tmp_path: Path
 ) -> None:
     run(dataset, tmp_path / "out", "--sequence", "0001")
     record = tmp_path / "out" / "results" / "near_online" / "0001.json"
     record.write_text(record.read_text()[:40])
     run(dataset, tmp_path / "out", "--sequence", "0001")
-    assert len(networks) == 2
+    assert len(engines) == 2
 
 
 def test_results_of_a_run_score_the_same_when_stored(
-    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+    dataset: Path, engines: list[ColourEngine], tmp_path: Path
 ) -> None:
     made = run(dataset, tmp_path / "out")
     evaluate(
@@ -150,7 +150,7 @@ def test_results_of_a_run_score_the_same_when_stored(
     ],
 )
 def test_mistakes_take_one_line(
-    arguments: list[str], words: str, dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+    arguments: list[str], words: str, dataset: Path, engines: list[ColourEngine], tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     filled = [argument.replace("{tmp}", str(tmp_path / "empty")) for argument in arguments]
@@ -158,7 +158,7 @@ def test_mistakes_take_one_line(
     assert words in evaluate(*base, *filled, code=2)
 
 
-def test_too_few_images(dataset: Path, networks: list[ColourNetwork], tmp_path: Path) -> None:
+def test_too_few_images(dataset: Path, engines: list[ColourEngine], tmp_path: Path) -> None:
     (dataset / "image_02" / "0001" / "000008.png").unlink()
     text = evaluate(
         "--ground-truth",
@@ -198,7 +198,7 @@ def test_what_a_process_is_handed_can_travel(dataset: Path) -> None:
 
 
 def test_videos_without_annotations_get_a_results_file(
-    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+    dataset: Path, engines: list[ColourEngine], tmp_path: Path
 ) -> None:
     """As the validation and test videos of YouTube-VIS come, for the benchmark's server."""
     videos = [
@@ -240,7 +240,7 @@ def test_videos_without_annotations_get_a_results_file(
 
 
 def test_only_the_frames_that_the_ground_truth_names(
-    dataset: Path, networks: list[ColourNetwork], tmp_path: Path
+    dataset: Path, engines: list[ColourEngine], tmp_path: Path
 ) -> None:
     """The images lie at full rate, every third frame is annotated: BDD100K and YouTube-VIS can be
     so."""

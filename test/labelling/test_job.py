@@ -1,4 +1,4 @@
-"""The work of ``stemseg run``, with a pipeline whose answers are known."""
+"""The work of ``stemseg run``, with a stream whose results are known."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from colour_engine import colour_model
 
 from stemseg_ros.errors import MediaError
 from stemseg_ros.formats.kitti_lines import read_results
 from stemseg_ros.labelling.job import percentiles, prepare_output, run_source
 from stemseg_ros.masks import encode
+from stemseg_ros.media.damage import Damage
 from stemseg_ros.media.overlay import track_color
 from stemseg_ros.media.sources import Video
-from stemseg_ros.records import FrameResult, Instance
+from stemseg_ros.models.stemseg.settings import load_settings
+from stemseg_ros.records import Frame, FrameResult, Instance
+from stemseg_ros.stream import Event
 
 HEIGHT, WIDTH = 32, 64
 Image = npt.NDArray[np.uint8]
@@ -32,33 +36,47 @@ def moving_car(index: int) -> Instance:
     return Instance(3, 1, "car", 0.9, encode(mask), (index, 20, 10, 10))
 
 
-class DelayedPipeline:
+class DelayedStream:
     """Finds the moving car in every frame; frames come out four at a time, a new epoch begins at
     frame 6."""
 
     config = SimpleNamespace(name="delayed")
 
     def __init__(self) -> None:
-        self.pending: list[tuple[int, int]] = []
+        self.pending: list[tuple[int, Frame]] = []
         self.count = 0
-        self.windows = 0
-        self.stage_ms = {"backbone": 0.0}
+        self.bursts = 0
+        self.timings: dict[str, float] = {}
+        self.events: list[Event] = []
 
-    def push(self, image: Image, stamp_ns: int) -> list[FrameResult]:
-        self.pending.append((self.count, stamp_ns))
+    def push(self, frame: Frame) -> list[FrameResult]:
+        self.pending.append((self.count, frame))
         self.count += 1
+        self.timings = {}
         return self.flush() if len(self.pending) == 4 else []
 
     def flush(self) -> list[FrameResult]:
+        self.timings = {}
         if self.pending:
-            self.windows += 1
-            self.stage_ms = {"backbone": float(10 * self.windows)}
+            self.bursts += 1
+            self.timings = {"decode": float(10 * self.bursts)}
         results = [
-            FrameResult(index, stamp, HEIGHT, WIDTH, int(index >= 6), (moving_car(index),))
-            for index, stamp in self.pending
+            FrameResult(
+                index,
+                frame.stamp_ns,
+                HEIGHT,
+                WIDTH,
+                int(index >= 6),
+                (moving_car(index),),
+                frame.source,
+            )
+            for index, frame in self.pending
         ]
         self.pending.clear()
         return results
+
+    def reset(self) -> int:
+        return 0
 
 
 class Frames:
@@ -68,6 +86,7 @@ class Frames:
 
     def __init__(self, count: int) -> None:
         self.frames = count
+        self.damage = Damage()
         self.alive = weakref.WeakSet[Any]()
         self.most_alive = 0
 
@@ -95,7 +114,7 @@ def run(count: int, out: Path) -> tuple[Any, Frames]:
     done: list[int] = []
     summary = run_source(
         frames,
-        DelayedPipeline(),
+        DelayedStream(),
         out,
         checkpoint="none",
         device="cpu",  # type: ignore[arg-type]
@@ -134,7 +153,8 @@ def test_summary_holds_the_facts(tmp_path: Path) -> None:
         and content["checkpoint"] == "none"
         and content["device"] == "cpu"
     )
-    assert content["stage_ms"] == {"backbone": 20.0}, "median of 10, 20 and 30: one value a window"
+    assert content["stage_ms"] == {"decode": 20.0}, "median of 10, 20 and 30: one value a call"
+    assert content["dropped"] == {}
     assert content["fps"] == summary.fps > 0 and content["pipeline_fps"] >= content["fps"]
     assert content["latency_ms"]["p99"] >= content["latency_ms"]["median"] > 0
     assert set(content["versions"]) == {"stemseg", "torch", "numpy", "python"}
@@ -174,3 +194,21 @@ def test_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 )
 def test_percentiles(values: list[float], expected: dict[str, float]) -> None:
     assert percentiles(values) == expected
+
+
+def test_frames_dropped_for_their_stamps_are_counted(tmp_path: Path) -> None:
+    stamps = [50, 51, 51, 0, 52, 53, 54, 52.5]
+    frames = [(round(stamp * 1e9), np.zeros((HEIGHT, WIDTH, 3), np.uint8)) for stamp in stamps]
+    config = load_settings("lite", {"input.min_dim": 32, "input.max_dim": 64})
+
+    class Glitches:
+        name, fps, size, frames = "glitches", 1.0, (HEIGHT, WIDTH), len(stamps)
+        damage = Damage()
+
+        def __iter__(self) -> Iterator[tuple[int, Image]]:
+            return iter(frames)
+
+    stream = colour_model(config).stream()
+    summary = run_source(Glitches(), stream, tmp_path, checkpoint="none", device="cpu")  # type: ignore[arg-type]
+    assert (summary.frames, summary.epochs) == (5, 1)
+    assert summary.dropped == {"duplicate": 1, "out_of_order": 2}

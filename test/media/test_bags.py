@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -363,3 +365,82 @@ def test_progress_counts_frames(tmp_path: Path) -> None:
     seen: list[int] = []
     write_bag(frames(3), tmp_path / "x.mcap", progress=seen.append)
     assert seen == [1, 2, 3]
+
+
+def spoiled(path: Path) -> Path:
+    """Message 1 is cut, message 3 has an encoding that nobody knows."""
+    store = message_types()
+    with BagWriter(path, "/image", IMAGE) as writer:
+        for i, (stamp, image) in enumerate(frames(5)):
+            encoding = "jp2" if i == 3 else "bgr8"
+            header = make_header(stamp, "lens")
+            message = store.types[IMAGE](header, 4, 6, encoding, 0, 18, image.reshape(-1))
+            data = bytes(store.serialize_cdr(message, IMAGE))
+            writer.write_raw(stamp, data[:30] if i == 1 else data)
+    return path
+
+
+def test_bad_messages_are_skipped_by_number(tmp_path: Path) -> None:
+    with ImageBagReader(spoiled(tmp_path / "x.mcap")) as reader:
+        stamps = [stamp for stamp, _ in reader]
+        skipped = reader.damage.skipped
+    assert stamps == [frames(5)[i][0] for i in (0, 2, 4)]
+    assert [item.frame for item in skipped] == [1, 3]
+    assert "message 3 of /image: image encoding 'jp2'" in skipped[1].reason
+    with (
+        pytest.raises(BagError, match="message 1 of /image"),
+        ImageBagReader(tmp_path / "x.mcap", strict=True) as reader,
+    ):
+        list(reader)
+
+
+@pytest.mark.parametrize("topic", ["image raw", "", "/", "/a//b", "/a/", "/2d/x", "/a-b", "/ä"])
+def test_a_topic_that_ros_refuses_is_not_written(tmp_path: Path, topic: str) -> None:
+    with pytest.raises(BagError, match=r"is no name of a ROS 2 topic"):
+        write_bag(frames(1), tmp_path / "x.mcap", topic=topic)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_near_name_of_a_topic(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match=r"as in /_2d/image_raw$"):
+        write_bag(frames(1), tmp_path / "x.mcap", topic="/2d/image raw")
+
+
+@pytest.mark.parametrize("topic", ["image", "/a_1/B2", "_x"])
+def test_a_topic_that_ros_accepts_is_written(tmp_path: Path, topic: str) -> None:
+    assert write_bag(frames(1), tmp_path / "x.mcap", topic=topic) == 1
+
+
+@pytest.mark.parametrize("name", ["a#b?c%41.db3", "a#b?c%41.mcap", "a#b?c%41"])
+def test_odd_names_are_written_as_they_are(tmp_path: Path, name: str) -> None:
+    for storage in ("mcap", "sqlite3") if "." not in name else (None,):
+        path = tmp_path / "o#d%20d" / f"{storage}" / name
+        write_bag(frames(3), path, storage=storage)  # type: ignore[arg-type]
+        with ImageBagReader(path) as reader:
+            assert len(list(reader)) == 3
+        assert [p.name for p in path.parent.iterdir()] == [name]
+
+
+FULL_DISK = """
+import resource, sys
+import numpy as np
+from stemseg_ros.errors import BagError
+from stemseg_ros.media.bags import write_bag
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+noise = np.random.default_rng(0)
+frames = ((10**9 + i, noise.integers(0, 255, (100, 100, 3), dtype=np.uint8)) for i in range(200))
+try:
+    write_bag(frames, sys.argv[1])
+except BagError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path / name], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"cannot write '{tmp_path / name}': ")
+    assert list(tmp_path.iterdir()) == []

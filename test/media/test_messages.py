@@ -91,6 +91,81 @@ def test_yuv_pairs_share_their_colour(encoding: str, order: str) -> None:
     assert cv2.absdiff(image, np.tile(np.array([0, 0, 255], np.uint8), (4, 6, 1))).max() <= 2
 
 
+def semi_planar(encoding: str, width: int, height: int, padding: int, step: int | None) -> object:
+    """Pure red: Y 81, U 90, V 240."""
+    chroma = np.array([240, 90] if encoding == "nv21" else [90, 240], np.uint8)
+    factor = 2 if encoding == "nv24" else 1
+    rows = height if encoding == "nv24" else height // 2
+    luma = np.pad(np.full((height, width), 81, np.uint8), ((0, 0), (0, padding)))
+    colours = np.tile(chroma, (rows, factor * width // 2))
+    colours = np.pad(colours, ((0, 0), (0, factor * padding)))
+    return SimpleNamespace(
+        encoding=encoding,
+        height=height,
+        width=width,
+        step=width + padding if step is None else step,
+        is_bigendian=0,
+        data=array("B", luma.tobytes() + colours.tobytes()),
+    )
+
+
+@pytest.mark.parametrize("encoding", ["nv12", "nv21", "nv24"])
+@pytest.mark.parametrize("padding, step", [(0, None), (10, None), (0, 0), (0, 12)])
+def test_colours_behind_the_brightness(encoding: str, padding: int, step: int | None) -> None:
+    image = bgr_from_message(semi_planar(encoding, 6, 4, padding, step))
+    assert image.shape == (4, 6, 3) and image.dtype == np.uint8
+    assert cv2.absdiff(image, np.tile(np.array([0, 0, 255], np.uint8), (4, 6, 1))).max() <= 2
+
+
+def test_nv24_has_a_colour_of_its_own_for_each_pixel() -> None:
+    rng = np.random.default_rng(0)
+    yuv = rng.integers(16, 236, (4, 6, 3), dtype=np.uint8)
+    data = yuv[..., 0].tobytes() + yuv[..., 1:].tobytes()
+    found = bgr_from_message(
+        SimpleNamespace(encoding="nv24", height=4, width=6, step=6, is_bigendian=0, data=data)
+    )
+    y, u, v = (yuv[..., i].astype(float) for i in range(3))
+    luma = (y - 16) * 255 / 219
+    blue = luma + (u - 128) * 1.772 * 255 / 224
+    red = luma + (v - 128) * 1.402 * 255 / 224
+    assert np.abs(found[..., 0] - blue.clip(0, 255)).max() <= 2
+    assert np.abs(found[..., 2] - red.clip(0, 255)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "padding", [bytes(1), bytes(5000), b"\xff" * 3000, b"rest of a buffer" * 200]
+)
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_anything_may_stand_behind_the_end_of_a_file(suffix: str, padding: bytes) -> None:
+    data = cv2.imencode(suffix, NOISE)[1].tobytes()
+    whole = bgr_from_message(SimpleNamespace(format="jpeg", data=data))
+    image = bgr_from_message(SimpleNamespace(format="jpeg", data=data + padding))
+    assert np.array_equal(image, whole)
+
+
+def test_the_end_of_a_thumbnail_is_not_that_of_the_file() -> None:
+    thumbnail = cv2.imencode(".jpg", BGR)[1].tobytes()
+    segment = b"Exif\0\0" + thumbnail
+    data = JPEG[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + JPEG[2:]
+    assert np.array_equal(
+        bgr_from_message(SimpleNamespace(format="jpeg", data=data)),
+        cv2.imdecode(np.frombuffer(JPEG, np.uint8), cv2.IMREAD_COLOR),
+    )
+    with pytest.raises(ImageMessageError, match="truncated JPEG"):
+        bgr_from_message(SimpleNamespace(format="jpeg", data=data[:-200]))
+
+
+@pytest.mark.parametrize(
+    "options", [[cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 1]]
+)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95, 0.999])
+def test_every_cut_of_a_jpeg_is_noticed(options: list[int], share: float) -> None:
+    data = cv2.imencode(".jpg", NOISE, options)[1].tobytes()
+    bgr_from_message(SimpleNamespace(format="jpeg", data=data))
+    with pytest.raises(ImageMessageError, match=r"truncated JPEG|no readable header"):
+        bgr_from_message(SimpleNamespace(format="jpeg", data=data[: int(len(data) * share)]))
+
+
 @given(
     height=st.integers(1, 5),
     width=st.integers(1, 5),
@@ -139,6 +214,22 @@ FAULTS = {
         SimpleNamespace(format="png", data=PNG[:500] + bytes(9) + PNG[509:]),
         "not decodable",
     ),
+    "depth": (message("32FC1", BGR), "'32FC1' is not supported; supported: .*nv12.*rgb8"),
+    "three depths": (message("16UC3", wide(BGR)), "'16UC3' is not supported; supported: "),
+    "odd nv12": (semi_planar("nv12", 6, 3, 0, None), "6x3 .* width and height have to be even"),
+    "short nv21": (
+        bgr8(encoding="nv21", step=6, data=bytes(35)),
+        "35 bytes, but 6x4 'nv21' with a step of 6 needs 36",
+    ),
+    "format as encoding": (
+        message("rgb8; jpeg compressed bgr8", BGR),
+        "is the format of a CompressedImage, but this is a message of type Image",
+    ),
+    "compressed depth": (
+        SimpleNamespace(format="16UC1; compressedDepth png", data=bytes(12) + PNG),
+        "depth image of compressed_depth_image_transport",
+    ),
+    "video": (SimpleNamespace(format="h264", data=bytes(99)), "is a packet of a video"),
     "endless name": (bgr8(encoding="x\n" * 9999), r"encoding '(x\\n)+\.\.\.' is not supported"),
 }
 

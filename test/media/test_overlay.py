@@ -128,10 +128,12 @@ def test_contact_sheet_refuses(
         contact_sheet(images, columns, captions)
 
 
-def read_video(path: Path) -> tuple[list[Image], av.video.VideoStream]:
+def read_video(path: Path) -> tuple[list[Image], tuple[str, str | None, Fraction | None]]:
+    """Frames, and codec, pixel format and rate: a stream is gone once its file is closed."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        return [frame.to_ndarray(format="bgr24") for frame in container.decode(stream)], stream
+        facts = (stream.codec_context.name, stream.codec_context.pix_fmt, stream.average_rate)
+        return [frame.to_ndarray(format="bgr24") for frame in container.decode(stream)], facts
 
 
 @pytest.mark.parametrize("size, written", [((64, 96), (64, 96)), ((75, 131), (76, 132))])
@@ -141,13 +143,12 @@ def test_video_has_the_frames_written(
     with VideoWriter(tmp_path / "v.mp4", 29.97) as writer:
         for value in (40, 120, 200):
             writer.write(gray(*size, value))
-    frames, stream = read_video(tmp_path / "v.mp4")
+    frames, facts = read_video(tmp_path / "v.mp4")
     assert [frame.shape[:2] for frame in frames] == [written] * 3
     assert all(
         abs(frame.mean() - value) < 4 for frame, value in zip(frames, (40, 120, 200), strict=True)
     )
-    assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p"
-    assert stream.average_rate == Fraction("29.97")
+    assert facts == ("h264", "yuv420p", Fraction("29.97"))
 
 
 def test_video_is_playable_before_it_is_loaded_whole(tmp_path: Path) -> None:

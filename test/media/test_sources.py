@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stemseg_ros.errors import MediaError
+from stemseg_ros.media.damage import Damage
 from stemseg_ros.media.overlay import VideoWriter
 from stemseg_ros.media.sources import ImageFolder, Video, natural_key, open_source, read_image
 
@@ -231,13 +233,114 @@ def test_unreadable_input_is_named(
         list(source)
 
 
-def test_truncated_image_in_the_middle_is_named_when_it_is_reached(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "seq", ["0.png", "1.png", "2.png"])
-    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:40])
-    frames = iter(open_source(folder))
-    next(frames)
-    with pytest.raises(MediaError, match=r"1\.png"):
-        next(frames)
+def folder_with_a_bad_image(folder: Path, bad: int) -> Path:
+    write_folder(folder, ["0.png", "1.png", "2.png"])
+    file = folder / f"{bad}.png"
+    file.write_bytes(file.read_bytes()[:40])
+    return folder
+
+
+def video_with_bad_frames(path: Path, bad: tuple[int, ...], share: float = 1) -> Path:
+    """Motion JPEG, twelve frames of noise; the bad ones are overwritten."""
+    rng = np.random.default_rng(0)
+    sizes = []
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuvj420p"
+        for _ in range(12):
+            image = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")):
+                sizes.append(bytes(packet))
+                container.mux(packet)
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    for index in bad:
+        data = data.replace(sizes[index], bytes(len(sizes[index])))
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_bad_image_is_skipped_and_the_others_keep_their_stamps(tmp_path: Path, bad: int) -> None:
+    source = open_source(folder_with_a_bad_image(tmp_path / "seq", bad))
+    for _ in range(2):  # a source can be read again
+        stamps = [stamp for stamp, _ in source]
+        assert stamps == [100_000_000 * i for i in range(3) if i != bad]
+        assert [item.frame for item in source.damage.skipped] == [bad]
+        assert f"{bad}.png: not readable" in source.damage.skipped[0].reason
+
+
+@pytest.mark.parametrize("bad", [(0,), (5,), (3, 4, 11)])
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+def test_bad_frames_of_a_video_are_skipped(
+    tmp_path: Path, suffix: str, bad: tuple[int, ...]
+) -> None:
+    source = open_source(video_with_bad_frames(tmp_path / f"x{suffix}", bad))
+    stamps = [stamp for stamp, _ in source]
+    assert stamps == [100_000_000 * i for i in range(12) if i not in bad]
+    assert len(source.damage.skipped) == len(bad)
+    assert source.damage.losses == []
+
+
+@pytest.mark.parametrize(
+    "suffix, words", [(".avi", "announces 12 frames"), (".mkv", r"announces 1\.20 s")]
+)
+def test_a_cut_video_gives_what_is_there_and_says_so(
+    tmp_path: Path, suffix: str, words: str
+) -> None:
+    source = open_source(video_with_bad_frames(tmp_path / f"x{suffix}", (), share=0.5))
+    assert 2 <= len(list(source)) < 9
+    assert re.search(words, "".join(source.damage.losses))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".webm"])
+def test_a_whole_video_has_no_losses(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    codec = "libvpx" if suffix == ".webm" else "libx264"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for value in range(9):
+            frame = av.VideoFrame.from_ndarray(gray(20 * value), format="bgr24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    source = open_source(path)
+    assert len(list(source)) == 9
+    assert not source.damage
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda d: folder_with_a_bad_image(d, 1), lambda d: video_with_bad_frames(d / "x.avi", (1,))],
+)
+def test_a_strict_source_raises_at_the_first_bad_frame(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    with pytest.raises(MediaError, match="not readable"):
+        list(open_source(make(tmp_path), strict=True))
+
+
+def test_many_bad_frames_are_few_lines() -> None:
+    damage = Damage()
+    for number in range(30):
+        damage.skip(number, MediaError("bad"))
+    assert len(damage.lines()) == 11
+    assert damage.lines()[-1] == "20 more frames are skipped"
+
+
+def test_names_may_hold_colons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = Path("2024-01-01T12:30:05.mp4")
+    write_video(name, [gray(20)] * 3)
+    assert len(list(open_source(name))) == 3
+
+
+@pytest.mark.parametrize(
+    "address", ["rtsp://camera/stream", "http://a.example/x.mp4", "/dev/zero"]
+)
+def test_streams_say_what_to_do(address: str) -> None:
+    with pytest.raises(MediaError, match=r"not a recording: .*ros2 launch stemseg camera"):
+        open_source(address)
 
 
 def test_options_that_do_not_apply_are_refused(tmp_path: Path) -> None:

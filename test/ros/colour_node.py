@@ -6,9 +6,9 @@ from __future__ import annotations
 import sys
 
 from colour_network import ColourNetwork
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 from stemseg_ros.config import Config
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 
 def make_pipeline(config: Config, checkpoint: str | None, device: str) -> Pipeline:

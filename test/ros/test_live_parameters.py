@@ -21,9 +21,9 @@ from ros.harness import LocalNode, Peer, message
 from ros.toy_node import HANG
 from rosgraph_msgs.msg import Clock
 from stemseg.msg import InstanceArray
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 from stemseg_ros.config import Config
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 from stemseg_ros.ros.parameters import node_settings
 
 pytestmark = pytest.mark.ros

@@ -21,9 +21,9 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from ros.harness import ROOT, LocalNode, Peer, message, scene
 from sensor_msgs.msg import CompressedImage, Image
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 from stemseg_ros.media.bags import write_bag
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 from stemseg_ros.ros.node import StemsegNode
 
 pytestmark = pytest.mark.ros

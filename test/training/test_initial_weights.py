@@ -10,8 +10,8 @@ from driving_pack import tiny_config, write_pack
 from safetensors.torch import load_file
 
 from stemseg_ros.config import Config, update_config
+from stemseg_ros.models.layers.weights import initialise
 from stemseg_ros.models.stemseg import CheckpointError, StemSeg, load_network, save_weights
-from stemseg_ros.models.stemseg.load import initialise
 from stemseg_ros.training.model import build_for_training
 from stemseg_ros.training.train import train
 

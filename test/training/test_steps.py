@@ -10,10 +10,11 @@ import pytest
 import torch
 from driving_pack import tiny_config, write_pack
 
-from stemseg_ros.config import Config, load_config
-from stemseg_ros.models.stemseg.objective import compute_losses
+from stemseg_ros.config import Config, load_config, update_config
 from stemseg_ros.training.batches import Batch, load_sources, make_batch
 from stemseg_ros.training.checkpoints import restore, save
+from stemseg_ros.training.model import embedding_outputs
+from stemseg_ros.training.objective import compute_losses
 from stemseg_ros.training.steps import MAX_BAD_STEPS, Run, TrainingError, start, take_step
 
 
@@ -179,6 +180,44 @@ def test_short_floats_train(pack: Path, precision: str) -> None:
     assert totals[-1] < totals[0]
     assert run.bad == 0
     assert run.network.embedding_head.conv_embedding.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("mixing", "classes", "width"),
+    [
+        ("xy", ["car"], 48),  # 2 embeddings, 2 variances, 1 heat map, 3 logits
+        ("xyt", ["car", "pedestrian"], 48),  # 3, 3, 1, 4
+        ("xytf", ["car", "pedestrian"], 16),  # 4, 3, 1, 4, and narrow fusions
+    ],
+)
+def test_narrow_layers_train_in_bfloat16(
+    pack: Path, mixing: str, classes: list[str], width: int
+) -> None:
+    """oneDNN's AMX kernel for their weight gradient writes past its buffer: the process died."""
+    network = {
+        "network.mixing": mixing,
+        "network.classes": classes,
+        "network.decoder_channels": [width] * 4,
+    }
+    exact, short = (
+        update_config(config(precision=precision), network)
+        for precision in ("float32", "bfloat16")
+    )
+    batch = batch_of(pack, 2)
+    of_exact, of_short = (gradients(settings, batch) for settings in (exact, short))
+    for name, gradient in of_exact.items():
+        error = (of_short[name] - gradient).norm() / gradient.norm()
+        assert error < 0.1, name
+    assert after_steps(short, batch, steps=2).bad == 0
+
+
+def gradients(settings: Config, batch: Batch) -> dict[str, torch.Tensor]:
+    """Those of the output layers."""
+    network = start(settings).network
+    compute_losses(network, batch, settings)["total"].backward()
+    layers = [*embedding_outputs(network), network.semseg_head.conv_out]
+    layers.append(network.embedding_head.conv_seediness)
+    return {str(n): layer.weight.grad.float() for n, layer in enumerate(layers)}
 
 
 @pytest.mark.parametrize(

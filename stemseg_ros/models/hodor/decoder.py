@@ -1,4 +1,4 @@
-"""Objects of the history found again: a frame conditioned on descriptors (Sec. 3.3)."""
+"""Objects of the history found again: features of a frame given descriptors (Sec. 3.3)."""
 
 from __future__ import annotations
 

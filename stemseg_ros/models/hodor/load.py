@@ -9,7 +9,7 @@ import torch
 from stemseg_ros.execution.device import resolve_device
 from stemseg_ros.models.hodor.network import Hodor
 from stemseg_ros.models.hodor.settings import HodorConfig
-from stemseg_ros.models.stemseg.load import RANDOM, CheckpointError, load_state, read_state
+from stemseg_ros.models.layers.weights import RANDOM, CheckpointError, load_state, read_state
 from stemseg_ros.resources import resource_path
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stemseg_ros.geometry import Letterbox
 from stemseg_ros.models.hodor.letterbox import (
     content_cells,
     letterbox_image,
@@ -27,7 +28,6 @@ from stemseg_ros.models.hodor.regions import (
     regions_from_predicted,
 )
 from stemseg_ros.models.hodor.settings import BACKGROUNDS
-from stemseg_ros.records import Geometry
 
 OTHERS = BACKGROUNDS + 1
 """Channels before the first object: the catch-all and the background cells."""
@@ -98,7 +98,7 @@ class Propagator:
                 raise ValueError(f"object id {track_id} is below 1 or in use")
 
     def _place_given(
-        self, given: Mapping[int, npt.NDArray[np.bool_]], geometry: Geometry
+        self, given: Mapping[int, npt.NDArray[np.bool_]], geometry: Letterbox
     ) -> dict[int, Tensor]:
         """Masks (H', W') at padded input size, by ascending id, without those that are
         dropped."""
@@ -117,7 +117,7 @@ class Propagator:
         coarse: Tensor,
         masks: dict[int, Tensor],
         given: Mapping[int, npt.NDArray[np.bool_]],
-        geometry: Geometry,
+        geometry: Letterbox,
     ) -> Propagated:
         self.ids = tuple(masks)
         stack = torch.stack(list(masks.values()))
@@ -135,7 +135,7 @@ class Propagator:
         return Propagated(self.ids, self._labels(best, self.ids), None, None, regions)
 
     def _later_frame(
-        self, fine: Tensor, coarse: Tensor, masks: dict[int, Tensor], geometry: Geometry
+        self, fine: Tensor, coarse: Tensor, masks: dict[int, Tensor], geometry: Letterbox
     ) -> Propagated:
         if masks:
             self._join(coarse, masks, geometry)
@@ -161,7 +161,7 @@ class Propagator:
         labels = self._labels(self._choose(output), ids)
         return Propagated(ids, labels, output[OTHERS:], logits[0], regions)
 
-    def _join(self, coarse: Tensor, masks: dict[int, Tensor], geometry: Geometry) -> None:
+    def _join(self, coarse: Tensor, masks: dict[int, Tensor], geometry: Letterbox) -> None:
         """Describe new objects, all else background, or known ones beside them."""
         stack = torch.stack(list(masks.values()))
         names = tuple(masks)
@@ -179,7 +179,7 @@ class Propagator:
         self._anchor(new)
 
     def _describe(
-        self, coarse: Tensor, regions: Tensor, ids: tuple[int, ...], geometry: Geometry
+        self, coarse: Tensor, regions: Tensor, ids: tuple[int, ...], geometry: Letterbox
     ) -> Described:
         content = torch.tensor([self._content(geometry, STRIDE)])
         (descriptors,) = self._network.describe(coarse, regions[None], content)
@@ -188,7 +188,7 @@ class Propagator:
         return Described(self._index, descriptors[0, :BACKGROUNDS], objects)
 
     def _previous_regions(
-        self, ids: tuple[int, ...], masks: dict[int, Tensor], coarse: Tensor, geometry: Geometry
+        self, ids: tuple[int, ...], masks: dict[int, Tensor], coarse: Tensor, geometry: Letterbox
     ) -> Tensor:
         empty = coarse.new_zeros(coarse.shape[-2:])
         given = {n: reduce_by_8(mask[None])[0] for n, mask in masks.items()}
@@ -199,7 +199,7 @@ class Propagator:
         if self._config.propagation.corrects("anchor"):
             self.memory.anchor(described)
 
-    def _content(self, geometry: Geometry, stride: int) -> tuple[int, int]:
+    def _content(self, geometry: Letterbox, stride: int) -> tuple[int, int]:
         """Rows and columns of a map that count; all, or those without padding."""
         if self._config.propagation.corrects("padding"):
             return content_cells(geometry, stride)

@@ -8,30 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stemseg_ros.config import InputConfig
-from stemseg_ros.records import Geometry
-
-PAD_MULTIPLE = 32
-"""The coarsest feature map has stride 32."""
-MIN_PADDED = 96
-"""Shortest padded side: the decoders pool over 3 cells of the coarsest map."""
+from stemseg_ros.geometry import MIN_PADDED, Letterbox
+from stemseg_ros.records import Image
+from stemseg_ros.settings import InputConfig
 
 
-def geometry(image_size: tuple[int, int], min_dim: int, max_dim: int) -> Geometry:
-    """Where an (H, W) image lies in the network input.
+def letterbox(image_size: tuple[int, int], config: InputConfig) -> Letterbox:
+    """Where an (H, W) image lies in the network input of STEm-Seg."""
+    return Letterbox.fit(image_size, config.min_dim, config.max_dim, MIN_PADDED)
 
-    The shorter side becomes ``min_dim`` unless the longer one would pass ``max_dim``; sizes are
-    rounded half to even, as the released code does.
-    """
-    shorter, longer = min(image_size), max(image_size)
-    scale = min_dim / shorter
-    if scale * longer > max_dim:
-        scale = max_dim / longer
-    height, width = (max(1, round(side * scale)) for side in image_size)
-    padded = tuple(
-        max(-(-side // PAD_MULTIPLE) * PAD_MULTIPLE, MIN_PADDED) for side in (height, width)
-    )
-    return Geometry(image_size, (height, width), (padded[0], padded[1]))
+
+def image_tensor(image: Image, config: InputConfig, device: torch.device) -> Tensor:
+    """A uint8 (H, W, 3) BGR image to the float32 network input (3, H'', W'') on a device."""
+    # A copy, as torch shares neither read-only nor mirrored memory.
+    pixels = torch.from_numpy(image.copy()).to(device, non_blocking=True)
+    return preprocess(pixels.unsqueeze(0), config)[0]
 
 
 def normalise(images: Tensor, config: InputConfig) -> Tensor:
@@ -54,16 +45,16 @@ def preprocess(images: Tensor, config: InputConfig) -> Tensor:
     Bilinear without antialiasing. The padding, right and bottom, is zero after the mean is
     subtracted.
     """
-    place = geometry((images.shape[1], images.shape[2]), config.min_dim, config.max_dim)
+    fitted = letterbox((images.shape[1], images.shape[2]), config)
     pixels = images.permute(0, 3, 1, 2).float().contiguous()
-    if place.resized_size != place.image_size:
+    if fitted.resized_size != fitted.image_size:
         # Trilinear with one slice is bilinear, but always exact: torch's 2D kernel rounds its
         # weights to fewer bits when it runs on one thread, so that results would depend on the
         # number of threads.
         slices = pixels.unsqueeze(2)
-        size = (1, *place.resized_size)
+        size = (1, *fitted.resized_size)
         pixels = F.interpolate(slices, size=size, mode="trilinear", align_corners=False).squeeze(2)
     pad_bottom, pad_right = (
-        p - r for p, r in zip(place.padded_size, place.resized_size, strict=True)
+        p - r for p, r in zip(fitted.padded_size, fitted.resized_size, strict=True)
     )
     return F.pad(normalise(pixels, config), (0, pad_right, 0, pad_bottom))

@@ -1,7 +1,47 @@
-"""The STEm-Seg network: backbone, feature pyramid, squeeze-expand decoders, mixing,
-checkpoints."""
+"""STEm-Seg (Athar, Mahadevan et al., ECCV 2020).
 
-from stemseg_ros.models.stemseg.load import CheckpointError, load_network, save_weights
-from stemseg_ros.models.stemseg.network import Maps, StemSeg
+Read ``tracker.py`` first. What is named here is imported when it is asked for, so that the
+settings alone cost no PyTorch.
+"""
 
-__all__ = ["CheckpointError", "Maps", "StemSeg", "load_network", "save_weights"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stemseg_ros.models.layers.weights import CheckpointError, save_weights
+    from stemseg_ros.models.stemseg.load import load_network
+    from stemseg_ros.models.stemseg.network import Maps, StemSeg
+    from stemseg_ros.models.stemseg.settings import Settings
+    from stemseg_ros.models.stemseg.tensors import NetworkOutput
+    from stemseg_ros.models.stemseg.tracker import StemSegTracker as Tracker
+
+__all__ = [
+    "CheckpointError",
+    "Maps",
+    "NetworkOutput",
+    "Settings",
+    "StemSeg",
+    "Tracker",
+    "load_network",
+    "save_weights",
+]
+
+_HOMES = {
+    "CheckpointError": ("stemseg_ros.models.layers.weights", "CheckpointError"),
+    "Maps": ("stemseg_ros.models.stemseg.network", "Maps"),
+    "NetworkOutput": ("stemseg_ros.models.stemseg.tensors", "NetworkOutput"),
+    "Settings": ("stemseg_ros.models.stemseg.settings", "Settings"),
+    "StemSeg": ("stemseg_ros.models.stemseg.network", "StemSeg"),
+    "Tracker": ("stemseg_ros.models.stemseg.tracker", "StemSegTracker"),
+    "load_network": ("stemseg_ros.models.stemseg.load", "load_network"),
+    "save_weights": ("stemseg_ros.models.layers.weights", "save_weights"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)

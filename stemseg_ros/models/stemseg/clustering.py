@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stemseg_ros.config import ClusteringConfig, Config, NetworkConfig
-from stemseg_ros.records import OUTLIER, NetworkOutput, WindowClusters
+from stemseg_ros.models.stemseg.settings import ClusteringConfig, NetworkConfig, Settings
+from stemseg_ros.models.stemseg.tensors import OUTLIER, NetworkOutput, WindowClusters
 
 REFERENCE_LIMIT = 20
 """Instances a window at most, in the released code."""
@@ -22,7 +22,7 @@ CHUNK = {"cpu": 1, "cuda": 16}
 """Instances sought between two questions to the host, by type of device."""
 
 
-def foreground_mask(evidence: Tensor, config: Config) -> Tensor:
+def foreground_mask(evidence: Tensor, config: Settings) -> Tensor:
     """Averaged foreground evidence (T, h, w) to a bool mask.
 
     Evidence is the logit of the semantic foreground channel or, without a semantic head, the heat
@@ -34,7 +34,7 @@ def foreground_mask(evidence: Tensor, config: Config) -> Tensor:
 
 
 @torch.inference_mode()
-def cluster_window(output: NetworkOutput, foreground: Tensor, config: Config) -> WindowClusters:
+def cluster_window(output: NetworkOutput, foreground: Tensor, config: Settings) -> WindowClusters:
     """Find the instances among the foreground pixels of all T frames at once.
 
     foreground: bool (T, h, w). Class logits are averaged over each cluster if the output has any.

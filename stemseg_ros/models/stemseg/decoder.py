@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stemseg_ros.config import NetworkConfig
 from stemseg_ros.models.stemseg.mixing import coordinate_grid
+from stemseg_ros.models.stemseg.settings import NetworkConfig
 
 Widths = tuple[int, int, int, int]
 """Channels of a decoder at strides 32, 16, 8, 4."""
@@ -15,12 +15,29 @@ BLOCK_LAYERS = {"block_32x": 3, "block_16x": 2, "block_8x": 1}
 """Convolutions of each squeezing block; a pool that may halve the time axis follows every one."""
 EMBEDDING_GAIN = 0.25
 """Factor before the tanh of the embedding, as in the released code (not in the paper)."""
+SAFE_WIDTH = 48
+"""Fewest output channels of a 1x1x1 convolution that is left to autocast: oneDNN's AMX kernel for
+the weight gradient of narrow ones (up to 32) writes past its buffer in bfloat16."""
 
 
 def pools_of(length: int) -> int:
     """How many pools of a block really halve the time axis, for windows of T frames; the rest do
     nothing."""
     return {2: 0, 4: 1, 8: 2}.get(length, 3)
+
+
+class PointwiseConv(nn.Conv3d):
+    """A 1x1x1 convolution, in float32 if it has fewer than SAFE_WIDTH output channels."""
+
+    def __init__(self, channels_in: int, channels: int, *, bias: bool = False) -> None:
+        super().__init__(channels_in, channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, h, w) -> (N, channels, T, h, w)."""
+        if self.out_channels >= SAFE_WIDTH:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
 
 
 class SqueezeExpandDecoder(nn.Module):
@@ -36,9 +53,9 @@ class SqueezeExpandDecoder(nn.Module):
         self.block_4x = nn.Sequential(
             nn.Conv3d(channels_in, c4, 3, padding=1), nn.GroupNorm(groups, c4), nn.ReLU()
         )
-        self.conv_16 = nn.Conv3d(c32 + c16, c16, 1, bias=False)
-        self.conv_8 = nn.Conv3d(c16 + c8, c8, 1, bias=False)
-        self.conv_4 = nn.Conv3d(c8 + c4, c4, 1, bias=False)
+        self.conv_16 = PointwiseConv(c32 + c16, c16)
+        self.conv_8 = PointwiseConv(c16 + c8, c8)
+        self.conv_4 = PointwiseConv(c8 + c4, c4)
         # Temporal factors of the three steps undo what the finer of the two maps was pooled less.
         self._expand = tuple(2 if pools >= n else 1 for n in (3, 2, 1))
 
@@ -63,10 +80,10 @@ class EmbeddingHead(SqueezeExpandDecoder):
         width, dims = config.decoder_channels[3], config.embedding_dims
         self.mixing, self.coordinates = config.mixing, config.coordinates
         self.register_buffer("time_scale", torch.tensor(1.0))
-        self.conv_embedding = nn.Conv3d(width, dims, 1, bias=False)
-        self.conv_variance = nn.Conv3d(width, dims - config.free_dims, 1)
+        self.conv_embedding = PointwiseConv(width, dims)
+        self.conv_variance = PointwiseConv(width, dims - config.free_dims, bias=True)
         has_heatmap = config.heatmap_head == "embedding"
-        self.conv_seediness = nn.Conv3d(width, 1, 1, bias=False) if has_heatmap else None
+        self.conv_seediness = PointwiseConv(width, 1) if has_heatmap else None
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
         """-> embeddings (N, E, T, h, w), raw variance (N, V, T, h, w), heat map (N, 1, T, h, w) or
@@ -75,16 +92,14 @@ class EmbeddingHead(SqueezeExpandDecoder):
         Offsets and grid are added in float32: half precision has too few digits for pixel
         coordinates.
         """
-        x = super().forward(maps)
-        offsets = torch.tanh(self.conv_embedding(x).float() * EMBEDDING_GAIN)
+        x = super().forward(maps).float()  # once for all three layers
+        offsets = torch.tanh(self.conv_embedding(x) * EMBEDDING_GAIN)
         _, _, length, height, width = x.shape
         grid = coordinate_grid(
             self.mixing, (length, height, width), self.coordinates, self.time_scale
         )
-        heatmap = (
-            None if self.conv_seediness is None else torch.sigmoid(self.conv_seediness(x).float())
-        )
-        return offsets + grid, self.conv_variance(x).float(), heatmap
+        heatmap = None if self.conv_seediness is None else torch.sigmoid(self.conv_seediness(x))
+        return offsets + grid, self.conv_variance(x), heatmap
 
 
 class MapHead(SqueezeExpandDecoder):
@@ -93,12 +108,12 @@ class MapHead(SqueezeExpandDecoder):
 
     def __init__(self, config: NetworkConfig, channels: Widths, outputs: int, length: int) -> None:
         super().__init__(config.fpn_channels, channels, config.norm_groups, length)
-        self.conv_out = nn.Conv3d(channels[3], outputs, 1, bias=False)
+        self.conv_out = PointwiseConv(channels[3], outputs)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """-> float32 (N, outputs, T, h, w)."""
-        out: Tensor = self.conv_out(super().forward(maps))
-        return out.float()
+        out: Tensor = self.conv_out(super().forward(maps).float())
+        return out
 
 
 def _squeeze(

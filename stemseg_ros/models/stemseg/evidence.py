@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from stemseg_ros.models.stemseg.tensors import NetworkOutput, Window
 from stemseg_ros.models.stemseg.window import real_slots
-from stemseg_ros.records import NetworkOutput
+
+
+class Evident(NamedTuple):
+    """A window that is ready to be clustered."""
+
+    window: Window
+    output: NetworkOutput
+    """With averaged semantic logits."""
+    evidence: Tensor
+    """(T, h, w) averaged foreground evidence of its frames."""
 
 
 class EvidenceAverage:
@@ -22,27 +35,40 @@ class EvidenceAverage:
     def __init__(self) -> None:
         self._sums: dict[int, Tensor] = {}
         self._counts: dict[int, int] = {}
+        self._waiting: deque[tuple[Window, NetworkOutput]] = deque()
 
-    def add(self, indices: tuple[int, ...], output: NetworkOutput) -> None:
+    @property
+    def oldest(self) -> int | None:
+        """Index of the oldest frame of the windows that wait; None if none does."""
+        return self._waiting[0][0].indices[0] if self._waiting else None
+
+    def add(self, window: Window, output: NetworkOutput) -> None:
         """Take in one window; padding slots do not count."""
         maps = output.heatmap if output.semantic_logits is None else output.semantic_logits
-        for slot in real_slots(indices):
-            index = indices[slot]
+        for slot in real_slots(window.indices):
+            index = window.indices[slot]
             seen = self._sums.get(index)
             self._sums[index] = maps[:, slot] if seen is None else seen + maps[:, slot]
             self._counts[index] = self._counts.get(index, 0) + 1
+        self._waiting.append((window, output))
 
-    def apply(
-        self, indices: tuple[int, ...], output: NetworkOutput
-    ) -> tuple[NetworkOutput, Tensor]:
-        """The output with averaged semantic logits, and the foreground evidence (T, h, w) of its
-        frames."""
-        means = torch.stack([self._sums[index] / self._counts[index] for index in indices], dim=1)
-        if output.semantic_logits is None:
-            return output, means[0]
-        return replace(output, semantic_logits=means), means[-1]
+    def ready(self, everything: bool) -> Iterator[Evident]:
+        """The windows to cluster now, in order.
+
+        everything: all of them; else those that no later window shares a frame with: the next one
+        starts after the newest, so frames up to the newest one's start are complete.
+        """
+        complete = self._waiting[-1][0].indices[0] if self._waiting else -1
+        while self._waiting and (everything or self._waiting[0][0].indices[-1] <= complete):
+            yield self._averaged(*self._waiting.popleft())
 
     def forget(self, before: int) -> None:
         """Drop frames with smaller indices."""
         for index in [index for index in self._sums if index < before]:
             del self._sums[index], self._counts[index]
+
+    def _averaged(self, window: Window, output: NetworkOutput) -> Evident:
+        means = torch.stack([self._sums[i] / self._counts[i] for i in window.indices], dim=1)
+        if output.semantic_logits is None:
+            return Evident(window, output, means[0])
+        return Evident(window, replace(output, semantic_logits=means), means[-1])

@@ -1,41 +1,24 @@
-"""Loading weights: the authors' pickles as they are, our own safetensors files, or seeded random
-weights.
-
-No pickle is ever executed: torch's restricted unpickler reads tensors and plain containers,
-nothing else.
-"""
+"""The network of a preset with its weights: bundled, from a file, or seeded random ones."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.ops import FrozenBatchNorm2d
 
-from stemseg_ros.config import Config, load_config
-from stemseg_ros.errors import StemsegError
-from stemseg_ros.execution.device import resolve_device
+from stemseg_ros.config import Config
+from stemseg_ros.models.layers.weights import (
+    RANDOM,
+    bundled_checkpoint,
+    initialise,
+    load_state,
+    read_state,
+)
 from stemseg_ros.models.stemseg.network import StemSeg
-from stemseg_ros.resources import resource_path
+from stemseg_ros.models.stemseg.settings import own_settings
 
-RANDOM = "random"
-"""Checkpoint name that stands for seeded random weights."""
 IGNORED_PREFIX = "embedding_loss_criterion."
 """The released checkpoints also hold state of the training loss."""
-AUTHORS_SOURCE = (
-    "the authors publish theirs at https://github.com/sabarim/STEm-Seg (section Model Zoo)"
-)
-
-
-class CheckpointError(StemsegError):
-    """A checkpoint cannot be used; the message names the file and the key or the reason."""
 
 
 def load_network(
@@ -46,174 +29,16 @@ def load_network(
     checkpoint: a file (.pth as released, or .safetensors); None for the weights bundled with the
     preset; "random" for seeded weights, which serve benchmarks only. Raises CheckpointError.
     """
-    network = StemSeg(config)
+    network = StemSeg(own_settings(config))
     if checkpoint == RANDOM:
         initialise(network, seed=0)
     else:
         path = bundled_checkpoint(config) if checkpoint in (None, "") else Path(str(checkpoint))
         load_weights(network, path)
-    network.eval().requires_grad_(False)
-    if config.runtime.fuse:
-        fuse_frozen_norms(network)
-    network.to(resolve_device(device))
-    if config.runtime.channels_last:
-        to_channels_last(network)
-    if config.runtime.compile:
-        network.compile_parts()
-    return network
-
-
-def bundled_checkpoint(config: Config) -> Path:
-    """File of the weights that belong to a preset. Raises CheckpointError where there are none.
-
-    A config of the same name with another network has none either.
-    """
-    try:
-        path = resource_path(f"config/models/{config.name}.safetensors")
-        if load_config(config.name).network.classes != config.network.classes:
-            raise FileNotFoundError
-        return path
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"no weights are bundled with the config '{config.name}': name a checkpoint file "
-            f"('stemseg train' makes one; {AUTHORS_SOURCE}). "
-            "'random' gives seeded random weights, for benchmarks"
-        ) from None
+    return network.eval().requires_grad_(False).to(device)
 
 
 def load_weights(network: StemSeg, path: Path) -> None:
     """Copy a checkpoint into a network, key by key. Raises CheckpointError."""
     state = {k: v for k, v in read_state(path).items() if not k.startswith(IGNORED_PREFIX)}
     load_state(network, state, path, network.config.name)
-
-
-def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path, config: str) -> None:
-    """Copy a state dict that came from ``path`` into a network or a part of one, key by key.
-
-    config: name of the network's config, for messages. Raises CheckpointError.
-    """
-    wanted = network.state_dict()
-    _refuse(path, "lacks", sorted(wanted.keys() - state.keys()))
-    _refuse(path, "has unknown", sorted(state.keys() - wanted.keys()))
-    for key, tensor in state.items():
-        if tensor.shape != wanted[key].shape:
-            raise CheckpointError(
-                f"{path}: key '{key}' has shape {list(tensor.shape)}, the config "
-                f"'{config}' wants {list(wanted[key].shape)}; "
-                "is it the checkpoint of another preset?"
-            )
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: key '{key}' holds values that are not finite")
-    network.load_state_dict({key: tensor.to(wanted[key].dtype) for key, tensor in state.items()})
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """State dict of a .safetensors file, or of a pickle with the key ``model``. Raises
-    CheckpointError."""
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise CheckpointError(f"checkpoint '{path}' {what}")
-    if path.suffix == ".safetensors":
-        return checked_state(_read_safetensors(path), path)
-    content = read_pickle(path)
-    if isinstance(content, Mapping) and "model" in content:
-        return checked_state(content["model"], path)
-    raise CheckpointError(
-        f"{path}: the key 'model', which holds the state dict of a released checkpoint, is missing"
-    )
-
-
-def checked_state(content: object, path: Path) -> dict[str, Tensor]:
-    """``content`` of a file, which must be tensors by name. Raises CheckpointError."""
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path}: holds no state dict, but {type(content).__name__}")
-    for key, value in content.items():
-        if not isinstance(key, str):
-            raise CheckpointError(f"{path}: key {key!r} of the state dict is no string")
-        if not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path}: key '{key}' holds {type(value).__name__}, not a tensor"
-            )
-    return dict(content)
-
-
-def save_weights(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write the state dict as a half-precision safetensors file, atomically.
-
-    metadata: strings to keep in the file's header (config, data, seed, code version).
-    """
-    state = {
-        k: v.detach().cpu().to(torch.float16).contiguous() for k, v in network.state_dict().items()
-    }
-    partial = path.with_name(path.name + ".partial")
-    # Not save_file, which gives the file to its owner alone.
-    partial.write_bytes(safetensors.torch.save(state, metadata=dict(metadata)))
-    partial.replace(path)
-
-
-@torch.no_grad()
-def initialise(network: nn.Module, seed: int) -> None:
-    """Seeded weights that keep the scale of activations: He for convolutions, one and zero for
-    norms."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-            fan_in = module.weight[0].numel()
-            module.weight.normal_(0.0, (2.0 / fan_in) ** 0.5, generator=generator)
-            if module.bias is not None:
-                module.bias.zero_()
-
-
-def fuse_frozen_norms(network: nn.Module) -> None:
-    """Fold every frozen batch norm into the convolution before it; the keys of the state dict
-    change."""
-    for parent in list(network.modules()):
-        children = list(parent.named_children())
-        for (conv_name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
-                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, norm_name, nn.Identity())
-
-
-def to_channels_last(network: nn.Module) -> None:
-    """Put the weights of all convolutions into the channels-last memory format."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-        elif isinstance(module, nn.Conv3d):
-            module.to(memory_format=torch.channels_last_3d)
-
-
-def _read_safetensors(path: Path) -> object:
-    try:
-        return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
-
-
-def read_pickle(path: Path) -> object:
-    """Tensors and plain containers of a file that torch saved; nothing in it is executed. Raises
-    CheckpointError."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # whose text recommends to read it without protection
-        raise CheckpointError(
-            f"{path}: refused, since reading it would run code or it is no checkpoint"
-        ) from None
-    except Exception as error:  # damaged bytes lead the unpickler to raise almost anything
-        raise CheckpointError(
-            f"{path}: truncated or no checkpoint: {_first_line(error)}"
-        ) from None
-
-
-def _refuse(path: Path, verb: str, keys: list[str]) -> None:
-    if keys:
-        shown = ", ".join(f"'{key}'" for key in keys[:3])
-        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-        raise CheckpointError(
-            f"{path}: {verb} {'key' if len(keys) == 1 else 'keys'} {shown}{more}"
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

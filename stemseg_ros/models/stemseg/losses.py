@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stemseg_ros.config import Config
 from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE
+from stemseg_ros.models.stemseg.settings import Settings
 
 RIM_STEPS = 4
 """Erosions after which a cell counts as deep inside its object (interior heat map target)."""
@@ -57,7 +57,7 @@ class _Pairs:
 
 
 def embedding_loss(
-    network_output: Tensor, masks: Tensor, ignore: Tensor, config: Config
+    network_output: Tensor, masks: Tensor, ignore: Tensor, config: Settings
 ) -> dict[str, Tensor]:
     """Embedding losses of a batch of windows (Sec. 3.4), differentiable with respect to
     ``network_output``.
@@ -107,7 +107,7 @@ def embedding_loss(
     return losses
 
 
-def semantic_loss(logits: Tensor, classes: Tensor, ignore: Tensor, config: Config) -> Tensor:
+def semantic_loss(logits: Tensor, classes: Tensor, ignore: Tensor, config: Settings) -> Tensor:
     """Cross-entropy over the classes plus binary cross-entropy of the foreground channel (Sec.
     3.6).
 
@@ -130,7 +130,7 @@ def semantic_loss(logits: Tensor, classes: Tensor, ignore: Tensor, config: Confi
     return F.cross_entropy(logits[:, :-1], classes) + per_sample.mean()
 
 
-def saliency_loss(logits: Tensor, classes: Tensor, ignore: Tensor, config: Config) -> Tensor:
+def saliency_loss(logits: Tensor, classes: Tensor, ignore: Tensor, config: Settings) -> Tensor:
     """Bootstrapped cross-entropy of foreground and background (Sec. 4.5; Wu et al., 2016): its
     mean over the hard cells of each window.
 
@@ -175,7 +175,7 @@ def lovasz_hinge(logits: Tensor, inside: Tensor, instance: Tensor, instances: in
     return errors.new_zeros(instances).index_add(0, instance, errors.relu() * steps)
 
 
-def _flatten(output: Tensor, masks: Tensor, ignore: Tensor, config: Config) -> _Sample:
+def _flatten(output: Tensor, masks: Tensor, ignore: Tensor, config: Settings) -> _Sample:
     dims = config.network.embedding_dims
     learned = dims - config.network.free_dims
     if output.shape[0] != dims + learned + 1:
@@ -196,7 +196,7 @@ def _mean_inside(values: Tensor, sample: _Sample) -> Tensor:
     return sample.masks @ values.T / sample.cells[:, None]
 
 
-def _pairs(sample: _Sample, config: Config) -> _Pairs:
+def _pairs(sample: _Sample, config: Settings) -> _Pairs:
     """Pairs of instances and cells, with probabilities that gradients flow through."""
     centers = _mean_inside(sample.embeddings, sample)  # (I, E)
     precisions = _mean_inside(BANDWIDTH_SCALE * sample.raw_variance.exp(), sample)  # (I, V)
@@ -240,7 +240,7 @@ def _matters(sample: _Sample, centers: Tensor, precisions: Tensor) -> Tensor:
     return inside | (distance < (1.01 * reach + 0.01).clamp(max=FAR))
 
 
-def _instance_weight(sample: _Sample, config: Config) -> Tensor:
+def _instance_weight(sample: _Sample, config: Settings) -> Tensor:
     """Weight of each instance in the Lovász mean: (I,).
 
     reference: all equal. corrected: as ``training.size_power`` and ``training.min_instance_cells``
@@ -268,7 +268,7 @@ def _variance_smoothness(sample: _Sample, pairs: _Pairs) -> Tensor:
     return (sums / (sample.cells * len(sample.raw_variance))).mean()
 
 
-def _heat_inside(sample: _Sample, pairs: _Pairs, shape: torch.Size, config: Config) -> Tensor:
+def _heat_inside(sample: _Sample, pairs: _Pairs, shape: torch.Size, config: Settings) -> Tensor:
     """Squared difference between the heat map and its target: mean over each instance, summed.
 
     The target is the membership probability. corrected with ``heatmap_target`` interior: that,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stemseg_ros.records import GRID_STRIDE
+from stemseg_ros.geometry import GRID_STRIDE
 
 PIXELS_PER_UNIT = 256.0
 """Unit of the ``pixels`` grid: one embedding unit in pixels of the network input."""

@@ -1,8 +1,7 @@
-"""The whole network in one visible expression."""
+"""The network of STEm-Seg: an encoder of frames and decoders of windows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,19 +9,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stemseg_ros.config import Config
-from stemseg_ros.execution.device import fast_precision
 from stemseg_ros.models.layers.backbone import build_body
 from stemseg_ros.models.layers.fpn import Backbone
 from stemseg_ros.models.layers.preprocess import preprocess
 from stemseg_ros.models.stemseg.decoder import EmbeddingHead, MapHead
-from stemseg_ros.records import Features, NetworkOutput
+from stemseg_ros.models.stemseg.settings import Settings
+from stemseg_ros.models.stemseg.tensors import NetworkOutput
 
 BANDWIDTH_SCALE = 10.0
 """Bandwidth = 10 * exp(raw variance): a precision, 1 / sigma^2, although the layer is called
 variance."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Maps(NamedTuple):
@@ -45,12 +41,13 @@ class StemSeg(nn.Module):
     """Encoder and temporal squeeze-expand decoders; parameter names are those of the released
     checkpoints.
 
-    It is two plain functions of tensors, ``encode`` (frame to features) and ``decode`` (the
-    features of a window to maps), so that each can be compiled or exported by itself; everything
-    else only calls them.
+    Engines compute two functions of tensors: ``encode`` (frames to features) and ``decode`` (the
+    features of windows to maps).
     """
 
-    def __init__(self, config: Config) -> None:
+    functions = ("encode", "decode")
+
+    def __init__(self, config: Settings) -> None:
         super().__init__()
         self.config = config
         net, length = config.network, config.window.length
@@ -77,14 +74,21 @@ class StemSeg(nn.Module):
         """Device of the parameters."""
         return next(self.parameters()).device
 
-    def encode(self, images: Tensor) -> list[Tensor]:
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """Preprocessed images (N, 3, H, W) -> four maps (N, C, H/s, W/s) at strides s = 4, 8, 16,
         32."""
-        maps: list[Tensor] = self.backbone(images)
-        return maps
+        return tuple(self.backbone(images))
 
-    def decode(self, maps: list[Tensor]) -> Maps:
-        """Stacked features (N, C, T, h_s, w_s) of windows -> Maps."""
+    def decode(self, *maps: Tensor) -> tuple[Tensor, ...]:
+        """Stacked features (N, C, T, h_s, w_s) of windows, s = 4, 8, 16, 32 -> the fields of
+        NetworkOutput, batch first; no semantic logits if there is no semantic head."""
+        out = self.heads(list(maps))
+        bandwidths = BANDWIDTH_SCALE * torch.exp(out.raw_variance)
+        outputs = (out.embeddings, bandwidths, out.heatmap)
+        return outputs if out.semantic_logits is None else (*outputs, out.semantic_logits)
+
+    def heads(self, maps: list[Tensor]) -> Maps:
+        """Stacked features (N, C, T, h_s, w_s) of windows -> what the losses are computed from."""
         if self.embedding_head is None:
             return self._saliency(maps)
         embeddings, raw_variance, heatmap = self.embedding_head(maps)
@@ -105,62 +109,14 @@ class StemSeg(nn.Module):
         training."""
         batch, length = clips.shape[:2]
         maps = self.encode(clips.flatten(0, 1))
-        return self.decode([m.unflatten(0, (batch, length)).transpose(1, 2) for m in maps])
-
-    def frame_features(self, image: npt.NDArray[np.uint8]) -> Features:
-        """uint8 (H, W, 3) BGR -> the features of one frame, on the device."""
-        return self.features_of([image])[0]
-
-    @torch.inference_mode()
-    def features_of(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Features]:
-        """The features of frames, uint8 (H, W, 3) BGR, whose padded sizes are equal, in one
-        pass."""
-        inputs = torch.cat([self._input(image) for image in images])
-        if self.config.runtime.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with self._precision():
-            maps = self.encode(inputs)
-        four, eight, sixteen, thirty_two = (m.split(1) for m in maps)
-        return [Features(m) for m in zip(four, eight, sixteen, thirty_two, strict=True)]
-
-    def _input(self, image: npt.NDArray[np.uint8]) -> Tensor:
-        # A copy, as torch shares neither read-only nor mirrored memory.
-        pixels = torch.from_numpy(image.copy()).to(self.device, non_blocking=True)
-        return preprocess(pixels.unsqueeze(0), self.config.input)
-
-    def window_output(self, features: tuple[Features, ...]) -> NetworkOutput:
-        """Features of T frames -> float32 NetworkOutput of the window, on the device."""
-        return self.outputs_of([features])[0]
-
-    @torch.inference_mode()
-    def outputs_of(self, windows: Sequence[tuple[Features, ...]]) -> list[NetworkOutput]:
-        """The outputs of windows of T frames each, all of one padded size, in one pass."""
-        batch = [
-            [torch.stack(levels, dim=2) for levels in zip(*(f.maps for f in window), strict=True)]
-            for window in windows
-        ]
-        stacked = [torch.cat(levels) for levels in zip(*batch, strict=True)]  # (N, C, T, h, w)
-        if self.config.runtime.channels_last:
-            stacked = [m.contiguous(memory_format=torch.channels_last_3d) for m in stacked]
-        with self._precision():
-            maps = self.decode(stacked)
-        bandwidths = BANDWIDTH_SCALE * torch.exp(maps.raw_variance)
-        semantic = maps.semantic_logits
-        return [
-            NetworkOutput(
-                maps.embeddings[n],
-                bandwidths[n],
-                maps.heatmap[n],
-                None if semantic is None else semantic[n],
-            )
-            for n in range(len(windows))
-        ]
+        return self.heads([m.unflatten(0, (batch, length)).transpose(1, 2) for m in maps])
 
     def predict(self, frames: npt.ArrayLike) -> NetworkOutput:
         """One window of images to its maps.
 
         frames: uint8 (T, H, W, 3), BGR, any size; T as configured.
-        Returns float32 maps at stride 4 of the resized and padded input.
+        Returns float32 maps at stride 4 of the resized and padded input, computed eagerly and in
+        float32 whatever ``runtime`` says.
         """
         frames = np.asarray(frames)
         length = self.config.window.length
@@ -170,14 +126,8 @@ class StemSeg(nn.Module):
                 f"expected uint8 frames of shape ({length}, H, W, 3), got {frames.dtype} "
                 f"{frames.shape}; window.length sets the number of frames"
             )
-        return self.window_output(tuple(self.frame_features(frame) for frame in frames))
-
-    def compile_parts(self) -> None:
-        """Compile encode and decode; the first call of each then takes long."""
-        self.encode = torch.compile(self.encode)  # type: ignore[method-assign]
-        self.decode = torch.compile(self.decode)  # type: ignore[method-assign]
-
-    def _precision(self) -> torch.autocast:
-        name = self.config.runtime.precision
-        dtype = fast_precision(self.device) if name == "auto" else DTYPES[name]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
+        pixels = torch.from_numpy(frames.copy()).to(self.device)
+        with torch.inference_mode():
+            maps = self.encode(preprocess(pixels, self.config.input))
+            outputs = self.decode(*(level.transpose(0, 1).unsqueeze(0) for level in maps))
+        return NetworkOutput(*(output[0] for output in outputs))

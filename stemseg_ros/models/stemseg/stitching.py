@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from stemseg_ros.config import Config, StitchingConfig
 from stemseg_ros.models.stemseg.clustering import cluster_window
-from stemseg_ros.models.stemseg.tracks import ClusterMasks, MaskCarrier, Track
+from stemseg_ros.models.stemseg.settings import Settings, StitchingConfig
+from stemseg_ros.models.stemseg.tensors import BACKGROUND, OUTLIER, NetworkOutput, WindowClusters
+from stemseg_ros.models.stemseg.tracks import ClusterMasks, MotionModel, Track
 from stemseg_ros.models.stemseg.window import real_slots
-from stemseg_ros.records import BACKGROUND, OUTLIER, NetworkOutput, WindowClusters
 
 Grid = npt.NDArray[np.int32]
 Indices = Sequence[int] | npt.NDArray[np.integer]
@@ -41,6 +41,12 @@ class Stitcher:
         self._next_id = 1
         self.tracks: dict[int, Track] = {}
         """Tracks that can still go on, by id."""
+
+    @classmethod
+    def of(cls, config: Settings) -> Stitcher:
+        """The stitcher that a model needs."""
+        network = config.network
+        return cls(config.stitching, network.mixing, single=network.task == "saliency")
 
     def update(self, config: StitchingConfig) -> None:
         """Change thresholds between windows."""
@@ -139,7 +145,7 @@ class Stitcher:
         tracks = self.tracks.items() if self._config.corrected("recovery") else ()
         lost = [track for track_id, track in tracks if track_id not in known]
         score = np.zeros((len(lost), masks.clusters))
-        carrier = MaskCarrier(*masks.labels.shape[1:])
+        motion = MotionModel(*masks.labels.shape[1:])
         first = (masks.counts > 0).argmax(axis=0)
         for k in np.flatnonzero(masks.counts.sum(axis=0)[1:]).tolist() if lost else ():
             slot = int(first[k + 1])
@@ -147,7 +153,7 @@ class Stitcher:
             for row, track in enumerate(lost):
                 gap = frames[slot] - track.frame
                 if 0 < gap <= self._config.max_gap and self._near(track, k, clusters):
-                    score[row, k] = carrier.iou(track, frames[slot], mask, box)
+                    score[row, k] = motion.iou(track, frames[slot], mask, box)
         score[score < self._config.recover_iou] = 0.0
         return np.array([track.track_id for track in lost], np.int32), score
 
@@ -216,7 +222,7 @@ def _assign(
     return ids
 
 
-def link_windows(windows: Sequence[tuple[Indices, npt.ArrayLike]], config: Config) -> Grid:
+def link_windows(windows: Sequence[tuple[Indices, npt.ArrayLike]], config: Settings) -> Grid:
     """Join window-local clusters to tracks.
 
     windows: in temporal order, (frame indices, int labels (T, h, w): 0 background, -1 outlier, > 0
@@ -230,7 +236,7 @@ def link_windows(windows: Sequence[tuple[Indices, npt.ArrayLike]], config: Confi
 
 
 def track_labels(
-    windows: Sequence[tuple[Indices, NetworkOutput]], foreground: npt.ArrayLike, config: Config
+    windows: Sequence[tuple[Indices, NetworkOutput]], foreground: npt.ArrayLike, config: Settings
 ) -> Grid:
     """Cluster every window and join the clusters to tracks.
 
@@ -245,9 +251,7 @@ def track_labels(
 
     return _link_all(
         ((indices, clusters(indices, output)) for indices, output in windows),
-        Stitcher(
-            config.stitching, config.network.mixing, single=config.network.task == "saliency"
-        ),
+        Stitcher.of(config),
     )
 
 

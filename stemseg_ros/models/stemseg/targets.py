@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stemseg_ros.config import Config
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, class_of
-from stemseg_ros.records import GRID_STRIDE
+from stemseg_ros.geometry import GRID_STRIDE
+from stemseg_ros.models.stemseg.settings import Settings
 
 THIN = 0.5
 """Share of its pixels below which an object of a frame counts as lost by a majority in each
@@ -30,7 +30,7 @@ class Targets:
     """bool (T, h, w)."""
 
 
-def grid_targets(labels: npt.NDArray[np.int32], config: Config) -> Targets:
+def grid_targets(labels: npt.NDArray[np.int32], config: Settings) -> Targets:
     """Shrink int32 labels (T, H, W), sides multiples of 4, to the stride-4 grid.
 
     reference: a cell belongs to an instance that covers all of its bilinear support, as bilinear

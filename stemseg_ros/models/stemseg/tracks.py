@@ -22,6 +22,8 @@ class Track:
 
     track_id: int
     """>= 1, never reused."""
+    number: int | None = None
+    """Id under which it is reported; None until it is."""
     frame: int = -1
     """Index of the last frame with a mask."""
     cells: Cells = field(default_factory=lambda: np.empty(0, np.int64))
@@ -124,8 +126,9 @@ class ClusterMasks:
         return int(y[0]), int(y[-1]), int(x.min()), int(x.max())
 
 
-class MaskCarrier:
-    """Compares masks of an (h, w) grid with the last masks of tracks, carried along."""
+class MotionModel:
+    """Compares masks of an (h, w) grid with the last masks of tracks, propagated at constant
+    velocity."""
 
     def __init__(self, height: int, width: int) -> None:
         self._size = (height, width)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from stemseg_ros.config import WindowConfig
-from stemseg_ros.records import Features, Window
+from stemseg_ros.models.stemseg.settings import WindowConfig
+from stemseg_ros.models.stemseg.tensors import Features, Window
 
 
 class WindowBuffer:
@@ -38,19 +38,12 @@ class WindowBuffer:
         padding = self._length - len(self._frames)
         slots = [first] * padding + list(self._frames)
         newest = slots[-1][0]
-        new = tuple(
-            slot
-            for slot, (index, _) in enumerate(slots)
-            if slot >= padding and index > self._emitted
-        )
         self._emitted = newest
         # After a flush of a short stream the next window still waits for T real frames.
         self._next_end = newest + self._stride
         if not self._pad_start:
             self._next_end = max(self._next_end, self._length - 1)
-        return Window(
-            tuple(index for index, _ in slots), tuple(features for _, features in slots), new
-        )
+        return Window(tuple(index for index, _ in slots), tuple(frame for _, frame in slots))
 
 
 def real_slots(indices: tuple[int, ...]) -> list[int]:

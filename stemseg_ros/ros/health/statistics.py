@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from stemseg_ros.models.stemseg.pipeline import STAGES as PIPELINE_STAGES
 from stemseg_ros.ros.input.frame_queue import DROPS
 
 PERIOD_SECONDS = 1.0
 REMEMBERED = 100
 """Windows, or frames, that the times of a stage are the median of."""
-STAGES = ("decode", "wait", *PIPELINE_STAGES, "publish")
+FIRST, LAST = ("unpack", "wait"), ("publish",)
+"""Stages of the node before and behind those of the model."""
 LOSSES = (
     "frames_lost",
     "frames_refused",
@@ -48,9 +48,9 @@ class Period:
 class StreamStatistics:
     """Counts and times of one camera since it was configured; from and to any thread.
 
-    Times by stage are medians of milliseconds: of the last windows from backbone to encode, of the
-    last frames otherwise. On a GPU those of a window are times of the host: a stage that only
-    queues work (backbone, heads) looks short, the one that waits for it (cluster) long.
+    Times by stage are medians of milliseconds over the last frames that the stage was part of. On
+    a GPU those of the network are times of the host: a call that only queues work looks short,
+    and "track", which waits for it, long.
     """
 
     def __init__(self) -> None:
@@ -109,11 +109,11 @@ class StreamStatistics:
             values = {name: str(self._counts[name]) for name in COUNTS}
             values["rate_in_hz"] = f"{period.rate_in_hz:.2f}"
             values["rate_out_hz"] = f"{period.rate_out_hz:.2f}"
-            known = (stage for stage in STAGES if stage in self._stage_ms)
-            others = (stage for stage in self._stage_ms if stage not in STAGES)
+            model = tuple(stage for stage in self._stage_ms if stage not in FIRST + LAST)
             values |= {
                 f"stage_ms.{stage}": f"{median(self._stage_ms[stage]):.3f}"
-                for stage in (*known, *others)
+                for stage in FIRST + model + LAST
+                if stage in self._stage_ms
             }
             if self._latency_ms:
                 values["latency_ms"] = f"{median(self._latency_ms):.1f}"

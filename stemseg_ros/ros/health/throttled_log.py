@@ -17,7 +17,7 @@ class _Burst:
     count: int
 
 
-class BurstLog:
+class ThrottledLog:
     """Says once that something goes wrong, and in the end how often it did.
 
     The first event of a kind is logged at once. Later ones are counted until ``quiet`` seconds

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from stemseg_ros.config import Config, HealthConfig, update_config
+from stemseg_ros.config import Config, update_config
 from stemseg_ros.ros.health.statistics import Period
+from stemseg_ros.ros.settings import HealthConfig
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")

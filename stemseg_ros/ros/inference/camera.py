@@ -7,18 +7,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import LifecycleNode
 
 from stemseg_ros.config import Config
-from stemseg_ros.records import FrameResult
+from stemseg_ros.records import FrameResult, Image
 from stemseg_ros.ros.health.diagnostics import diagnostic
 from stemseg_ros.ros.health.statistics import StreamStatistics
-from stemseg_ros.ros.health.throttled_log import BurstLog
+from stemseg_ros.ros.health.throttled_log import ThrottledLog
 from stemseg_ros.ros.health.verdicts import judge_stream
-from stemseg_ros.ros.inference.camera_stream import Event, Source, Stream
+from stemseg_ros.ros.inference.camera_stream import CameraStream, EventKind, Source
 from stemseg_ros.ros.input.conversions import ImageMessageError, bgr_image, check_image
 from stemseg_ros.ros.input.frame_queue import FrameQueue, Waiting
 from stemseg_ros.ros.input.subscription import ImageSubscription
@@ -64,7 +62,7 @@ class Camera:
         self._prefix = f"{name}/" if name else ""
         self.images_seen = 0
         self.statistics = StreamStatistics()
-        self.queue = FrameQueue(config.node, config.window.stride, self._on_drop)
+        self.queue = FrameQueue(config.node, config.latency.frames_per_pass, self._on_drop)
         self.stream = self._new_stream(first_epoch=0)
         self._results: ResultPublishers | None = None
         self._subscription: ImageSubscription | None = None
@@ -77,8 +75,8 @@ class Camera:
         """Whether it is being processed."""
         title = f"{name}: " if name else ""
         log = node.get_logger()
-        self._bursts = BurstLog(lambda text: log.warning(f"{title}{text}"))
-        self._notes = BurstLog(lambda text: log.info(f"{title}{text}"))
+        self._bursts = ThrottledLog(lambda text: log.warning(f"{title}{text}"))
+        self._notes = ThrottledLog(lambda text: log.info(f"{title}{text}"))
 
     def poll(self) -> None:
         """To be called now and then: says how troubles went that are over."""
@@ -154,7 +152,7 @@ class Camera:
 
     # From here on: the worker's thread
 
-    def take(self) -> tuple[Stream, npt.NDArray[np.uint8], Source] | None:
+    def take(self) -> tuple[CameraStream, Image, Source] | None:
         """The next frame to process, decoded; none: there is none, or it is no picture."""
         waiting = self.queue.take()
         if waiting is None:
@@ -166,8 +164,8 @@ class Camera:
         except ImageMessageError as error:
             self._refuse(error)
             return None
-        decode_ms = 1e3 * (time.monotonic() - begin)
-        self.statistics.times({"wait": 1e3 * (begin - waiting.arrived), "decode": decode_ms})
+        unpack_ms = 1e3 * (time.monotonic() - begin)
+        self.statistics.times({"wait": 1e3 * (begin - waiting.arrived), "unpack": unpack_ms})
         keep = self._results is not None and self._results.overlay_wanted
         message = waiting.message
         encoding = message.format if hasattr(message, "format") else message.encoding
@@ -186,9 +184,9 @@ class Camera:
             self._answered = False
 
     def seconds_to_pause(self) -> float | None:
-        """Until frames in the window have waited window.flush_after for others; none: nothing
+        """Until frames in the window have waited stream.flush_after for others; none: nothing
         waits, or for ever."""
-        after = self._config.window.flush_after
+        after = self._config.stream.flush_after
         if after <= 0 or not self.stream.pending or len(self.queue):
             return None
         return self._last_done + after - time.monotonic()
@@ -229,14 +227,8 @@ class Camera:
 
     # What the parts call back; from the thread that each lives on
 
-    def _new_stream(self, first_epoch: int) -> Stream:
-        return Stream(
-            self._publish,
-            self._on_window,
-            self._on_event,
-            self._config.node.max_gap,
-            first_epoch,
-        )
+    def _new_stream(self, first_epoch: int) -> CameraStream:
+        return CameraStream(self._publish, self._on_timings, self._on_event, first_epoch)
 
     def _count(self, name: str, number: int = 1) -> None:
         self.statistics.count(name, number)
@@ -268,14 +260,14 @@ class Camera:
         self._answered = True
         self._count("messages_out")
 
-    def _on_event(self, kind: Event, text: str) -> None:
+    def _on_event(self, kind: EventKind, text: str) -> None:
         if kind == "epoch":
             self._notes.add(kind, text, "times that tracking started anew")
         elif kind == "encoding":
             self._notes.add(kind, text, "changes of the encoding")
         else:
-            self._count(kind)
-            self._bursts.add(kind, text, f"dropped, {kind.removeprefix('frames_')}")
+            self._count(f"frames_{kind}")
+            self._bursts.add(kind, text, f"dropped, {kind}")
 
-    def _on_window(self, stage_ms: Mapping[str, float]) -> None:
+    def _on_timings(self, stage_ms: Mapping[str, float]) -> None:
         self.statistics.times(stage_ms)

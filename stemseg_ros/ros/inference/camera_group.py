@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import numpy as np
 import torch
 
-from stemseg_ros.config import Config
-from stemseg_ros.execution.lockstep import push_together
 from stemseg_ros.ros.health.verdicts import is_memory_error
 from stemseg_ros.ros.inference.camera import Camera
-from stemseg_ros.ros.inference.camera_stream import Stream, StreamingPipeline, push_frames
+from stemseg_ros.ros.inference.camera_stream import CameraStream, push_frames
+from stemseg_ros.stream import Model
+
+WARM_UP_SIZE = (36, 64)
+"""(H, W) of the images of the warm-up: 16:9, scaled to the size of the input."""
 
 
-class CameraRig:
+class CameraGroup:
     """Pushes one frame of each camera at a time, in one batch, and keeps their troubles apart.
 
     Lives on the worker's thread, but for ``oldest`` and ``abandoned``. ``on_memory`` is told, once
@@ -26,7 +26,7 @@ class CameraRig:
     def __init__(self, cameras: Sequence[Camera], on_memory: Callable[[str], None]) -> None:
         self._cameras = cameras
         self._on_memory = on_memory
-        self.opened = False
+        self._model: Model | None = None
         self.opening = False
         """Whether the model is being loaded, which takes longer than a turn."""
         self.abandoned = False
@@ -41,29 +41,24 @@ class CameraRig:
         waiting = (camera.queue.oldest for camera in self._cameras)
         return min((arrived for arrived in waiting if arrived is not None), default=None)
 
-    def open(self, make_pipeline: Callable[[], StreamingPipeline], config: Config) -> None:
-        """Build the pipelines and run them, so that the first real frame meets a warm device."""
-        first = make_pipeline()
-        pipelines = [first, *(first.sibling() for _ in self._cameras[1:])]
-        grey = np.full((36, 64, 3), 128, np.uint8)  # 16:9, scaled to the size of the input
-        for warmed in ([first], pipelines) if len(pipelines) > 1 else ([first],):
-            for index in range(config.window.length):
-                begin = time.monotonic()
-                for outcome in push_together(warmed, [(grey, index)] * len(warmed)):
-                    if isinstance(outcome, Exception):
-                        raise outcome
-                self.slowest_turn = max(self.slowest_turn, time.monotonic() - begin)
-            for pipeline in warmed:
-                pipeline.reset()
+    def open(self, open_model: Callable[[], Model]) -> None:
+        """Load the model and run it, so that the first real frame meets a warm device."""
+        model = open_model()
+        self.slowest_turn = model.warm_up(WARM_UP_SIZE, len(self._cameras))
         if self.abandoned:
             return
-        for camera, pipeline in zip(self._cameras, pipelines, strict=True):
-            camera.stream.open(pipeline)
-        self.opened = True
+        for camera in self._cameras:
+            camera.stream.open(model.stream())
+        self._model = model
+
+    @property
+    def opened(self) -> bool:
+        """Whether there is a model."""
+        return self._model is not None
 
     def close(self) -> None:
         """Free the device. Frames inside the windows are lost."""
-        self.opened = False
+        self._model = None
         for camera in self._cameras:
             camera.lose_pending()
             camera.stream.close()
@@ -79,7 +74,9 @@ class CameraRig:
                 return
             if frame is not None:
                 taken.append(frame)
-        failures = push_frames(taken)
+        if self._model is None:
+            return
+        failures = push_frames(self._model, taken)
         if self.abandoned:
             return
         self._tell(failures)
@@ -123,7 +120,7 @@ class CameraRig:
             return error
         return None
 
-    def _tell(self, failures: Sequence[tuple[Stream, Exception]]) -> None:
+    def _tell(self, failures: Sequence[tuple[CameraStream, Exception]]) -> None:
         memory = ""
         for stream, error in failures:
             error.__traceback__ = None  # it holds tensors

@@ -1,4 +1,5 @@
-"""What computes for the cameras, and what happens when it fails."""
+"""Supervises the inference worker: loads the model, falls back on out-of-memory, restarts it when
+it stalls."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.ros.health.verdicts import ERROR, OK, WARN, Fallbacks, Level, is_memory_error
 from stemseg_ros.ros.inference.camera import Camera
-from stemseg_ros.ros.inference.camera_group import CameraRig
-from stemseg_ros.ros.inference.camera_stream import StreamingPipeline
+from stemseg_ros.ros.inference.camera_group import CameraGroup
 from stemseg_ros.ros.inference.worker import Worker
+from stemseg_ros.stream import Model
 
-MakePipeline = Callable[[Config, "str | None", str], StreamingPipeline]
+OpenModel = Callable[[Config, "str | None", str], Model]
 T = TypeVar("T")
 STALL_FACTOR = 10.0
 """A turn that takes so many times as long as the slowest of the warm-up is a stall."""
@@ -30,12 +31,12 @@ RELOAD_SECONDS = 60.0
 """... and so many seconds besides."""
 
 
-class EngineError(StemsegError):
+class SupervisorError(StemsegError):
     """The device cannot serve the cameras any more; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelRequest:
     """What was asked for."""
 
     config: Config
@@ -44,7 +45,7 @@ class Model:
     """cpu or cuda:n."""
 
 
-class Engine:
+class Supervisor:
     """A worker with the pipelines of all cameras; it falls back when memory runs out, and is
     replaced when it hangs.
 
@@ -56,16 +57,16 @@ class Engine:
     def __init__(
         self,
         cameras: Sequence[Camera],
-        make_pipeline: MakePipeline,
+        open_model: OpenModel,
         stopping: Callable[[], bool],
         log: Any,
     ) -> None:
         """log: a logger of rclpy."""
         self._cameras = cameras
-        self._make_pipeline = make_pipeline
+        self._open_model = open_model
         self._stopping = stopping
         self._log = log
-        self._model: Model | None = None
+        self._model: ModelRequest | None = None
         self._fallbacks = Fallbacks("error")
         self._load_seconds = 0.0
         self._restarted_at: float | None = None
@@ -74,7 +75,7 @@ class Engine:
         """Why the node has to leave the active state."""
         self.broken = ""
         """Why the process has to end."""
-        self._rig, self._worker = self._new_worker()
+        self._group, self._worker = self._new_worker()
 
     # Work
 
@@ -83,7 +84,7 @@ class Engine:
         self._worker.wake()
 
     def call(self, work: Callable[[], T]) -> T:
-        """Do something on the worker's thread, and wait. Raises EngineError if it hangs."""
+        """Do something on the worker's thread, and wait. Raises SupervisorError if it hangs."""
         return self._call(work, lambda: self.stalled)
 
     def submit(self, work: Callable[[], T]) -> Any:
@@ -92,24 +93,25 @@ class Engine:
 
     def flush(self, cameras: Sequence[Camera]) -> int:
         """Finish the frames inside the windows; how many. On the worker's thread."""
-        return self._rig.flush(cameras)
+        return self._group.flush(cameras)
 
     def clock_jumped(self, now_ns: int) -> None:
         """The clock of the node was set to ``now_ns``."""
-        self._worker.submit(lambda: self._rig.clock_jumped(now_ns))
+        self._worker.submit(lambda: self._group.clock_jumped(now_ns))
 
     def update(self, config: Config) -> None:
         """Take over changed settings from the next window on."""
         if self._model is not None:
-            self._model = Model(config, self._model.checkpoint, self._model.device)
+            self._model = ModelRequest(config, self._model.checkpoint, self._model.device)
         self._worker.submit(partial(self._update, config))
 
     # Life
 
-    def load(self, model: Model) -> None:
+    def load(self, model: ModelRequest) -> None:
         """Load the model and warm it up, with less memory where that does not suffice.
 
-        Raises what loading raises, EngineError if no fallback is left; ``refuse`` is to follow.
+        Raises what loading raises, SupervisorError if no fallback is left; ``refuse`` is to
+        follow.
         """
         self._model = model
         self._fallbacks = Fallbacks(model.config.health.out_of_memory)
@@ -126,7 +128,7 @@ class Engine:
         """Free the device; if the worker hangs, by leaving it alone."""
         if self.stalled:
             self._replace_worker()
-        self._call(self._rig.close, lambda: self.stalled)
+        self._call(self._group.close, lambda: self.stalled)
         self._model = None
 
     def close(self, timeout: float) -> bool:
@@ -186,12 +188,11 @@ class Engine:
         config = self._fallbacks.config(self._model.config)
         values |= {
             "device": self.device,
-            "model": config.name,
+            "preset": config.name,
+            **config.traits,
             "checkpoint": self._model.checkpoint or "bundled",
-            "backbone": config.network.backbone,
             "precision": config.runtime.precision,
             "input": f"{config.input.min_dim} (at most {config.input.max_dim})",
-            "window": f"{config.window.mode} {config.window.length}/{config.window.overlap}",
             "fallback": "yes" if self._fallbacks.active else "no",
         }
         if self.device.startswith("cuda"):
@@ -209,8 +210,8 @@ class Engine:
         if not after:
             return 0.0
         reload = RELOAD_FACTOR * self._load_seconds + RELOAD_SECONDS
-        limit = max(after, STALL_FACTOR * self._rig.slowest_turn)
-        return limit + reload if self._rig.opening else limit
+        limit = max(after, STALL_FACTOR * self._group.slowest_turn)
+        return limit + reload if self._group.opening else limit
 
     def _call(self, work: Callable[[], T], hangs: Callable[[], bool]) -> T:
         given_up = False
@@ -224,45 +225,45 @@ class Engine:
             return self._worker.call(work, give_up)
         except Exception as error:
             if given_up:
-                raise EngineError("the worker hangs") from error
+                raise SupervisorError("the worker hangs") from error
             raise
 
-    def _new_worker(self) -> tuple[CameraRig, Worker]:
-        rig = CameraRig(self._cameras, self._on_memory)
-        return rig, Worker(rig.oldest, rig.turn, rig.pause, self._on_error)
+    def _new_worker(self) -> tuple[CameraGroup, Worker]:
+        group = CameraGroup(self._cameras, self._on_memory)
+        return group, Worker(group.oldest, group.turn, group.pause, self._on_error)
 
     def _replace_worker(self) -> None:
         """A thread cannot be ended, only left alone: it keeps its memory until it comes back."""
-        self._rig.abandoned = True
+        self._group.abandoned = True
         self._worker.close(0.0)
         for camera in self._cameras:
             camera.abandon()
-        self._rig, self._worker = self._new_worker()
+        self._group, self._worker = self._new_worker()
 
     # From here on: the worker's thread
 
     def _open(self) -> None:
         assert self._model is not None
-        rig, model = self._rig, self._model
-        rig.opening = True
+        group, model = self._group, self._model
+        group.opening = True
         try:
             while True:
                 config = self._fallbacks.config(model.config)
                 device = self._fallbacks.device(model.device)
-                make = partial(self._make_pipeline, config, model.checkpoint, device)
+                make = partial(self._open_model, config, model.checkpoint, device)
                 try:
-                    rig.open(make, config)
-                    if not rig.abandoned:
+                    group.open(make)
+                    if not group.abandoned:
                         self._update(model.config)  # of a job that went with an older worker
                     return
                 except Exception as error:
-                    if rig.abandoned or not is_memory_error(error):
+                    if group.abandoned or not is_memory_error(error):
                         raise
                     reason = f"out of memory on {device}: {error}"
-                rig.close()
+                group.close()
                 self._fall_back(reason)
         finally:
-            rig.opening = False
+            group.opening = False
 
     def _update(self, config: Config) -> None:
         in_use = self._fallbacks.config(config)
@@ -270,10 +271,10 @@ class Engine:
             camera.update(in_use)
 
     def _fall_back(self, reason: str) -> None:
-        """Choose what needs less memory. Raises EngineError if nothing is left."""
+        """Choose what needs less memory. Raises SupervisorError if nothing is left."""
         assert self._model is not None
         if not self._fallbacks.lower(self._model.device):
-            raise EngineError(f"{reason}; no fallback is left (health.out_of_memory)")
+            raise SupervisorError(f"{reason}; no fallback is left (health.out_of_memory)")
         config = self._fallbacks.config(self._model.config)
         self._log.warning(
             f"{reason}; goes on with input.min_dim {config.input.min_dim} on {self.device} "
@@ -282,7 +283,7 @@ class Engine:
 
     def _on_memory(self, what: str) -> None:
         try:
-            self._rig.close()
+            self._group.close()
             self._fall_back(f"out of memory on {self.device}: {what}")
             self._open()
         except Exception as error:  # of any kind: what cannot be loaded cannot go on

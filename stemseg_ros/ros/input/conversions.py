@@ -13,7 +13,6 @@ from std_msgs.msg import Header
 from stemseg.msg import Instance as InstanceMessage
 from stemseg.msg import InstanceArray
 
-from stemseg_ros.config import NodeConfig
 from stemseg_ros.media.messages import (
     ImageMessageError,
     bgr_from_message,
@@ -22,6 +21,7 @@ from stemseg_ros.media.messages import (
 )
 from stemseg_ros.media.result_bag import result_from_message
 from stemseg_ros.records import FrameResult, Instance
+from stemseg_ros.ros.settings import NodeConfig
 
 __all__ = [
     "ImageMessageError",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from stemseg_ros.config import NodeConfig
+from stemseg_ros.ros.settings import NodeConfig
 
 MEASURED = 8
 """Fewest arrivals that the load is measured over."""

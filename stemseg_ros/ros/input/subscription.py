@@ -19,7 +19,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from stemseg_ros.config import Config
 from stemseg_ros.media.messages import stamp_ns
-from stemseg_ros.ros.health.throttled_log import BurstLog
+from stemseg_ros.ros.health.throttled_log import ThrottledLog
 from stemseg_ros.ros.input.lost_images import LostFrames, remedy
 from stemseg_ros.ros.input.no_images import TRANSPORTS, Offer, Request, explain_silence
 
@@ -68,7 +68,7 @@ class ImageSubscription:
         self._wanted: ReliabilityPolicy | None = None  # a poll ago: publishers come one by one
         self._refit = False
         self._losses = LostFrames(self._on_lost, self._explain_losses)
-        self._bursts = BurstLog(node.get_logger().warning)
+        self._bursts = ThrottledLog(node.get_logger().warning)
         self._last_image = time.monotonic()
         self._silence_told = False
         steady = Clock(clock_type=ClockType.STEADY_TIME)

@@ -19,7 +19,6 @@ from stemseg_ros.media.overlay import draw_instances
 from stemseg_ros.records import FrameResult
 from stemseg_ros.ros.inference.camera_stream import Source
 from stemseg_ros.ros.input.conversions import image_message, instances_message, jpeg_message
-from stemseg_ros.ros.output.ended_tracks import EndedTracks
 
 if find_spec("vision_msgs") is not None:
     from stemseg_ros.ros.output.detections import Detection2DArray, detections_message
@@ -38,12 +37,11 @@ class ResultPublishers:
     """
 
     def __init__(self, node: LifecycleNode, config: Config, prefix: str = "~/") -> None:
-        # The end of a stream publishes the frames of up to three windows at once.
-        depth = max(10, 4 * config.window.length)
+        # The end of a stream publishes all frames in flight at once.
+        depth = max(10, 2 * config.latency.in_flight)
         qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
         self._node = node
         self._config = config
-        self._ended = EndedTracks()
         self._all: list[Any] = []
 
         def publisher(kind: type, name: str) -> Any:
@@ -73,12 +71,6 @@ class ResultPublishers:
     def publish(self, source: Source, result: FrameResult) -> None:
         """Everything that is wanted of one frame, under the header of its image."""
         self._instances.publish(instances_message(result, source.header))
-        max_gap = self._config.stitching.max_gap
-        for track in self._ended.push(result, max_gap):
-            self._node.get_logger().debug(
-                f"track {track} has ended: unseen for more than {max_gap} frames "
-                "(stitching.max_gap), so that what comes back gets a new id"
-            )
         if self._detections is not None and _wanted(self._detections):
             self._detections.publish(detections_message(result, source.header))
         if _wanted(self._labels):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from stemseg_ros.replay.session import MODULES
+
 
 def node() -> int:
     """stemseg_node."""
@@ -24,7 +26,7 @@ def recorder() -> int:
 def run(name: str) -> int:
     """``main`` of the module; 2 where something that it imports is not installed."""
     try:
-        program = importlib.import_module(f"stemseg_ros.ros.{name}")
+        program = importlib.import_module(MODULES[name])
     except ModuleNotFoundError as error:
         print(
             f"stemseg_{name}: {error.name} is not installed for {sys.executable}; source the "

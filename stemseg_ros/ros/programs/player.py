@@ -25,9 +25,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 from stemseg.msg import InstanceArray
 
-from stemseg_ros.config import WindowConfig
 from stemseg_ros.media.bags import IMAGE, IMAGE_TYPES, BagReader, message_types
 from stemseg_ros.media.messages import stamp_ns
+from stemseg_ros.models.stemseg.settings import WindowConfig
 from stemseg_ros.ros.programs.program import (
     JsonLines,
     Program,

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stemseg_ros.config import Config, load_config, update_config
 from stemseg_ros.models.stemseg.clustering import CHUNK, cluster_window, foreground_mask
-from stemseg_ros.records import NetworkOutput
+from stemseg_ros.models.stemseg.tensors import NetworkOutput
 
 XYT = load_config("lite", {"network.mixing": "xyt"})
 

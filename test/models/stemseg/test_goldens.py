@@ -85,9 +85,7 @@ def test_network_golden(
     )
     image = preprocess(torch.from_numpy(frames[:1]), config.input)[0]
     np.testing.assert_allclose(image, expected["input"], rtol=0, atol=1e-5)
-    for stride, feature in zip(
-        (4, 8, 16, 32), network.frame_features(frames[0]).maps, strict=True
-    ):
+    for stride, feature in zip((4, 8, 16, 32), network.encode(image.unsqueeze(0)), strict=True):
         reference = expected[f"fpn_{stride}x_frame0"]
         np.testing.assert_allclose(
             feature[0, :8], reference, rtol=0, atol=1e-5 * np.abs(reference).max()

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 
 from stemseg_ros.config import Config, load_config
+from stemseg_ros.models.layers.weights import initialise
 from stemseg_ros.models.stemseg import CheckpointError, StemSeg, load_network, save_weights
-from stemseg_ros.models.stemseg.load import initialise
 
 
 @pytest.fixture(scope="module")

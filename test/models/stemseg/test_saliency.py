@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from typer.testing import CliRunner
 
 from stemseg_ros.cli.main import app
-from stemseg_ros.config import Config, ConfigError, load_config
+from stemseg_ros.config import ConfigError, load_config
 from stemseg_ros.formats.kitti_lines import read_results
 from stemseg_ros.masks import decode
 from stemseg_ros.media.overlay import VideoWriter
 from stemseg_ros.models.stemseg import StemSeg, load_network
-from stemseg_ros.models.stemseg.pipeline import Pipeline
-from stemseg_ros.records import Features, NetworkOutput
+from stemseg_ros.models.stemseg.settings import Settings
+from stemseg_ros.records import Frame
+from stemseg_ros.stream import Model
 
 HEIGHT, WIDTH, FRAMES = 96, 128, 11
 TINY = """
@@ -123,22 +125,23 @@ def test_a_video_runs_with_random_weights(tmp_path: Path) -> None:
 
 
 class Bright:
-    """The network's stand-in: what is bright is foreground."""
+    """A fake engine: what is bright is foreground."""
 
     device = torch.device("cpu")
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Settings) -> None:
         self.config = config
 
-    def frame_features(self, image: np.ndarray) -> Features:
-        cells = torch.from_numpy(image[::4, ::4, :1].astype(np.float32) / 255).permute(2, 0, 1)[
-            None
-        ]
-        return Features((cells, cells, cells, cells))
+    def run(self, function: str, batch: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+        return [getattr(self, function)(*inputs) for inputs in batch]
 
-    def window_output(self, features: tuple[Features, ...]) -> NetworkOutput:
-        heat = torch.cat([f.maps[0] for f in features])[None, :, 0]  # (1, T, h, w)
-        return NetworkOutput(heat[:0], heat[:0], heat)
+    def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        mean, std = self.config.input.mean_bgr[0], self.config.input.std_bgr[0]
+        cells = ((pixels[:1, ::4, ::4] * std + mean) / 255).float()
+        return cells, cells, cells, cells
+
+    def decode(self, heat: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+        return heat[:0], heat[:0], heat
 
 
 def scene(*boxes: tuple[int, int, int, int]) -> np.ndarray:
@@ -159,9 +162,9 @@ def test_all_foreground_is_one_object_for_ever(mode: str) -> None:
     config = load_config(
         "saliency", {"input.min_dim": 96, "input.max_dim": 96, "window.mode": mode}
     )
-    pipeline = Pipeline(config, network=Bright(config))  # type: ignore[arg-type]
-    results = [r for t, image in enumerate(frames) for r in pipeline.push(image, t)]
-    results += pipeline.flush()
+    stream = Model(config, Bright(config)).stream()
+    results = [r for t, image in enumerate(frames) for r in stream.push(Frame(image, 1 + t))]
+    results += stream.flush()
     assert [result.index for result in results] == list(range(len(frames)))
     for image, result in zip(frames, results, strict=True):
         if not image.any():

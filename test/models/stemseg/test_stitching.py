@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from models.stemseg.test_clustering import GOLDEN_MIXING, golden_config, golden_window
 
-from stemseg_ros.config import StitchingConfig, load_config
+from stemseg_ros.config import load_config
+from stemseg_ros.models.stemseg.settings import StitchingConfig
 from stemseg_ros.models.stemseg.stitching import Stitcher, link_windows, track_labels
-from stemseg_ros.records import WindowClusters
+from stemseg_ros.models.stemseg.tensors import WindowClusters
 
 
 @pytest.mark.parametrize("name", GOLDEN_MIXING)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stemseg_ros.config import WindowConfig
+from stemseg_ros.models.stemseg.settings import WindowConfig
+from stemseg_ros.models.stemseg.tensors import Features, Window
 from stemseg_ros.models.stemseg.window import WindowBuffer, real_slots
-from stemseg_ros.records import Features, Window
 
 NOTHING: Any = Features(())  # type: ignore[arg-type]
 

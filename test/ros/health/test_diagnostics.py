@@ -11,11 +11,11 @@ pytest.importorskip("stemseg.msg", reason="needs the built messages")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from ros.harness import LocalNode, Peer, message, scene
-
-from stemseg_ros.config import HealthConfig
 from stemseg_ros.models.stemseg.pipeline import Pipeline
+
 from stemseg_ros.ros.health.statistics import LOSSES, STAGES, Period, StreamStatistics
 from stemseg_ros.ros.health.verdicts import judge_stream
+from stemseg_ros.ros.settings import HealthConfig
 
 pytestmark = pytest.mark.ros
 

@@ -13,9 +13,9 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from colour_network import ColourNetwork, scene
 from std_msgs.msg import Header
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 from stemseg_ros.config import Config, load_config
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 from stemseg_ros.records import FrameResult
 from stemseg_ros.ros.inference.camera_stream import Source, Stream, push_frames
 from stemseg_ros.ros.input.frame_queue import FrameQueue, Waiting

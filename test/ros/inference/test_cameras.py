@@ -19,9 +19,9 @@ from ros.health.test_diagnostics import OK, WARN, Listener
 from ros.toy_node import POISON
 from sensor_msgs.msg import Image
 from stemseg.msg import InstanceArray
+from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 from stemseg_ros.config import Config
-from stemseg_ros.models.stemseg.pipeline import Pipeline
 
 pytestmark = pytest.mark.ros
 

@@ -21,7 +21,6 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from stemseg.msg import InstanceArray
 
-from stemseg_ros.config import NodeConfig
 from stemseg_ros.masks import encode
 from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.records import FrameResult, Instance
@@ -33,6 +32,7 @@ from stemseg_ros.ros.input.conversions import (
     instances_message,
     result_from_message,
 )
+from stemseg_ros.ros.settings import NodeConfig
 
 pytestmark = pytest.mark.ros
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stemseg_ros.config import NodeConfig
 from stemseg_ros.ros.input.frame_queue import DROPS, FrameQueue, Waiting
+from stemseg_ros.ros.settings import NodeConfig
 
 POLICIES = ("drop_oldest", "drop_newest", "stride")
 STRIDE = 4

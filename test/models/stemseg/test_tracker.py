@@ -1,4 +1,4 @@
-"""The streaming pipeline on scenes whose truth is known, with a stand-in for the network."""
+"""The tracker in a stream of scenes whose truth is known, with a fake engine."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colour_network import SECOND_COLOUR, ColourNetwork, scene
+from colour_engine import SECOND_COLOUR, ColourEngine, scene
 
-from stemseg_ros.config import Config, load_config, update_config
+from stemseg_ros.config import update_config
 from stemseg_ros.masks import decode
-from stemseg_ros.models.stemseg.pipeline import STAGES, Pipeline
-from stemseg_ros.records import FrameResult
+from stemseg_ros.models.layers.preprocess import image_tensor
+from stemseg_ros.models.stemseg import load_network
+from stemseg_ros.models.stemseg.settings import load_settings
+from stemseg_ros.models.stemseg.tensors import Features, Window
+from stemseg_ros.records import Frame, FrameResult
+from stemseg_ros.stream import Model, Stream, open_model
 
 SIZE = (96, 128)
 
 
-def make(**overrides: Any) -> tuple[Pipeline, ColourNetwork]:
-    config = load_config(
+def make(**overrides: Any) -> tuple[Stream, ColourEngine]:
+    config = load_settings(
         "lite",
         {
             "input.min_dim": 96,
@@ -28,15 +32,15 @@ def make(**overrides: Any) -> tuple[Pipeline, ColourNetwork]:
             **{key.replace("__", "."): value for key, value in overrides.items()},
         },
     )
-    network = ColourNetwork(config)
-    return Pipeline(config, network=network), network  # type: ignore[arg-type]
+    engine = ColourEngine(config)
+    return Model(config, engine).stream(), engine
 
 
-def run(pipeline: Pipeline, images: list[Any], flush: bool = True) -> list[FrameResult]:
+def run(stream: Stream, images: list[Any], flush: bool = True) -> list[FrameResult]:
     results = [
-        result for i, image in enumerate(images) for result in pipeline.push(image, 1000 * i)
+        result for i, image in enumerate(images) for result in stream.push(Frame(image, 1000 * i))
     ]
-    return results + (pipeline.flush() if flush else [])
+    return results + (stream.flush() if flush else [])
 
 
 def two_movers(frames: int) -> list[Any]:
@@ -75,15 +79,15 @@ def test_masks_classes_and_ids_are_those_of_the_scene(mode: str) -> None:
     ],
 )
 def test_when_frames_come_out(mode: str, counts: list[int]) -> None:
-    pipeline, _ = make(window__mode=mode)
-    assert [len(pipeline.push(image, i)) for i, image in enumerate(two_movers(8))] == counts
+    stream, _ = make(window__mode=mode)
+    assert [len(stream.push(Frame(image, i))) for i, image in enumerate(two_movers(8))] == counts
 
 
 @pytest.mark.parametrize(("mode", "windows"), [("near_online", 9), ("offline", 9), ("online", 20)])
-def test_backbone_runs_once_per_frame(mode: str, windows: int) -> None:
-    pipeline, network = make(window__mode=mode)
-    run(pipeline, two_movers(20))
-    assert (network.encoded, network.windows) == (20, windows)
+def test_each_frame_is_encoded_once(mode: str, windows: int) -> None:
+    stream, engine = make(window__mode=mode)
+    run(stream, two_movers(20))
+    assert (engine.encoded, engine.windows) == (20, windows)
 
 
 def test_empty_scene_gives_empty_results() -> None:
@@ -111,44 +115,39 @@ def test_three_hundred_instances() -> None:
 
 
 @pytest.mark.parametrize("change", ["stamp", "size"])
-def test_backward_stamp_or_new_size_starts_a_new_epoch_and_loses_nothing(change: str) -> None:
-    pipeline, _ = make()
-    results = run(pipeline, two_movers(5), flush=False)
-    image = (
-        scene((96, 112), (7, 1, 8, 8, 24)) if change == "size" else scene(SIZE, (7, 1, 8, 8, 24))
-    )
-    stamp = 10**9 if change == "size" else 0
-    results += pipeline.push(image, stamp)
+def test_a_jump_back_or_a_new_size_starts_a_new_epoch_and_loses_nothing(change: str) -> None:
+    stream, _ = make()
+    later = 10**12
+    results = [
+        r for i, image in enumerate(two_movers(5)) for r in stream.push(Frame(image, later + i))
+    ]
+    size = (96, 112) if change == "size" else SIZE
+    first = later + 5 if change == "size" else 1
+    for stamp in (first, first + 1):
+        results += stream.push(Frame(scene(size, (7, 1, 8, 8, 24)), stamp))
     assert [(r.index, r.epoch) for r in results] == [(i, 0) for i in range(5)]
-    last = pipeline.flush()
+    last = stream.flush()
     assert [(r.index, r.epoch, r.stamp_ns, r.width) for r in last] == [
-        (0, 1, stamp, image.shape[1])
+        (i, 1, first + i, size[1]) for i in range(2)
     ]
     assert [i.track_id for i in last[0].instances] == [1]
 
 
-def test_equal_stamps_do_not_start_a_new_epoch() -> None:
-    pipeline, _ = make()
-    for image in two_movers(4):
-        pipeline.push(image, 5)
-    assert pipeline.epoch == 0
-
-
 def test_reset_drops_what_is_pending_and_starts_a_new_epoch() -> None:
-    pipeline, _ = make()
-    run(pipeline, two_movers(3), flush=False)
-    pipeline.reset()
-    assert pipeline.flush() == [] and pipeline.epoch == 1
+    stream, _ = make()
+    run(stream, two_movers(3), flush=False)
+    stream.reset()
+    assert stream.flush() == [] and stream.epoch == 1
 
 
 def test_tracking_goes_on_after_a_flush() -> None:
-    pipeline, _ = make()
+    stream, _ = make()
     images = two_movers(12)
     results = [
         r
         for i, image in enumerate(images)
-        for r in pipeline.push(image, i) + (pipeline.flush() if i in (0, 4, 8) else [])
-    ] + pipeline.flush()
+        for r in stream.push(Frame(image, i)) + (stream.flush() if i in (0, 4, 8) else [])
+    ] + stream.flush()
     assert [r.index for r in results] == list(range(12))
     assert all([i.track_id for i in r.instances] == [1, 2] for r in results)
 
@@ -173,32 +172,31 @@ def test_output_settings(setting: str, value: float, counts: list[int]) -> None:
     assert [len(r.instances) for r in run(make(**{setting: value})[0], two_movers(6))] == counts
 
 
-def test_thresholds_change_in_a_running_pipeline_and_nothing_else_does() -> None:
-    pipeline, _ = make()
-    run(pipeline, two_movers(4), flush=False)
-    pipeline.update(update_config(pipeline.config, {"output.min_area": 10**6}))
-    assert [len(r.instances) for r in run(pipeline, two_movers(4))[-2:]] == [0, 0]
+def test_thresholds_change_in_a_running_stream_and_nothing_else_does() -> None:
+    stream, _ = make()
+    run(stream, two_movers(4), flush=False)
+    stream.update(update_config(stream.config, {"output.min_area": 10**6}))
+    assert [len(r.instances) for r in run(stream, two_movers(4))[-2:]] == [0, 0]
     with pytest.raises(ValueError, match="'window' settings cannot change"):
-        pipeline.update(update_config(pipeline.config, {"window.length": 8}))
+        stream.update(update_config(stream.config, {"window.length": 8}))
 
 
-def test_stage_times_are_measured() -> None:
-    pipeline, _ = make()
-    run(pipeline, two_movers(6))
-    assert set(pipeline.stage_ms) == set(STAGES) and all(
-        ms > 0 for ms in pipeline.stage_ms.values()
-    )
+def test_times_of_calls_are_measured() -> None:
+    stream, _ = make()
+    run(stream, two_movers(4), flush=False)
+    assert set(stream.timings) == {"encode", "decode", "track"}
+    assert all(ms > 0 for ms in stream.timings.values())
 
 
 @pytest.mark.parametrize("mode", ["near_online", "online", "offline"])
 def test_memory_does_not_grow_over_two_thousand_frames(mode: str) -> None:
-    pipeline, _ = make(window__mode=mode)
+    stream, _ = make(window__mode=mode)
     images = two_movers(20) + [np.zeros((*SIZE, 3), np.uint8)] * 30  # new tracks every 50 frames
     sizes = []
     for i in range(2000):
-        pipeline.push(images[i % len(images)], i)
+        stream.push(Frame(images[i % len(images)], i))
         if i % 400 == 399:  # everything a stream remembers: tensors, arrays, tracks
-            sizes.append(len(pickle.dumps(pipeline._stream)))
+            sizes.append(len(pickle.dumps(stream._tracker)))
     assert max(sizes) < sizes[0] + 1000, sizes  # one (h, w) grid alone is 3 kB
 
 
@@ -214,22 +212,38 @@ def test_memory_does_not_grow_over_two_thousand_frames(mode: str) -> None:
     ids=["empty", "grey", "alpha", "float", "string"],
 )
 def test_wrong_images_are_refused_and_the_stream_goes_on(image: Any) -> None:
-    pipeline, _ = make()
-    results = pipeline.push(two_movers(1)[0], 0)
+    stream, _ = make()
+    results = stream.push(Frame(two_movers(1)[0], 0))
     with pytest.raises(ValueError, match=r"expected a uint8 image \(H, W, 3\), BGR, got"):
-        pipeline.push(image, 1)
-    results += pipeline.push(two_movers(1)[0], 2) + pipeline.flush()
+        stream.push(Frame(image, 1))
+    results += stream.push(Frame(two_movers(1)[0], 2)) + stream.flush()
     assert [r.stamp_ns for r in results] == [0, 2]
 
 
 def test_the_real_network_streams_what_it_predicts_at_once() -> None:
-    config: Config = load_config(
-        "lite", {"input.min_dim": 96, "input.max_dim": 128, "clustering.min_heat": 0.3}
+    config = load_settings(
+        "lite",
+        {
+            "input.min_dim": 96,
+            "input.max_dim": 128,
+            "clustering.min_heat": 0.3,
+            "runtime.precision": "float32",
+            "runtime.fuse": False,
+        },
     )
-    pipeline = Pipeline(config, "random")
     frames = np.random.default_rng(0).integers(0, 255, (4, *SIZE, 3), np.uint8)
-    streamed = pipeline.network.window_output(
-        tuple(pipeline.network.frame_features(f) for f in frames)
-    )
-    np.testing.assert_array_equal(streamed.embeddings, pipeline.network.predict(frames).embeddings)
-    assert len(run(pipeline, list(frames))) == 4
+    predicted = load_network(config, "random").predict(frames)
+    model = open_model(config, "random", "cpu")
+    inputs = [image_tensor(frame, config.input, model.engine.device) for frame in frames]
+    features = tuple(Features(model.engine.run("encode", [(x,)])[0]) for x in inputs)
+    window = Window(tuple(range(4)), features)
+    (output,) = model.engine.run("decode", [window.stacked()])
+    np.testing.assert_allclose(output[0], predicted.embeddings, rtol=1e-4, atol=1e-4)
+    assert len(run(model.stream(), list(frames))) == 4
+
+
+def test_ids_are_numbered_in_the_order_of_publication() -> None:
+    first = [scene(SIZE, (1, 1, 8, 8, 8)) for _ in range(4)]  # too small to be reported
+    then = [scene(SIZE, (1, 1, 8, 8, 8), (2, 1, 50, 50, 30)) for _ in range(4)]
+    results = run(make(output__min_area=300)[0], first + then)
+    assert {i.track_id for r in results for i in r.instances} == {1}

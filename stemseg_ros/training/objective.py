@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stemseg_ros.config import Config
+from stemseg_ros.execution.torch_engine import DTYPES
 from stemseg_ros.models.stemseg.losses import embedding_loss, saliency_loss, semantic_loss
-from stemseg_ros.models.stemseg.network import DTYPES, Maps
+from stemseg_ros.models.stemseg.network import Maps
+from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.batches import Batch
 
 
-def forward(model: nn.Module, clips: Tensor, config: Config) -> Maps:
+def forward(model: nn.Module, clips: Tensor, config: Settings) -> Maps:
     """Maps of preprocessed clips (N, T, 3, H, W), computed in ``training.precision``."""
     precision = DTYPES[config.training.precision]
     with torch.autocast(clips.device.type, precision, precision != torch.float32):
@@ -19,7 +20,7 @@ def forward(model: nn.Module, clips: Tensor, config: Config) -> Maps:
     return maps
 
 
-def compute_losses(model: nn.Module, batch: Batch, config: Config) -> dict[str, Tensor]:
+def compute_losses(model: nn.Module, batch: Batch, config: Settings) -> dict[str, Tensor]:
     """Forward pass and losses, each the mean over the clips of what a clip gives by itself.
 
     The mean over instances is one over those of a clip (Sec. 3.4), so it does not matter how the
@@ -42,7 +43,7 @@ def _clip(maps: Maps, n: int) -> Maps:
     )
 
 
-def _clip_losses(maps: Maps, clip: Batch, config: Config) -> dict[str, Tensor]:
+def _clip_losses(maps: Maps, clip: Batch, config: Settings) -> dict[str, Tensor]:
     if maps.saliency_logits is not None:
         saliency = saliency_loss(maps.saliency_logits, clip.classes, clip.ignore, config)
         return {"saliency": saliency, "total": saliency}

@@ -1,0 +1,88 @@
+"""PyTorch as it is: autocast, memory format, folded norms, torch.compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.ops import FrozenBatchNorm2d
+
+from stemseg_ros.execution.device import fast_precision, resolve_device
+from stemseg_ros.execution.settings import RuntimeConfig
+
+Tensors = tuple[Tensor, ...]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class TorchEngine:
+    """Runs the functions of a network eagerly or compiled (``runtime.compile``)."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: RuntimeConfig,
+        device: str | torch.device,
+        *,
+        timed: bool = False,
+    ) -> None:
+        """See ``open_engine``."""
+        self.device = resolve_device(device)
+        self._timed = timed and self.device.type == "cuda"
+        self._channels_last = config.channels_last
+        network.eval().requires_grad_(False)
+        if config.fuse:
+            fuse_frozen_norms(network)
+        network.to(self.device)
+        if config.channels_last:
+            to_channels_last(network)
+        names = cast(tuple[str, ...], network.functions)
+        functions: dict[str, Callable[..., Tensors]] = {n: getattr(network, n) for n in names}
+        self._functions = (
+            {n: torch.compile(function) for n, function in functions.items()}
+            if config.compile
+            else functions
+        )
+        auto = config.precision == "auto"
+        self._dtype = fast_precision(self.device) if auto else DTYPES[config.precision]
+
+    @torch.inference_mode()
+    def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
+        """See ``Engine``."""
+        inputs = [self._batched(items) for items in zip(*batch, strict=True)]
+        mixed = self._dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=self._dtype, enabled=mixed):
+            outputs = self._functions[function](*inputs)
+        if self._timed:
+            torch.cuda.synchronize(self.device)
+        return [tuple(output[n] for output in outputs) for n in range(len(batch))]
+
+    def _batched(self, items: Sequence[Tensor]) -> Tensor:
+        batch = items[0].unsqueeze(0) if len(items) == 1 else torch.stack(list(items))
+        if self._channels_last and batch.ndim in MEMORY_FORMATS:
+            return batch.contiguous(memory_format=MEMORY_FORMATS[batch.ndim])
+        return batch
+
+
+def fuse_frozen_norms(network: nn.Module) -> None:
+    """Fold every frozen batch norm into the convolution before it; the keys of the state dict
+    change."""
+    for parent in list(network.modules()):
+        children = list(parent.named_children())
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, nn.Identity())
+
+
+def to_channels_last(network: nn.Module) -> None:
+    """Put the weights of all convolutions into the channels-last memory format."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+        elif isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)

@@ -1,0 +1,40 @@
+"""Output files that appear together, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stemseg_ros.errors import MediaError
+
+
+@contextmanager
+def appear_together(folder: Path, last: str) -> Iterator[Path]:
+    """A folder to write into; at the end of the block its files move into ``folder``.
+
+    An error in the block leaves ``folder`` with what was there before. The file named ``last``
+    moves last, and is taken away first: while it is there, all files are of one run. Raises
+    MediaError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    except OSError as error:
+        raise MediaError(f"cannot write to the folder {folder}: {error.strerror}") from error
+    try:
+        yield partial
+        _move(partial, folder, last)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move(partial: Path, folder: Path, last: str) -> None:
+    try:
+        (folder / last).unlink(missing_ok=True)
+        for file in sorted(partial.iterdir(), key=lambda file: (file.name == last, file.name)):
+            file.replace(folder / file.name)
+    except OSError as error:
+        raise MediaError(f"cannot write to the folder {folder}: {error.strerror}") from error

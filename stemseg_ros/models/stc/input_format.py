@@ -1,0 +1,56 @@
+"""Images to the input that the weights of a variant expect."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image as PillowImage
+from torch import Tensor
+
+from stemseg_ros.geometry import PAD_MULTIPLE, Letterbox
+from stemseg_ros.models.stc.settings import Variant
+from stemseg_ros.settings import InputConfig
+
+MEAN_RGB = (123.675, 116.28, 103.53)
+"""Of ImageNet, range 0..255."""
+STD_RGB = (58.395, 57.12, 57.375)
+"""Divides the channels of the variant mmdet."""
+
+
+def normalise(images: Tensor, variant: Variant) -> Tensor:
+    """Float images (N, 3, H, W), BGR 0..255, to what a variant expects.
+
+    mmdet: RGB, mean 0, deviation 1. adelaidet: BGR, mean 0, not divided.
+    """
+    if variant == "adelaidet":
+        return images - images.new_tensor(MEAN_RGB[::-1]).view(1, 3, 1, 1)
+    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN_RGB, STD_RGB))
+    return (images.flip(1) - mean) / std
+
+
+def letterbox(image_size: tuple[int, int], config: InputConfig) -> Letterbox:
+    """Where an (H, W) image lies in the network input; sides are rounded half up, as both
+    implementations of CondInst do."""
+    shorter, longer = min(image_size), max(image_size)
+    scale = min(config.min_dim / shorter, config.max_dim / longer)
+    height, width = (max(1, int(side * scale + 0.5)) for side in image_size)
+    padded = tuple(-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in (height, width))
+    return Letterbox(image_size, (height, width), (padded[0], padded[1]))
+
+
+def network_input(image: npt.NDArray[np.uint8], fitted: Letterbox, variant: Variant) -> Tensor:
+    """uint8 (H, W, 3), BGR, resized, normalised and zero-padded: float32 (1, 3, H'', W'').
+
+    Bilinear with antialiasing, by Pillow, as both implementations of CondInst do.
+    """
+    height, width = fitted.resized_size
+    if fitted.resized_size != fitted.image_size:
+        resized = PillowImage.fromarray(image).resize(
+            (width, height), PillowImage.Resampling.BILINEAR
+        )
+        image = np.asarray(resized)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+    below, right = fitted.padded_size[0] - height, fitted.padded_size[1] - width
+    return F.pad(normalise(pixels, variant), (0, right, 0, below))

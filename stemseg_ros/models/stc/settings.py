@@ -1,0 +1,162 @@
+"""Settings of STC: architecture, detection, association, losses (docs/models.md)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stemseg_ros.config import Config
+from stemseg_ros.settings import LIVE, InputConfig, Section
+from stemseg_ros.tracker import Latency
+
+Variant = Literal["mmdet", "adelaidet"]
+ConsistencyForm = Literal["crossover_dice", "l2", "kl"]
+
+MASK_FEATURES = 8
+"""Channels of the mask features, and of the hidden layers of a dynamic mask head."""
+
+
+class StcNetworkConfig(Section):
+    """Architecture. A checkpoint fits exactly one."""
+
+    backbone: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet50"
+    """Image encoder."""
+    fpn_channels: int = Field(256, ge=8, le=1024)
+    """Channels of P3 to P7 and of both towers of the head."""
+    head_convs: int = Field(4, ge=1, le=8)
+    """3x3 convolutions of each tower of the head."""
+    mask_channels: int = Field(128, ge=8, le=1024)
+    """Channels of the mask branch."""
+    mask_convs: int = Field(4, ge=1, le=8)
+    """3x3 convolutions of the mask branch after the levels are summed."""
+    norm_groups: int = Field(32, ge=1, le=64)
+    """Groups of every GroupNorm of the towers."""
+    classes: tuple[str, ...] = Field(("car", "pedestrian"), min_length=1)
+    """Class names; class ids count from 1."""
+
+    @model_validator(mode="after")
+    def _groups_divide_channels(self) -> StcNetworkConfig:
+        if self.fpn_channels % self.norm_groups:
+            raise ValueError(
+                f"{self.fpn_channels} fpn_channels are no multiple of "
+                f"norm_groups {self.norm_groups}"
+            )
+        return self
+
+
+class CondInstConfig(Section):
+    """Detection by CondInst (Tian et al., ECCV 2020)."""
+
+    variant: Variant = "mmdet"
+    """Implementation that the weights come from: input format, place of a bottleneck's stride,
+    scores, selection of boxes, box loss (``docs/parity.md``)."""
+    candidate_score: float = Field(0.05, ge=0, le=1, json_schema_extra=LIVE)
+    """A location and class becomes a candidate above this score."""
+    level_candidates: int = Field(1000, ge=1, le=100_000, json_schema_extra=LIVE)
+    """Most candidates of a pyramid level."""
+    suppression_iou: float = Field(0.6, gt=0, le=1, json_schema_extra=LIVE)
+    """A box goes if its IoU with a better one of its class is above."""
+    max_detections: int = Field(100, ge=1, le=10_000, json_schema_extra=LIVE)
+    """Most detections of an image."""
+    mask_probability: float = Field(0.5, gt=0, lt=1, json_schema_extra=LIVE)
+    """A pixel belongs to a detection above this probability."""
+    center_radius: float = Field(1.5, gt=0)
+    """Half-width, in strides, of the square around an object's centroid in which locations are
+    trained to find it."""
+
+
+class TrackingConfig(Section):
+    """The head whose embeddings tell objects apart over time."""
+
+    enabled: bool = True
+    """False: CondInst alone; association goes by boxes."""
+    channels: int = Field(256, ge=1, le=1024)
+    """Dimensions of an embedding."""
+    tower_convs: int = Field(0, ge=0, le=8)
+    """3x3 convolutions of a tower of its own; 0: the head reads the box tower."""
+
+
+class AssociationConfig(Section):
+    """Detections to tracks, frame by frame (form after QDTrack, Pang et al., CVPR 2021)."""
+
+    min_score: float = Field(0.2, ge=0, le=1, json_schema_extra=LIVE)
+    """Detections with a lower score are left out."""
+    new_score: float = Field(0.4, ge=0, le=1, json_schema_extra=LIVE)
+    """A detection without a track opens one above this score."""
+    match: float = Field(0.5, ge=0, le=2, json_schema_extra=LIVE)
+    """A detection continues a track above this affinity."""
+    duplicate_iou: float = Field(0.7, gt=0, le=1, json_schema_extra=LIVE)
+    """A detection goes if its box IoU with a better one, of any class, is above."""
+    iou_weight: float = Field(0.5, ge=0, le=10, json_schema_extra=LIVE)
+    """Weight of the box IoU beside the appearance, which lies in [0, 1]."""
+    momentum: float = Field(0.8, gt=0, le=1, json_schema_extra=LIVE)
+    """Share of the newest embedding in a track's memory."""
+    max_age: int = Field(10, ge=1, le=10_000, json_schema_extra=LIVE)
+    """A track is forgotten this number of frames after it was last seen."""
+    backdrop_frames: int = Field(1, ge=0, le=100, json_schema_extra=LIVE)
+    """Frames whose unmatched detections compete with the tracks."""
+    backdrop_iou: float = Field(0.3, ge=0, le=1, json_schema_extra=LIVE)
+    """An unmatched detection is kept to compete unless its box IoU with a better one is above."""
+    class_gate: bool = Field(True, json_schema_extra=LIVE)
+    """Only a detection of a track's last class can continue it."""
+
+
+class ContrastiveConfig(Section):
+    """Bi-directional contrastive loss of the embeddings of two frames."""
+
+    weight: float = Field(0.25, ge=0)
+    """Weight beside the losses of CondInst."""
+    background_ratio: float = Field(3.0, ge=0)
+    """Random background locations of a frame for each of its positive ones."""
+    auxiliary_cosine: bool = False
+    """Also pull cosines of pairs to 1 or 0 (mean squared error)."""
+
+
+class ConsistencyConfig(Section):
+    """Instance-wise temporal consistency: filters of one frame on the features of the other."""
+
+    form: ConsistencyForm = "crossover_dice"
+    """Crossed mask against the truth (Dice), or against the other frame's own mask (l2, kl)."""
+    weight: float = Field(1.0, ge=0)
+    """Weight beside the losses of CondInst."""
+
+
+class Settings(Config):
+    """The tree of settings of an STC model."""
+
+    model: Literal["stc"] = "stc"
+    network: StcNetworkConfig = StcNetworkConfig()
+    condinst: CondInstConfig = CondInstConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    association: AssociationConfig = AssociationConfig()
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    consistency: ConsistencyConfig = ConsistencyConfig()
+
+    @model_validator(mode="after")
+    def _input_format_goes_with_the_weights(self) -> Settings:
+        for name in ("mean_bgr", "std_bgr"):
+            if getattr(self.input, name) != InputConfig.model_fields[name].default:
+                raise ValueError(
+                    f"input.{name} cannot be set for the model stc: condinst.variant says which "
+                    "input the weights expect"
+                )
+        return self
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; class ids count from 1."""
+        return self.network.classes
+
+    @property
+    def latency(self) -> Latency:
+        """Every frame has its result at once."""
+        return Latency(look_ahead=0, burst=1, in_flight=1, frames_per_pass=1)
+
+    @property
+    def traits(self) -> dict[str, str]:
+        """See ``Config``."""
+        return super().traits | {
+            "backbone": self.network.backbone,
+            "variant": self.condinst.variant,
+        }

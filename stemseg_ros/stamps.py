@@ -1,0 +1,123 @@
+"""The order of the stamps of a stream: what follows, what is a glitch, and where time jumps.
+
+One rule for the node, for recordings and for evaluation: a frame whose stamp does not follow the
+newest one is held back. If the next frames go on from its stamp, time has jumped: they start a new
+epoch, none of them lost. If they go on from the newest stamp instead, it was a glitch (an unset
+stamp, two frames exchanged on the way) and is dropped and reported.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from stemseg_ros.records import Frame
+
+LATE_NS = 1_000_000_000
+"""A frame at most so far behind the newest one may be late; farther behind, time has jumped."""
+LATE_IN_A_ROW = 3
+"""So many late frames that follow each other are no exchanged ones: time has jumped by a little,
+as at the end of a very short bag that is played in a loop."""
+JUMPED_IN_A_ROW = 2
+"""The same for frames that are farther off."""
+
+Kind = Literal["epoch", "duplicate", "out_of_order"]
+
+
+class Event(NamedTuple):
+    """What a stream did beside returning results."""
+
+    kind: Kind
+    """A new epoch began, or a frame was dropped because of its stamp."""
+    text: str
+    """A sentence for the log."""
+
+
+class Admitted(NamedTuple):
+    """A frame to process now."""
+
+    frame: Frame
+    jump: str
+    """Why a new epoch begins with it; empty if none does."""
+
+
+class StampOrder:
+    """Judges the frames of a stream, one after the other.
+
+    Stamps of zero say nothing (a driver that sets none), so that they are no duplicates of each
+    other.
+    """
+
+    def __init__(self, max_gap: float) -> None:
+        """max_gap: seconds; farther ahead, time has jumped (0: never)."""
+        self.max_gap_ns = round(max_gap * 1e9)
+        self.newest: int | None = None
+        """Stamp of the last frame that was admitted, in ns; None before the first."""
+        self.held: list[Frame] = []
+        """Frames that follow each other, but not the newest one."""
+        self.events: list[Event] = []
+        """What happened since the list was cleared."""
+
+    def admit(self, frame: Frame) -> list[Admitted]:
+        """Take in a frame; those that are to be processed now, in order."""
+        if self._repeats(frame.stamp_ns):
+            self.events.append(
+                Event("duplicate", "a frame has the stamp of the one before: dropped")
+            )
+            return []
+        if self.newest is None or self._follows(self.newest, frame.stamp_ns):
+            self._drop_held()
+            return self._release([frame], "")
+        if self.held and not self._follows(self.held[-1].stamp_ns, frame.stamp_ns):
+            self._drop_held()
+        self.held.append(frame)
+        enough = LATE_IN_A_ROW if self._late(self.held[0].stamp_ns) else JUMPED_IN_A_ROW
+        return self._jump() if len(self.held) >= enough else []
+
+    def flush(self) -> list[Admitted]:
+        """No frames for a while: a held frame that is far off starts a new epoch, since nothing
+        speaks for a glitch; late and unset stamps go on waiting."""
+        if not self.held or self._late(self.held[0].stamp_ns) or self.held[0].stamp_ns == 0:
+            return []
+        return self._jump()
+
+    def forget(self) -> int:
+        """The next stamp may be any; how many frames were held and are dropped."""
+        held = len(self.held)
+        self.newest, self.held = None, []
+        return held
+
+    def _repeats(self, stamp_ns: int) -> bool:
+        latest = self.held[-1].stamp_ns if self.held else self.newest
+        return stamp_ns != 0 and stamp_ns in (latest, self.newest)
+
+    def _follows(self, before_ns: int, stamp_ns: int) -> bool:
+        ahead = stamp_ns - before_ns
+        if before_ns == 0:
+            return True
+        return ahead > 0 and not 0 < self.max_gap_ns < ahead
+
+    def _late(self, stamp_ns: int) -> bool:
+        return self.newest is not None and 0 < self.newest - stamp_ns <= LATE_NS
+
+    def _jump(self) -> list[Admitted]:
+        assert self.newest is not None
+        step = self.held[0].stamp_ns - self.newest
+        where = "back" if step < 0 else "ahead"
+        frames, self.held = self.held, []
+        return self._release(frames, f"the stamps jumped {where} by {abs(step) / 1e9:.3f} s")
+
+    def _release(self, frames: list[Frame], jump: str) -> list[Admitted]:
+        self.newest = frames[-1].stamp_ns
+        reasons = [jump] + [""] * (len(frames) - 1)
+        return [Admitted(frame, reason) for frame, reason in zip(frames, reasons, strict=True)]
+
+    def _drop_held(self) -> None:
+        for frame in self.held:
+            seconds = (frame.stamp_ns - (self.newest or 0)) / 1e9
+            what = (
+                "a frame without a stamp among stamped ones"
+                if frame.stamp_ns == 0
+                else f"a frame is {abs(seconds):.3f} s out of order"
+            )
+            self.events.append(Event("out_of_order", f"{what}: dropped"))
+        self.held = []

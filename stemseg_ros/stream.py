@@ -1,0 +1,236 @@
+"""Streams of frames through a model: what the node, commands, evaluation and labelling use."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stemseg_ros.config import Config, load_config
+from stemseg_ros.execution.device import resolve_device
+from stemseg_ros.execution.engine import Engine, open_engine
+from stemseg_ros.execution.lockstep import Outcome, run_steps
+from stemseg_ros.models.registry import model_package
+from stemseg_ros.records import Frame, FrameResult, Image
+from stemseg_ros.stamps import Event, StampOrder
+from stemseg_ros.tracker import Latency, Step, Tracker
+
+__all__ = ["Event", "Model", "Outcome", "Stream", "open_model"]
+
+FIXED = ("name", "model", "input", "runtime")
+"""Settings that cannot change while a model is loaded; trackers add theirs."""
+
+
+def open_model(
+    config: Config | str | Path,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device = "auto",
+    *,
+    timed: bool = False,
+) -> Model:
+    """Load a model, by its settings or the name of a preset.
+
+    checkpoint: a file of weights; None for those bundled with the preset; "random" for seeded
+    random weights (benchmarks only). device: auto, cpu, cuda or cuda:N. timed: see
+    ``open_engine``. Raises ConfigError, CheckpointError, DeviceError.
+    """
+    settings = config if isinstance(config, Config) else load_config(config)
+    place = resolve_device(device)
+    network = model_package(settings.model).load_network(settings, checkpoint)
+    return Model(settings, open_engine(network, settings.runtime, place, timed=timed))
+
+
+class Model:
+    """Settings and an engine with weights, shared by any number of streams.
+
+    Not thread-safe: one thread owns a model and its streams.
+    """
+
+    def __init__(self, config: Config, engine: Engine) -> None:
+        self.config = config
+        self.engine = engine
+
+    def stream(self) -> Stream:
+        """A new stream through this model."""
+        return Stream(self)
+
+    def tracker(self, config: Config) -> Tracker:
+        """A new tracker on the device of the model."""
+        tracker: Tracker = model_package(config.model).Tracker(config, self.engine.device)
+        return tracker
+
+    def push_all(self, turns: Sequence[tuple[Stream, Frame]]) -> list[Outcome]:
+        """Push one frame into each of several streams side by side; what came of each.
+
+        Equal calls are computed in one batch. An exception in one stream is its outcome and leaves
+        the others alone; that stream has to be reset before its next frame.
+        """
+        return self._run([(stream, stream.step(frame)) for stream, frame in turns])
+
+    def warm_up(self, size: tuple[int, int], streams: int = 1) -> float:
+        """Run grey images of (H, W) through fresh streams, alone and side by side, so that the
+        first real frame meets a warm device.
+
+        Returns the seconds of the slowest push.
+        """
+        grey = np.full((*size, 3), 128, np.uint8)
+        slowest = 0.0
+        for number in sorted({1, streams}):
+            warmed = [self.stream() for _ in range(number)]
+            for index in range(warmed[0].latency.in_flight):
+                begin = time.perf_counter()
+                for outcome in self.push_all([(s, Frame(grey, 1 + index)) for s in warmed]):
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                slowest = max(slowest, time.perf_counter() - begin)
+        return slowest
+
+    def _run(self, steps: Sequence[tuple[Stream, Step]]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        done = run_steps(self.engine, [step for _, step in steps])
+        for (stream, _), ran in zip(steps, done, strict=True):
+            stream.timings = ran.timings
+            assert ran.outcome is not None
+            outcomes.append(ran.outcome)
+        return outcomes
+
+
+class Stream:
+    """Frames of one camera or recording in, results out, one for each frame and in order.
+
+    Frames whose stamp repeats or is a glitch are dropped and reported in ``events``; a lasting
+    jump of the stamps, and another image size, finish what is pending and start a new epoch
+    (``stamps.py``).
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.config = model.config
+        self.epoch = 0
+        """Raised by one whenever tracking starts anew."""
+        self.timings: dict[str, float] = {}
+        """Milliseconds of the last push or flush, by function of the network, and "track" for what
+        lies between (clustering, linking, masks)."""
+        self.events: list[Event] = []
+        """What the last push or flush did beside returning results."""
+        self._order = StampOrder(self.config.stream.max_gap)
+        self._tracker = model.tracker(self.config)
+        self._sources: deque[object] = deque()
+        self._size: tuple[int, int] | None = None
+
+    @property
+    def latency(self) -> Latency:
+        """When results come."""
+        return self._tracker.latency
+
+    @property
+    def pending(self) -> int:
+        """Frames that have no result yet."""
+        return len(self._sources) + len(self._order.held)
+
+    @property
+    def newest_ns(self) -> int | None:
+        """Stamp of the newest frame of the epoch; None before the first."""
+        return self._order.newest
+
+    def push(self, frame: Frame) -> list[FrameResult]:
+        """Add a frame; the results that are ready now.
+
+        Raises ValueError for an image of another type or shape, and whatever the model raises;
+        reset the stream before the next frame then.
+        """
+        return self._finished(self._model.push_all([(self, frame)])[0])
+
+    def flush(self) -> list[FrameResult]:
+        """Finish all pending frames; the stream may go on afterwards."""
+        return self._finished(self._model._run([(self, self._flush())])[0])
+
+    def restart(self, reason: str) -> list[FrameResult]:
+        """Finish all pending frames and start a new epoch; ``reason`` goes into the event."""
+        self._clear_events()
+        return self._finished(self._model._run([(self, self._begin_epoch(reason))])[0])
+
+    def reset(self) -> int:
+        """Forget everything and start a new epoch; how many pending frames are dropped."""
+        dropped = self.pending
+        self._order.forget()
+        self._sources.clear()
+        self._size = None
+        self._tracker = self._model.tracker(self.config)
+        self.epoch += 1
+        return dropped
+
+    def update(self, config: Config) -> None:
+        """Take over changed settings. Raises ValueError for those that need a new model."""
+        for name in FIXED:
+            if getattr(config, name) != getattr(self.config, name):
+                raise ValueError(f"'{name}' settings cannot change in a running stream")
+        self._tracker.update(config)
+        self.config = config
+        self._order.max_gap_ns = round(config.stream.max_gap * 1e9)
+
+    def step(self, frame: Frame) -> Step:
+        """The work of ``push``, for ``Model.push_all``."""
+        check_image(frame.image)
+        self._clear_events()
+        results: list[FrameResult] = []
+        for admitted, jump in self._order.admit(frame):
+            results += yield from self._advance(admitted, jump)
+        return results
+
+    def _advance(self, frame: Frame, jump: str) -> Step:
+        height, width = frame.image.shape[:2]
+        results: list[FrameResult] = []
+        if not jump and self._size not in (None, (height, width)):
+            h, w = self._size or (0, 0)
+            jump = f"the image size changed from {w}x{h} to {width}x{height}"
+        if jump:
+            newest = self._order.newest  # which a new epoch forgets
+            try:
+                results = yield from self._begin_epoch(jump)
+            except Exception:
+                self._sources.append(frame.source)  # lost with those that were pending
+                raise
+            self._order.newest = newest
+        self._size = (height, width)
+        self._sources.append(frame.source)
+        return results + self._published((yield from self._tracker.step(frame)))
+
+    def _flush(self) -> Step:
+        self._clear_events()
+        results: list[FrameResult] = []
+        for admitted, jump in self._order.flush():
+            results += yield from self._advance(admitted, jump)
+        return results + self._published((yield from self._tracker.finish()))
+
+    def _begin_epoch(self, reason: str) -> Step:
+        results = self._published((yield from self._tracker.finish()))
+        held = self._order.held
+        self.reset()
+        self._order.held = held
+        self._order.events.append(Event("epoch", f"{reason}: tracking starts anew"))
+        return results
+
+    def _clear_events(self) -> None:
+        self.events = self._order.events = []
+
+    def _published(self, results: list[FrameResult]) -> list[FrameResult]:
+        return [replace(r, epoch=self.epoch, source=self._sources.popleft()) for r in results]
+
+    def _finished(self, outcome: Outcome) -> list[FrameResult]:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def check_image(image: Image) -> None:
+    """Raises ValueError unless an image is uint8 (H, W, 3) and not empty."""
+    shape = getattr(image, "shape", None)
+    if shape is None or image.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        found = type(image).__name__ if shape is None else f"{image.dtype} {shape}"
+        raise ValueError(f"expected a uint8 image (H, W, 3), BGR, got {found}")
