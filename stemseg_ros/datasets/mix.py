@@ -14,6 +14,7 @@ from stemseg_ros.datasets import (
     davis,
     driving,
     kitti_mots,
+    labelled_stills,
     mapillary,
     mots_challenge,
     ovis,
@@ -41,6 +42,7 @@ FORMATS: dict[str, Loader] = {
     "pascal_voc": pascal_voc.load,
     "mapillary": mapillary.load,
     "cityscapes": cityscapes.load,
+    "stills": labelled_stills.load,
 }
 
 
