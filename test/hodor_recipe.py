@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stemseg_ros.models.hodor.network import Hodor
-from stemseg_ros.models.hodor.settings import HodorConfig
+from stemseg_ros.models.hodor.settings import Settings
 
 FOLDER = Path(__file__).resolve().parent / "golden" / "hodor"
 MASK_SCALES = np.array([32, 32, 16, 16, 8, 8, 4, 4])
@@ -22,9 +22,9 @@ def golden_file(name: str) -> Path:
     return Path(os.environ.get("STEMSEG_GOLDEN_HODOR") or FOLDER) / name
 
 
-def golden_config(**settings: object) -> HodorConfig:
+def golden_config(**settings: object) -> Settings:
     """The released network at the input size of a golden file."""
-    config = HodorConfig()
+    config = Settings()
     return config.model_copy(update={"input": config.input.model_copy(update=settings)})
 
 
@@ -36,7 +36,7 @@ def recipe_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def recipe_network(config: HodorConfig) -> Hodor:
+def recipe_network(config: Settings) -> Hodor:
     """A network with these weights, in eval mode."""
     network = Hodor(config)
     network.load_state_dict(recipe_state(network.state_dict()))

@@ -15,6 +15,7 @@ from stemseg_ros.datasets import (
     davis,
     driving,
     kitti_mots,
+    labelled_stills,
     mapillary,
     mots_challenge,
     ovis,
@@ -42,6 +43,7 @@ FORMATS: dict[str, Loader] = {
     "pascal_voc": pascal_voc.load,
     "mapillary": mapillary.load,
     "cityscapes": cityscapes.load,
+    "stills": labelled_stills.load,
 }
 
 

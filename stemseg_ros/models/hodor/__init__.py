@@ -1,1 +1,30 @@
-"""HODOR (Athar et al., CVPR 2022): objects shown once by a mask are found in all later frames."""
+"""HODOR (Athar et al., CVPR 2022): objects that a mask points at, followed through a video.
+
+Read ``tracker.py`` first. What is named here is imported when it is asked for, so that the
+settings alone cost no PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stemseg_ros.models.hodor.load import load_network
+    from stemseg_ros.models.hodor.settings import Settings
+    from stemseg_ros.models.hodor.tracker import HodorTracker as Tracker
+
+__all__ = ["Settings", "Tracker", "load_network"]
+
+_HOMES = {
+    "Settings": ("stemseg_ros.models.hodor.settings", "Settings"),
+    "Tracker": ("stemseg_ros.models.hodor.tracker", "HodorTracker"),
+    "load_network": ("stemseg_ros.models.hodor.load", "load_network"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)

@@ -88,7 +88,8 @@ class DecoderLayer(nn.Module):
         )
         hidden = self.dropout(F.relu(self.fc1(pixels)))
         pixels = self.norm2(pixels + self.dropout(self.fc2(hidden)))
-        return pixels.mT.unflatten(-1, size)
+        result: Tensor = pixels.mT.unflatten(-1, size)
+        return result
 
     def _attend(
         self, queries: Tensor, descriptors: Tensor, embeddings: Tensor, bias: Tensor

@@ -128,7 +128,8 @@ def seen_pixels(content: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, C) -> (B, heads, N, C / heads)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    result: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return result
 
 
 def join_heads(x: Tensor) -> Tensor:

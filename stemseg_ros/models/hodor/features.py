@@ -73,8 +73,9 @@ class FeatureExtractor(nn.Module):
         return self.norm_layers[0](fine), self.norm_layers[1](coarse)
 
 
-def build_light_body() -> MobileNetV2:
-    """MobileNetV2 whose norms are folded into its convolutions, which get biases."""
-    body = MobileNetV2()
+def build_light_body(body: MobileNetV2 | None = None) -> MobileNetV2:
+    """MobileNetV2, a new one or ``body``, with norms folded into its convolutions, which get
+    biases."""
+    body = (body or MobileNetV2()).eval()  # only then can norms be folded
     fuse_frozen_norms(body)
     return body

@@ -8,13 +8,17 @@ import torch
 
 from stemseg_ros.execution.device import resolve_device
 from stemseg_ros.models.hodor.network import Hodor
-from stemseg_ros.models.hodor.settings import HodorConfig
-from stemseg_ros.models.layers.weights import RANDOM, CheckpointError, load_state, read_state
-from stemseg_ros.resources import resource_path
+from stemseg_ros.models.hodor.settings import Settings
+from stemseg_ros.models.layers.weights import (
+    RANDOM,
+    bundled_checkpoint,
+    load_state,
+    read_state,
+)
 
 
 def load_network(
-    config: HodorConfig, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
+    config: Settings, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> Hodor:
     """Build the network, load its weights, and put it on ``device`` in eval mode.
 
@@ -31,15 +35,3 @@ def load_network(
         path = Path(checkpoint) if checkpoint else bundled_checkpoint(config)
         load_state(network, read_state(path), path, config.name)
     return network.eval().requires_grad_(False).to(resolve_device(device))
-
-
-def bundled_checkpoint(config: HodorConfig) -> Path:
-    """File of the weights that belong to a preset. Raises CheckpointError where there are none."""
-    try:
-        return resource_path(f"config/models/{config.name}.safetensors")
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"no weights are bundled with the config '{config.name}': name a checkpoint file (the "
-            "authors publish theirs at https://github.com/Ali2500/HODOR). 'random' gives seeded "
-            "random weights, for benchmarks"
-        ) from None

@@ -3,20 +3,21 @@ described once, and decoded from the descriptors of its history."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from torch import Tensor, nn
 
 from stemseg_ros.models.hodor.decoder import Decoder
 from stemseg_ros.models.hodor.encoder import Encoder
 from stemseg_ros.models.hodor.features import FeatureExtractor
-from stemseg_ros.models.hodor.settings import BACKGROUNDS, HodorConfig
+from stemseg_ros.models.hodor.settings import BACKGROUNDS, Settings
 
 
 class Hodor(nn.Module):
     """Network in the layout of the released checkpoints."""
 
-    def __init__(self, config: HodorConfig) -> None:
+    functions = ("encode", "describe", "decode")
+    """Methods that an engine runs."""
+
+    def __init__(self, config: Settings) -> None:
         super().__init__()
         self.config = config
         self.feature_extractor = FeatureExtractor(config.network)
@@ -47,7 +48,3 @@ class Hodor(nn.Module):
         embeddings = self.encoder.embeddings(descriptors.shape[2] - BACKGROUNDS)
         logits = self.decoder(fine, coarse, descriptors, present, embeddings, content, previous)
         return (logits,)
-
-    def functions(self) -> Mapping[str, Callable[..., tuple[Tensor, ...]]]:
-        """What an engine runs, by name."""
-        return {"encode": self.encode, "describe": self.describe, "decode": self.decode}

@@ -118,6 +118,23 @@ def propagate(walk: Walk, masks: Tensor, iteration: int) -> list[Prediction]:
     return predictions
 
 
+def propagate_forward(walk: Walk, masks: Tensor) -> list[Prediction]:
+    """Predict each frame once, from all before it, as in a video; not in the paper.
+
+    masks: (B, I, H, W) true masks of frame 0, in which every object is seen.
+    """
+    size = (masks.shape[-2], masks.shape[-1])
+    walk.describe(0, regions_from_given(masks, size))
+    known = walk.present.new_ones(walk.present[:, 0].shape)
+    predictions = []
+    for target in range(1, len(walk.features)):
+        logits = walk.decode(tuple(range(target)), target)
+        predictions.append(_prediction(target, logits, known))
+        if target + 1 < len(walk.features):
+            describe_predicted(walk, target, logits)
+    return predictions
+
+
 def describe_predicted(walk: Walk, frame: int, logits: Tensor) -> None:
     """Make a frame a source by what was found in it; no gradient flows through the masks."""
     soft = logits.detach().float().softmax(1)[:, BACKGROUNDS + 1 :]

@@ -108,7 +108,7 @@ class Propagator:
         stack = torch.from_numpy(np.stack([given[track_id] for track_id in ids]))
         placed = letterbox_masks(stack, geometry)
         keep = (reduce_by_8(placed) > 0.5).flatten(1).any(1)
-        if self._config.propagation.corrects("tiny_reference"):
+        if self._config.propagation.corrected("tiny_reference"):
             keep = torch.ones_like(keep)
         return {n: mask for n, mask, k in zip(ids, placed, keep.tolist(), strict=True) if k}
 
@@ -125,7 +125,7 @@ class Propagator:
         described = self._describe(coarse, regions, self.ids, geometry)
         self.memory.put(described)
         self._anchor(described)
-        if self._config.propagation.corrects("first_frame"):
+        if self._config.propagation.corrected("first_frame"):
             best = np.zeros(geometry.image_size, np.int32)
             for number, track_id in enumerate(self.ids, 1):
                 best[given[track_id]] = number
@@ -166,7 +166,7 @@ class Propagator:
         stack = torch.stack(list(masks.values()))
         names = tuple(masks)
         regions = regions_from_given(stack, self._content(geometry, 1))
-        if self._config.propagation.corrects("new_object_context") and self._previous:
+        if self._config.propagation.corrected("new_object_context") and self._previous:
             known = torch.stack([self._previous[n] for n in self.ids])
             objects = torch.cat(
                 (regions[BACKGROUNDS:], known * (1 - regions[BACKGROUNDS:].amax(0)))
@@ -196,26 +196,27 @@ class Propagator:
         return regions_from_predicted(soft, self._content(geometry, STRIDE))
 
     def _anchor(self, described: Described) -> None:
-        if self._config.propagation.corrects("anchor"):
+        if self._config.propagation.corrected("anchor"):
             self.memory.anchor(described)
 
     def _content(self, geometry: Letterbox, stride: int) -> tuple[int, int]:
         """Rows and columns of a map that count; all, or those without padding."""
-        if self._config.propagation.corrects("padding"):
+        if self._config.propagation.corrected("padding"):
             return content_cells(geometry, stride)
         height, width = (side // stride for side in geometry.padded_size)
         return height, width
 
     def _choose(self, probabilities: Tensor) -> npt.NDArray[np.integer]:
         """(H, W): number of the object (from 1) that wins each pixel, 0 background."""
-        if self._config.propagation.corrects("background_choice"):
+        if self._config.propagation.corrected("background_choice"):
             background = probabilities[:OTHERS].sum(0, keepdim=True)
             return torch.cat((background, probabilities[OTHERS:])).argmax(0).numpy()
         return (probabilities.argmax(0) - OTHERS + 1).clamp(min=0).numpy()
 
     @staticmethod
     def _labels(numbers: npt.NDArray[np.integer], ids: tuple[int, ...]) -> npt.NDArray[np.int32]:
-        return np.array([0, *ids], np.int32)[numbers]
+        labels: npt.NDArray[np.int32] = np.array([0, *ids], np.int32)[numbers]
+        return labels
 
 
 def _enlarge(maps: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Settings of HODOR; one preset is one YAML file in ``config/models``."""
+"""Settings of HODOR: architecture, propagation, training samples (docs/models.md)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stemseg_ros.settings import LIVE, InputConfig, Section, Switch, Variant
+from stemseg_ros.config import Config
+from stemseg_ros.settings import LIVE, InputConfig, Section, Switch, Switches, Variant
+from stemseg_ros.tracker import Latency
+from stemseg_ros.training.settings import Scale
 
 BACKGROUND_GRID = 3
 """The background is described by the cells of a grid of so many rows and columns."""
@@ -42,6 +45,8 @@ class HodorNetworkConfig(Section):
     ago, by soft-masked attention as in the encoder."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of the activations dropped in training."""
+    classes: tuple[str, ...] = Field(("object",), min_length=1)
+    """Names of what prompts may point at; class ids count from 1. No weight depends on them."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> HodorNetworkConfig:
@@ -50,12 +55,12 @@ class HodorNetworkConfig(Section):
         return self
 
 
-class PropagationConfig(Section):
+class PropagationConfig(Switches):
     """From frame to frame. Each switch is a deviation of the released code from what one would
     expect (``docs/parity.md``)."""
 
     variant: Variant = "reference"
-    """What switches set to ``variant`` follow."""
+    """Sets the switches below that say "variant"."""
     window: int = Field(7, ge=1, le=1000, json_schema_extra=LIVE)
     """Earlier frames whose descriptors a frame is decoded from."""
     first_frame: Switch = Field("variant", json_schema_extra=LIVE)
@@ -79,17 +84,35 @@ class PropagationConfig(Section):
     """reference: descriptors of given masks leave the history with their frame. corrected: they
     stay for good."""
 
-    def corrects(self, switch: str) -> bool:
-        """Whether the switch of this name stands at ``corrected``."""
-        value = getattr(self, switch)
-        return bool((self.variant if value == "variant" else value) == "corrected")
+
+class StillsConfig(Section):
+    """How stills become training samples of a few frames (Sec. 3.4)."""
+
+    frames: int = Field(3, ge=2, le=8)
+    """Frames of a sample; the three patterns of the paper need 3."""
+    patterns: Literal["cyclic", "forward"] = "cyclic"
+    """cyclic: masks travel forth and back, as in the paper. forward: each frame is predicted
+    once, from all before it."""
+    objects: int = Field(4, ge=1, le=20)
+    """Most objects of a sample."""
+    paste: float = Field(0.0, ge=0, le=1)
+    """Share of the samples whose objects move over another still."""
+    occlude: float = Field(0.0, ge=0, le=1)
+    """Share of the samples in which an object of another still passes in front."""
+    merge: float = Field(0.0, ge=0, le=1)
+    """Share of the samples whose first object takes in those that touch it, as a rider and a
+    horse."""
+    motion: Scale = (0.01, 0.12)
+    """Range of the standard deviation of a step between frames, in shares of the frame's side."""
+    zoom: Scale = (0.15, 0.75)
+    """Range of the size of the first object (root of its area), in shares of the frame's side."""
+    hint_dropout: float = Field(0.0, ge=0, le=1)
+    """Share of the predictions that are made without ``network.previous_masks``."""
 
 
-class HodorConfig(Section):
-    """The whole tree of a HODOR preset."""
+class Settings(Config):
+    """The tree of settings of a HODOR model."""
 
-    name: str = "custom"
-    """Name of the preset."""
     model: Literal["hodor"] = "hodor"
     input: InputConfig = InputConfig(
         min_dim=512,
@@ -99,3 +122,19 @@ class HodorConfig(Section):
     )
     network: HodorNetworkConfig = HodorNetworkConfig()
     propagation: PropagationConfig = PropagationConfig()
+    stills: StillsConfig = StillsConfig()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; class ids count from 1."""
+        return self.network.classes
+
+    @property
+    def latency(self) -> Latency:
+        """Every frame has its result at once."""
+        return Latency(look_ahead=0, burst=1, in_flight=1, frames_per_pass=1)
+
+    @property
+    def traits(self) -> dict[str, str]:
+        """See ``Config``."""
+        return super().traits | {"backbone": self.network.backbone}

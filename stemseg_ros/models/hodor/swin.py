@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import islice
+from typing import cast
 
 import numpy as np
 import torch
@@ -156,7 +157,7 @@ class Swin(nn.Module):
         sizes halve rounding up."""
         x = self.patch_embed(images)
         maps = []
-        for level, stage in enumerate(self.layers):
+        for level, stage in enumerate(cast("list[Stage]", list(self.layers))):
             for block in stage.blocks:
                 x = block(x)
             maps.append(self.get_submodule(f"norm{level}")(x).permute(0, 3, 1, 2))

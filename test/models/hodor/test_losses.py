@@ -87,10 +87,8 @@ def _features(network: Hodor, frames: np.ndarray) -> list[tuple[Tensor, Tensor]]
     )
     fine, coarse = network.encode(images)
     size = frames.shape[:2]
-    pairs = zip(
-        fine.unflatten(0, size).unbind(1), coarse.unflatten(0, size).unbind(1), strict=True
-    )
-    return list(pairs)
+    maps = (x.unflatten(0, size).unbind(1) for x in (fine, coarse))
+    return list(zip(*maps, strict=True))
 
 
 def _compare_gradients(network: Hodor, expected: dict[str, np.ndarray]) -> None:

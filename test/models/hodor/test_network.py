@@ -15,7 +15,7 @@ from stemseg_ros.models.hodor.encoder import initial_descriptors
 from stemseg_ros.models.hodor.letterbox import letterbox_image, letterbox_masks, place_image
 from stemseg_ros.models.hodor.network import Hodor
 from stemseg_ros.models.hodor.regions import regions_from_given, regions_from_predicted
-from stemseg_ros.models.hodor.settings import HodorConfig
+from stemseg_ros.models.hodor.settings import Settings, HodorNetworkConfig
 
 FRAMES = (0, 1)
 CHANNELS = 8  # that golden files keep of a map
@@ -50,18 +50,18 @@ def golden() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def config(golden: dict[str, np.ndarray]) -> HodorConfig:
+def config(golden: dict[str, np.ndarray]) -> Settings:
     return golden_config(min_dim=int(golden["min_dim"]), max_dim=int(golden["max_dim"]))
 
 
 @pytest.fixture(scope="module")
-def network(config: HodorConfig) -> Iterator[Hodor]:
+def network(config: Settings) -> Iterator[Hodor]:
     with torch.inference_mode():
         yield recipe_network(config)
 
 
 @pytest.fixture(scope="module")
-def inputs(golden: dict[str, np.ndarray], config: HodorConfig) -> Tensor:
+def inputs(golden: dict[str, np.ndarray], config: Settings) -> Tensor:
     frames = torch.from_numpy(golden["frames_bgr"])
     geometry = place_image((frames.shape[1], frames.shape[2]), config.input)
     assert geometry.resized_size == tuple(golden["resized"])
@@ -74,7 +74,7 @@ def features(network: Hodor, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def regions(golden: dict[str, np.ndarray], config: HodorConfig) -> Tensor:
+def regions(golden: dict[str, np.ndarray], config: Settings) -> Tensor:
     masks = torch.from_numpy(golden["masks"]) > 0
     geometry = place_image((masks.shape[1], masks.shape[2]), config.input)
     return regions_from_given(letterbox_masks(masks, geometry), geometry.padded_size)[None]
@@ -186,6 +186,30 @@ def test_golden_layout_of_checkpoints() -> None:
         for key, shape in (line.split("\t") for line in lines)
     }
     with torch.device("meta"):
-        network = Hodor(HodorConfig())
+        network = Hodor(Settings())
     assert {k: tuple(v.shape) for k, v in network.state_dict().items()} == released
     assert sum(p.numel() for p in network.parameters()) == 42_091_068
+
+
+def test_light_network_takes_images_to_logits() -> None:
+    """The settings of ``hodor_lite``: at most 6 M parameters, everything else as released."""
+    light = HodorNetworkConfig(
+        backbone="mobilenet_v2",
+        width=128,
+        encoder_layers=3,
+        decoder_layers=3,
+        encoder_hidden=256,
+        mixer="convolution",
+        catch_all_width=64,
+        previous_masks=True,
+    )
+    network = Hodor(Settings(network=light)).eval()
+    assert sum(p.numel() for p in network.parameters()) <= 6_000_000
+    with torch.inference_mode():
+        fine, coarse = network.encode(torch.rand(1, 3, 64, 96))
+        content, regions = torch.tensor([[8, 12]]), torch.rand(1, 11, 8, 12)
+        (descriptors,) = network.describe(coarse, regions, content)
+        present = torch.ones(1, 1, 11, dtype=torch.bool)
+        (logits,) = network.decode(fine, coarse, descriptors[:, None], present, content, regions)
+    assert logits.shape == (1, 12, 16, 24)
+    assert logits.isfinite().all()

@@ -1,0 +1,61 @@
+"""How HODOR is trained: predictions of a batch, and all losses together (Sec. 3.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stemseg_ros.models.hodor.losses import propagation_losses
+from stemseg_ros.models.hodor.network import Hodor
+from stemseg_ros.models.hodor.patterns import (
+    Walk,
+    propagate,
+    propagate_forward,
+    truth_of,
+)
+from stemseg_ros.models.hodor.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Samples of a few frames, with as many objects each."""
+
+    frames: Tensor
+    """float32 (B, T, 3, H, W), normalised, RGB."""
+    labels: Tensor
+    """uint8 (B, T, H, W): 0 background, 1..I objects, IGNORED."""
+    objects: int
+
+
+def compute_losses(
+    network: Hodor, batch: Batch, config: Settings, iteration: int
+) -> dict[str, Tensor]:
+    """Losses of all predictions of a batch; ``total`` is what is minimised.
+
+    iteration: the third pattern of the paper alternates with it.
+    """
+    samples = batch.frames.shape[:2]
+    fine, coarse = network.encode(batch.frames.flatten(0, 1))
+    maps = (x.unflatten(0, samples).unbind(1) for x in (fine, coarse))
+    masks = object_masks(batch.labels, batch.objects)
+    walk = Walk(
+        network,
+        list(zip(*maps, strict=True)),
+        masks.flatten(3).any(-1),
+        config.stills.hint_dropout,
+    )
+    first = masks[:, 0].float()
+    if config.stills.patterns == "forward":
+        predictions = propagate_forward(walk, first)
+    else:
+        predictions = propagate(walk, first, iteration)
+    logits = torch.stack([prediction.logits.float() for prediction in predictions], 2)
+    return propagation_losses(logits, truth_of(predictions, batch.labels))
+
+
+def object_masks(labels: Tensor, objects: int) -> Tensor:
+    """(B, T, H, W) -> bool (B, T, I, H, W)."""
+    numbers = torch.arange(1, objects + 1, device=labels.device)
+    return labels[:, :, None] == numbers[:, None, None]

@@ -1,0 +1,243 @@
+"""Training HODOR from stills: samples, steps, checkpoints that a run can go on from.
+
+A batch depends on seed and step alone, so a run that is stopped and resumed sees the same samples
+as one that is not.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stemseg_ros.config import dump_config
+from stemseg_ros.datasets.mix import load_mix
+from stemseg_ros.datasets.sequence import LabelledSequence
+from stemseg_ros.execution.torch_engine import DTYPES, to_channels_last
+from stemseg_ros.models.hodor.features import build_light_body
+from stemseg_ros.models.hodor.network import Hodor
+from stemseg_ros.models.hodor.settings import Settings
+from stemseg_ros.models.hodor.trainable import Batch, compute_losses
+from stemseg_ros.models.layers.backbone import MobileNetV2
+from stemseg_ros.models.layers.preprocess import normalise
+from stemseg_ros.models.layers.weights import load_state, read_state, save_weights
+from stemseg_ros.training.pretrained import load_imagenet
+from stemseg_ros.training.schedule import rate_factor
+from stemseg_ros.training.steps import MAX_BAD_STEPS, TrainingError
+from stemseg_ros.training.still_copies import Still, draw_sample, read_still
+
+LOG_EVERY = 20
+"""Steps between two lines of log.csv."""
+CHECKPOINT, WEIGHTS, LOG = "checkpoint.pt", "weights.safetensors", "log.csv"
+COLUMNS = ("step", "rate", "samples_per_second", "total", "cross_entropy", "dice", "gradient")
+
+Sources = dict[str, list[LabelledSequence]]
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything that changes while training."""
+
+    network: Hodor
+    average: dict[str, Tensor]
+    """Running average of the network's state dict."""
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    bad: int = 0
+    """Successive steps that were left out."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Losses added up since the last line of the log, and their count."""
+
+
+def train_from_stills(config: Settings, data: Path, out: Path, *, resume: bool = False) -> Path:
+    """Train on the stills of ``training.mix``; returns ``out``/weights.safetensors, the average
+    of the weights, which is written with every checkpoint.
+
+    data: folder that the roots of the mix are relative to. Raises DataError, TrainingError,
+    CheckpointError, MissingExtraError.
+    """
+    checkpoint = out / CHECKPOINT
+    if resume != checkpoint.is_file():
+        hint = "nothing to resume" if resume else "a run is there already; resume it"
+        raise TrainingError(f"{checkpoint}: {hint}")
+    sources = load_mix(config, data)
+    out.mkdir(parents=True, exist_ok=True)
+    run = start(config)
+    if resume:
+        restore(run, checkpoint)
+    (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    _loop(run, config, sources, out)
+    return out / WEIGHTS
+
+
+def start(config: Settings) -> Run:
+    """A run at step 0."""
+    torch.manual_seed(config.training.seed)
+    network = build_for_training(config)
+    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    return Run(network, average, make_optimizer(network, config))
+
+
+def build_for_training(config: Settings) -> Hodor:
+    """A network with the weights that training starts from."""
+    network = Hodor(config)
+    if config.training.start_from:
+        path = Path(config.training.start_from)
+        load_state(network, read_state(path), path, config.name)
+    elif config.network.backbone == "mobilenet_v2" and config.training.pretrained:
+        body = MobileNetV2()
+        load_imagenet(body)
+        first = next(body.parameters())
+        first.data = first.data.flip(1)  # back to RGB, which HODOR sees
+        network.feature_extractor.bb_fpn[0].load_state_dict(build_light_body(body).state_dict())
+    network.train()
+    if config.training.channels_last:
+        to_channels_last(network)
+    return network
+
+
+def make_optimizer(network: Hodor, config: Settings) -> torch.optim.Optimizer:
+    """AdamW; each group of weights has its ``rate``, relative to the learning rate."""
+    training = config.training
+    body = list(network.feature_extractor.bb_fpn[0].parameters())
+    inside = {id(weight) for weight in body}
+    rest = [weight for weight in network.parameters() if id(weight) not in inside]
+    groups = [{"params": body, "rate": training.backbone_rate}, {"params": rest, "rate": 1.0}]
+    rate, decay = training.learning_rate, training.weight_decay
+    return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
+
+
+def make_batch(sources: Sources, config: Settings, step: int) -> Batch:
+    """The samples of a step."""
+    training = config.training
+    random = np.random.default_rng((training.seed, step))
+    objects = int(random.integers(1, config.stills.objects + 1))
+    draw = _drawer(sources, config, random)
+    samples = [
+        draw_sample(draw, objects, training.crop, config.stills, random)
+        for _ in range(training.batch_size)
+    ]
+    frames = torch.from_numpy(np.stack([sample.frames for sample in samples])).float()
+    pixels = normalise(frames.permute(0, 1, 4, 2, 3).flatten(0, 1), config.input).flip(1)
+    labels = torch.from_numpy(np.stack([sample.labels for sample in samples]))
+    return Batch(pixels.unflatten(0, frames.shape[:2]), labels, objects)
+
+
+def take_step(run: Run, batch: Batch, config: Settings) -> None:
+    """One step of the optimizer; one whose loss or gradient is not finite is left out."""
+    training = config.training
+    rate = training.learning_rate * rate_factor(run.step, config)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate * group["rate"]
+    run.optimizer.zero_grad(set_to_none=True)
+    precision = DTYPES[training.precision]
+    with torch.autocast("cpu", precision, precision != torch.float32):
+        losses = compute_losses(run.network, batch, config, run.step)
+    losses["total"].backward()
+    limit = training.clip_norm or math.inf
+    norm = nn.utils.clip_grad_norm_(run.network.parameters(), limit)
+    if bool(torch.isfinite(norm + losses["total"])):
+        run.optimizer.step()
+        _average(run, training.ema)
+        for name, value in {**losses, "gradient": norm, "count": torch.ones(())}.items():
+            run.sums[name] = run.sums.get(name, 0.0) + float(value.detach())
+        run.bad = 0
+    else:
+        run.bad += 1
+        if run.bad >= MAX_BAD_STEPS:
+            raise TrainingError(f"step {run.step}: {run.bad} steps in a row not finite")
+    run.step += 1
+
+
+def save(run: Run, out: Path, config: Settings) -> None:
+    """Write checkpoint and weights, each whole or not at all."""
+    content = {
+        "step": run.step,
+        "bad": run.bad,
+        "sums": run.sums,
+        "average": run.average,
+        "network": run.network.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "torch_rng": torch.get_rng_state(),
+    }
+    partial = out / f"{CHECKPOINT}.partial"
+    torch.save(content, partial)
+    partial.replace(out / CHECKPOINT)
+    shipped = Hodor(config)
+    shipped.load_state_dict(run.average)
+    facts = {"config": config.name, "seed": str(config.training.seed), "steps": str(run.step)}
+    save_weights(shipped, out / WEIGHTS, facts)
+
+
+def restore(run: Run, path: Path) -> None:
+    """Set a fresh run to where a checkpoint left off. Raises TrainingError."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        run.network.load_state_dict(content["network"])
+        run.optimizer.load_state_dict(content["optimizer"])
+        for name, value in run.average.items():
+            value.copy_(content["average"][name])
+        run.step, run.bad, run.sums = content["step"], content["bad"], content["sums"]
+        torch.set_rng_state(content["torch_rng"])
+    except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        raise TrainingError(f"{path}: is damaged or does not fit: {error}") from error
+
+
+def _loop(run: Run, config: Settings, sources: Sources, out: Path) -> None:
+    saved = logged = time.monotonic()
+    while run.step < config.training.steps:
+        take_step(run, make_batch(sources, config, run.step), config)
+        now = time.monotonic()
+        if run.step % LOG_EVERY == 0:
+            _log(run, config, out, now - logged)
+            logged = now
+        if now - saved > config.training.checkpoint_seconds:
+            save(run, out, config)
+            saved = now
+    save(run, out, config)
+
+
+def _log(run: Run, config: Settings, out: Path, seconds: float) -> None:
+    count = run.sums.pop("count", 1.0)
+    rate = config.training.learning_rate * rate_factor(run.step - 1, config)
+    pace = LOG_EVERY * config.training.batch_size / seconds
+    means = [run.sums.get(name, math.nan) / count for name in COLUMNS[3:]]
+    run.sums.clear()
+    path = out / LOG
+    fresh = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if fresh:
+            writer.writerow(COLUMNS)
+        writer.writerow([run.step, *(f"{value:.5g}" for value in (rate, pace, *means))])
+
+
+def _drawer(
+    sources: Sources, config: Settings, random: np.random.Generator
+) -> Callable[[], Still]:
+    names: Sequence[str] = list(sources)
+    weights = np.array([config.training.mix[name].weight for name in names])
+
+    def draw() -> Still:
+        found = sources[names[int(random.choice(len(names), p=weights / weights.sum()))]]
+        sequence = found[int(random.integers(len(found)))]
+        return read_still(sequence.read(int(random.integers(len(sequence)))))
+
+    return draw
+
+
+@torch.no_grad()
+def _average(run: Run, decay: float) -> None:
+    """Running average; the decay is lower at first, so that the random start is forgotten."""
+    decay = min(decay, (1 + run.step) / (10 + run.step))
+    state = run.network.state_dict()
+    torch._foreach_lerp_(list(run.average.values()), list(state.values()), 1 - decay)
