@@ -164,7 +164,8 @@ class Player:
         ):
             raise ProgramError(
                 f"nobody subscribed to {self._publisher.topic_name} within {wait:g} s; is the "
-                "node active, in the same ROS_DOMAIN_ID, with its image topic remapped to this name?"
+                "node active, in the same ROS_DOMAIN_ID, with its image topic remapped to this "
+                "name?"
             )
         if self._limit and not self._program.spin_until(
             lambda: self._answers.get_publisher_count() > 0, wait
