@@ -35,6 +35,8 @@ RENAMED = {
 }
 """Former names of settings, accepted with a warning until the next version."""
 DEFAULT_MODEL = "stemseg"
+PRESENTATION = ("name", "qos", "node", "health", "training")
+"""Sections without effect on what a model finds in given frames."""
 
 
 class ConfigError(StemsegError, ValueError):
@@ -121,6 +123,15 @@ def update_config(config: AnyConfig, overrides: Mapping[str, Any]) -> AnyConfig:
 def dump_config(config: Config) -> str:
     """The whole tree as YAML that load_config reads back to an equal tree."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def result_settings(config: Config) -> str:
+    """The settings that affect what a model finds, as YAML: for fingerprints of stored results.
+
+    How the node looks and reports, and how the weights were trained, is left out.
+    """
+    tree = config.model_dump(mode="json", exclude=set(PRESENTATION))
+    return yaml.safe_dump(tree, sort_keys=True, allow_unicode=True)
 
 
 def walk_settings(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

@@ -13,6 +13,7 @@ from stemseg_ros.config import (
     dump_config,
     load_config,
     preset_names,
+    result_settings,
     schedule_names,
     update_config,
     walk_settings,
@@ -221,3 +222,17 @@ def test_the_tree_is_immutable() -> None:
 )
 def test_frames_in_flight(window: WindowConfig, frames: int) -> None:
     assert window.latency.in_flight == frames
+
+
+@pytest.mark.parametrize(
+    ("overrides", "same"),
+    [
+        ({"node.overlay_opacity": 0.1, "training.steps": 5}, True),
+        ({"output.min_area": 7}, False),
+        ({"runtime.precision": "float32"}, False),
+    ],
+)
+def test_fingerprints_see_what_affects_results(overrides: dict[str, Any], same: bool) -> None:
+    config = load_config("lite")
+    changed = update_config(config, overrides)
+    assert (result_settings(changed) == result_settings(config)) is same

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from stemseg_ros import __version__
-from stemseg_ros.config import Config, dump_config, settings_class
+from stemseg_ros.config import Config, result_settings, settings_class
 from stemseg_ros.errors import MediaError
 from stemseg_ros.evaluation.inputs import Images
 from stemseg_ros.formats.kitti_lines import (
@@ -60,7 +60,7 @@ class Setup:
         file = Path(weights)
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else weights
         place = [str(images.path.resolve()), images.topic, images.names, images.state()]
-        made_with = [__version__, self.device, dump_config(self.config), digest]
+        made_with = [__version__, self.device, result_settings(self.config), digest]
         inputs = json.dumps([made_with, name, place])
         return hashlib.sha256(inputs.encode()).hexdigest()
 

@@ -86,17 +86,7 @@ class TrainingConfig(Section):
     size_power: float = Field(0.0, ge=0, le=1)
     """Weight of an instance in the Lovász loss: its cells to this power (corrected targets
     only)."""
-    mix: dict[str, DatasetConfig] = Field(
-        {
-            name: DatasetConfig(weight=weight, mend=name == "clips")
-            for name, weight in (
-                ("clips", 0.45),
-                ("stills_city", 0.15),
-                ("stills_kitti", 0.25),
-                ("stills_coco", 0.15),
-            )
-        }
-    )
+    mix: dict[str, DatasetConfig] = Field(default_factory=dict)
     """Datasets that clips are drawn from, {name: {format, root, split, weight}} or {name:
     weight}."""
     crop: Crop = (256, 384)

@@ -149,9 +149,7 @@ class _Scene:
 
     def _path(self, base: Matrix, config: StillsConfig) -> list[Matrix]:
         motion = float(np.exp(self._random.uniform(*np.log(config.motion))))
-        return [
-            step @ base for step in walk(self._random, motion, self._size, config.frames)
-        ]
+        return [step @ base for step in walk(self._random, motion, self._size, config.frames)]
 
     def draw(self, number: int) -> tuple[Array, Array]:
         """Image and labels of a frame."""
@@ -232,4 +230,3 @@ def _similarity(scale: float, source: tuple[float, float], target: tuple[float, 
     matrix = np.diag([scale, scale, 1.0])
     matrix[:2, 2] = np.array(target) - scale * np.array(source)
     return matrix
-

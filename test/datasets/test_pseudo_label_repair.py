@@ -13,10 +13,11 @@ from driving_pack import tiny_config, write_pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stemseg_ros.config import load_config
 from stemseg_ros.datasets.pseudo_label_repair import mend
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, DataError, LabelArray, LabelledFrame
 from stemseg_ros.training.batches import load_sources
-from stemseg_ros.training.settings import TrainingConfig
+from stemseg_ros.training.settings import DatasetConfig, TrainingConfig
 
 HEIGHT, WIDTH, FRAMES = 96, 192, 10
 
@@ -225,6 +226,7 @@ def test_mending_refuses_frames_of_different_sizes(tmp_path: Path) -> None:
         load_sources(config, data)
 
 
-def test_clips_of_the_default_mix_are_mended_and_nothing_else() -> None:
-    mix = TrainingConfig().mix
+def test_nothing_is_mended_unless_it_is_asked_for() -> None:
+    assert TrainingConfig().mix == {} and not DatasetConfig().mend
+    mix = load_config("lite_3").training.mix
     assert [name for name, entry in mix.items() if entry.mend] == ["clips"]

@@ -15,7 +15,7 @@ from stemseg_ros.models.hodor.encoder import initial_descriptors
 from stemseg_ros.models.hodor.letterbox import letterbox_image, letterbox_masks, place_image
 from stemseg_ros.models.hodor.network import Hodor
 from stemseg_ros.models.hodor.regions import regions_from_given, regions_from_predicted
-from stemseg_ros.models.hodor.settings import Settings, HodorNetworkConfig
+from stemseg_ros.models.hodor.settings import HodorNetworkConfig, Settings
 
 FRAMES = (0, 1)
 CHANNELS = 8  # that golden files keep of a map
