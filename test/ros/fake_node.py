@@ -29,6 +29,7 @@ class FakeNode(Node):
         self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_subscription(Image, "image", self.on_image, 50)
         self.create_service(Trigger, "~/flush", self.on_flush)
+        self.create_timer(0.2, self.diagnose)
 
     def on_image(self, image: Image) -> None:
         self.images += 1
@@ -49,6 +50,9 @@ class FakeNode(Node):
                 result = InstanceArray(header=image.header, height=image.height, width=image.width)
                 self.results.publish(result)
         self.pending.clear()
+        self.diagnose()
+
+    def diagnose(self) -> None:
         values = [
             KeyValue(key="images", value=str(self.images)),
             KeyValue(key="most_pending", value=str(self.most_pending)),
