@@ -81,9 +81,7 @@ class Warp:
 
     def image(self, pixels: Array) -> Array:
         """uint8 (H, W, 3), BGR; the mean colour outside."""
-        moved = cv2.remap(
-            pixels, self._x, self._y, cv2.INTER_LINEAR, borderValue=MEAN_COLOUR
-        )
+        moved = cv2.remap(pixels, self._x, self._y, cv2.INTER_LINEAR, borderValue=MEAN_COLOUR)
         return np.asarray(moved, np.uint8)
 
     def mask(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
