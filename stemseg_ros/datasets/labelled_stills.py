@@ -55,11 +55,12 @@ def read_labels(path: Path) -> LabelArray:
     found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if found is None or found.ndim != 2 or found.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path}: no label image of one channel of 8 or 16 bits")
-    values, inverse = np.unique(found.astype(np.int32), return_inverse=True)
+    present = np.bincount(found.reshape(-1)) > 0
+    values = np.arange(len(present))
     ignored = (values > 0) & (values % CLASS_STEP == 0)
-    objects = (values > 0) & ~ignored
-    numbers = CLASS_STEP + np.cumsum(objects)
-    if numbers.max(initial=0) >= 2 * CLASS_STEP:
+    objects = present & (values > 0) & ~ignored
+    if np.count_nonzero(objects) >= CLASS_STEP:
         raise DataError(f"{path}: more than {CLASS_STEP - 1} objects")
+    numbers = CLASS_STEP + np.cumsum(objects)
     table = np.where(objects, numbers, np.where(ignored, IGNORE_LABEL, 0)).astype(np.int32)
-    return np.asarray(table[inverse].reshape(found.shape), np.int32)
+    return np.asarray(table[found], np.int32)

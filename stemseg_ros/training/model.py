@@ -50,7 +50,7 @@ def build_for_training(config: Settings) -> StemSeg:
         network.backbone.requires_grad_(False)
     for name, module in network.named_modules():
         if name.rpartition(".")[2] in FLOAT32_PARTS:
-            _in_float32(module)
+            in_float32(module)
     if config.training.channels_last:
         to_channels_last(network)
     return network
@@ -82,7 +82,7 @@ def _start_outputs(network: StemSeg, config: Settings) -> None:
         bias.copy_(torch.tensor(order))
 
 
-def _in_float32(module: nn.Module) -> None:
+def in_float32(module: nn.Module) -> None:
     """Take a module out of autocast; its name and its parameters stay as they are."""
     plain = module.forward
 

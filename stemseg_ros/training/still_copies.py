@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelledFrame
+from stemseg_ros.datasets.sequence import (
+    CLASS_STEP,
+    IGNORE_LABEL,
+    DataError,
+    LabelledFrame,
+    LabelledSequence,
+)
 from stemseg_ros.masks import mask_box
 from stemseg_ros.models.hodor.losses import IGNORED
 from stemseg_ros.models.hodor.settings import StillsConfig
@@ -42,7 +48,7 @@ SHARPEST = 2.5
 BEND = 0.025
 """Most standard deviation of a copy's smooth displacement, in shares of its side."""
 TRIES = 20
-"""Draws after which a sample may have fewer objects than wanted."""
+"""Stills after which an object of a sample may be out of sight."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,28 +77,49 @@ def read_still(frame: LabelledFrame) -> Still:
     """The objects of a labelled frame that are large enough; their classes do not matter."""
     labels = frame.labels
     whole = (labels == IGNORE_LABEL) | ((labels > 0) & (labels % CLASS_STEP == 0))
-    values, counts = np.unique(labels[~whole & (labels > 0)], return_counts=True)
-    masks = [labels == value for value in values[counts >= MIN_AREA]]
+    counts = np.bincount(labels[~whole])
+    masks = [labels == value for value in np.flatnonzero(counts >= MIN_AREA) if value > 0]
     kept = tuple(mask for mask in masks if min(_tight_box(mask)[2:]) >= MIN_SIDE)
     return Still(frame.image, kept, whole)
 
 
-def draw_sample(
-    draw_still: Callable[[], Still], objects: int, size: Size, config: StillsConfig, random: Random
-) -> Sample:
-    """A sample whose first frame shows ``objects`` objects; rarely fewer."""
-    while True:
-        sample = None
-        for _ in range(TRIES):
-            still, other = draw_still(), draw_still()
-            if len(still.masks) < max(objects, 1):
+class StillPool:
+    """The stills of a mix; remembers how many objects each has."""
+
+    def __init__(
+        self, sources: Mapping[str, Sequence[LabelledSequence]], weights: Mapping[str, float]
+    ) -> None:
+        self._sources = list(sources.values())
+        shares = np.array([weights[name] for name in sources])
+        self._shares = shares / shares.sum()
+        self._objects: dict[str, int] = {}
+
+    def draw(self, random: Random, objects: int = 0) -> Still:
+        """A random still with at least so many objects. Raises DataError if none is found."""
+        for _ in range(TRIES * TRIES):
+            source = self._sources[int(random.choice(len(self._sources), p=self._shares))]
+            sequence = source[int(random.integers(len(source)))]
+            if self._objects.get(sequence.name, objects) < objects:
                 continue
+            still = read_still(sequence.read(0))
+            self._objects[sequence.name] = len(still.masks)
+            if len(still.masks) >= objects:
+                return still
+        raise DataError(f"no still with {objects} objects found; lower stills.objects")
+
+
+def draw_sample(
+    pool: StillPool, objects: int, size: Size, config: StillsConfig, random: Random
+) -> Sample:
+    """A sample whose first frame shows ``objects`` objects. Raises DataError."""
+    other = pool.draw(random, 1)
+    for _ in range(TRIES):
+        still = pool.draw(random, objects)
+        for _ in range(2):
             sample = make_sample(still, other, objects, size, config, random)
             if min_seen(sample, objects) >= MIN_SEEN:
                 return sample
-        if sample is not None:
-            return sample
-        objects = max(1, objects - 1)
+    return sample
 
 
 def min_seen(sample: Sample, objects: int) -> int:
@@ -136,11 +163,13 @@ class _Scene:
     ) -> None:
         self._still, self._masks, self._size, self._random = still, masks, size, random
         base = _focus(masks[0], size, config, random)
-        self._objects = self._path(base, config)
         self._backdrop: Array | None = None
         if random.random() < config.paste:
             self._backdrop = other.image
             self._camera = self._path(_cover(other.image.shape[:2], size, random), config)
+        else:
+            base = _fill(base, still.image.shape[:2], size)
+        self._objects = self._path(base, config)
         self._front: tuple[Array, Mask] | None = None
         if other.masks and random.random() < config.occlude:
             mask = other.masks[int(random.integers(len(other.masks)))]
@@ -201,14 +230,21 @@ def _focus(mask: Mask, size: Size, config: StillsConfig, random: Random) -> Matr
     x, y, width, height = _tight_box(mask)
     wanted = np.exp(random.uniform(*np.log(config.zoom))) * side(size)
     largest = 1.15 * min(size[0] / height, size[1] / width)
-    smallest = min(largest, 0.6 * max(size[0] / mask.shape[0], size[1] / mask.shape[1]))
-    limit = max(smallest, min(largest, SHARPEST))
-    scale = float(np.clip(wanted / np.sqrt(mask.sum()), smallest, limit))
+    scale = min(float(wanted / np.sqrt(mask.sum())), largest, SHARPEST)
     place = [
         length / 2 + random.uniform(-0.5, 0.5) * max(length - scale * extent, 0.2 * length)
         for length, extent in zip(size, (height, width), strict=True)
     ]
     return _similarity(scale, (x + width / 2, y + height / 2), (place[1], place[0]))
+
+
+def _fill(base: Matrix, image: tuple[int, ...], size: Size) -> Matrix:
+    """The nearest similarity under which an image leaves no edge of the frame empty."""
+    scale = max(base[0, 0], *(length / extent for length, extent in zip(size, image, strict=True)))
+    center = np.array([size[1] / 2, size[0] / 2])
+    shift = center + (base[:2, 2] - center) * scale / base[0, 0]
+    lowest = [size[1] - scale * image[1], size[0] - scale * image[0]]
+    return _similarity(scale, (0, 0), tuple(np.clip(shift, lowest, 0)))
 
 
 def _cover(scene: tuple[int, ...], size: Size, random: Random) -> Matrix:

@@ -10,7 +10,6 @@ import csv
 import math
 import pickle
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 
 from stemseg_ros.config import dump_config
 from stemseg_ros.datasets.mix import load_mix
-from stemseg_ros.datasets.sequence import LabelledSequence
 from stemseg_ros.execution.torch_engine import DTYPES, to_channels_last
 from stemseg_ros.models.hodor.features import build_light_body
 from stemseg_ros.models.hodor.network import Hodor
@@ -30,17 +28,16 @@ from stemseg_ros.models.hodor.trainable import Batch, compute_losses
 from stemseg_ros.models.layers.backbone import MobileNetV2
 from stemseg_ros.models.layers.preprocess import normalise
 from stemseg_ros.models.layers.weights import load_state, read_state, save_weights
+from stemseg_ros.training.model import in_float32
 from stemseg_ros.training.pretrained import load_imagenet
 from stemseg_ros.training.schedule import rate_factor
 from stemseg_ros.training.steps import MAX_BAD_STEPS, TrainingError
-from stemseg_ros.training.still_copies import Still, draw_sample, read_still
+from stemseg_ros.training.still_copies import StillPool, draw_sample
 
 LOG_EVERY = 20
 """Steps between two lines of log.csv."""
 CHECKPOINT, WEIGHTS, LOG = "checkpoint.pt", "weights.safetensors", "log.csv"
 COLUMNS = ("step", "rate", "samples_per_second", "total", "cross_entropy", "dice", "gradient")
-
-Sources = dict[str, list[LabelledSequence]]
 
 
 @dataclass(slots=True)
@@ -69,13 +66,14 @@ def train_from_stills(config: Settings, data: Path, out: Path, *, resume: bool =
     if resume != checkpoint.is_file():
         hint = "nothing to resume" if resume else "a run is there already; resume it"
         raise TrainingError(f"{checkpoint}: {hint}")
-    sources = load_mix(config, data)
+    weights = {name: entry.weight for name, entry in config.training.mix.items()}
+    pool = StillPool(load_mix(config, data), weights)
     out.mkdir(parents=True, exist_ok=True)
     run = start(config)
     if resume:
         restore(run, checkpoint)
     (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    _loop(run, config, sources, out)
+    _loop(run, config, pool, out)
     return out / WEIGHTS
 
 
@@ -100,6 +98,14 @@ def build_for_training(config: Settings) -> Hodor:
         first.data = first.data.flip(1)  # back to RGB, which HODOR sees
         network.feature_extractor.bb_fpn[0].load_state_dict(build_light_body(body).state_dict())
     network.train()
+    for stage in list(network.feature_extractor.bb_fpn[0].children())[
+        : config.training.frozen_stages
+    ]:
+        stage.requires_grad_(False)
+    for module in network.modules():
+        # oneDNN's weight gradient of these takes ten times as long in bfloat16 on the CPU.
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.stride != (1, 1):
+            in_float32(module)
     if config.training.channels_last:
         to_channels_last(network)
     return network
@@ -111,19 +117,19 @@ def make_optimizer(network: Hodor, config: Settings) -> torch.optim.Optimizer:
     body = list(network.feature_extractor.bb_fpn[0].parameters())
     inside = {id(weight) for weight in body}
     rest = [weight for weight in network.parameters() if id(weight) not in inside]
+    body = [weight for weight in body if weight.requires_grad]
     groups = [{"params": body, "rate": training.backbone_rate}, {"params": rest, "rate": 1.0}]
     rate, decay = training.learning_rate, training.weight_decay
     return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
 
 
-def make_batch(sources: Sources, config: Settings, step: int) -> Batch:
+def make_batch(pool: StillPool, config: Settings, step: int) -> Batch:
     """The samples of a step."""
     training = config.training
     random = np.random.default_rng((training.seed, step))
     objects = int(random.integers(1, config.stills.objects + 1))
-    draw = _drawer(sources, config, random)
     samples = [
-        draw_sample(draw, objects, training.crop, config.stills, random)
+        draw_sample(pool, objects, training.crop, config.stills, random)
         for _ in range(training.batch_size)
     ]
     frames = torch.from_numpy(np.stack([sample.frames for sample in samples])).float()
@@ -192,10 +198,10 @@ def restore(run: Run, path: Path) -> None:
         raise TrainingError(f"{path}: is damaged or does not fit: {error}") from error
 
 
-def _loop(run: Run, config: Settings, sources: Sources, out: Path) -> None:
+def _loop(run: Run, config: Settings, pool: StillPool, out: Path) -> None:
     saved = logged = time.monotonic()
     while run.step < config.training.steps:
-        take_step(run, make_batch(sources, config, run.step), config)
+        take_step(run, make_batch(pool, config, run.step), config)
         now = time.monotonic()
         if run.step % LOG_EVERY == 0:
             _log(run, config, out, now - logged)
@@ -219,20 +225,6 @@ def _log(run: Run, config: Settings, out: Path, seconds: float) -> None:
         if fresh:
             writer.writerow(COLUMNS)
         writer.writerow([run.step, *(f"{value:.5g}" for value in (rate, pace, *means))])
-
-
-def _drawer(
-    sources: Sources, config: Settings, random: np.random.Generator
-) -> Callable[[], Still]:
-    names: Sequence[str] = list(sources)
-    weights = np.array([config.training.mix[name].weight for name in names])
-
-    def draw() -> Still:
-        found = sources[names[int(random.choice(len(names), p=weights / weights.sum()))]]
-        sequence = found[int(random.integers(len(found)))]
-        return read_still(sequence.read(int(random.integers(len(sequence)))))
-
-    return draw
 
 
 @torch.no_grad()

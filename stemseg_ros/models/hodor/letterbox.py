@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stemseg_ros.geometry import PAD_MULTIPLE, Letterbox
+from stemseg_ros.geometry import Letterbox
 from stemseg_ros.models.layers.preprocess import normalise
 from stemseg_ros.settings import InputConfig
 
@@ -16,12 +16,7 @@ def place_image(size: tuple[int, int], config: InputConfig) -> Letterbox:
 
     The shorter side becomes ``min_dim`` unless the longer one would pass ``max_dim``.
     """
-    scale = config.min_dim / min(size)
-    if scale * max(size) > config.max_dim:
-        scale = config.max_dim / max(size)
-    height, width = (max(1, round(side * scale)) for side in size)
-    padded = (height + -height % PAD_MULTIPLE, width + -width % PAD_MULTIPLE)
-    return Letterbox(size, (height, width), padded)
+    return Letterbox.fit(size, config.min_dim, config.max_dim)
 
 
 def letterbox_image(image: Tensor, geometry: Letterbox, config: InputConfig) -> Tensor:
@@ -62,8 +57,3 @@ def content_cells(geometry: Letterbox, stride: int) -> tuple[int, int]:
     """Rows and columns of a map that lie at least partly on the image."""
     rows, columns = (-(-side // stride) for side in geometry.resized_size)
     return rows, columns
-
-
-def content_tensor(content: tuple[int, int]) -> Tensor:
-    """int64 (2,), as network functions take it."""
-    return torch.tensor(content)

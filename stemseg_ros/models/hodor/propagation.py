@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +21,22 @@ from stemseg_ros.models.hodor.letterbox import (
     to_image_size,
 )
 from stemseg_ros.models.hodor.memory import Described, Memory
-from stemseg_ros.models.hodor.network import Hodor
 from stemseg_ros.models.hodor.regions import (
     STRIDE,
     reduce_by_8,
     regions_from_given,
     regions_from_predicted,
 )
-from stemseg_ros.models.hodor.settings import BACKGROUNDS
+from stemseg_ros.models.hodor.settings import BACKGROUNDS, Settings
+from stemseg_ros.tracker import Call
 
 OTHERS = BACKGROUNDS + 1
 """Channels before the first object: the catch-all and the background cells."""
+Masks = Mapping[int, npt.NDArray[np.bool_]]
+"""bool (H, W) by track id."""
+Result = TypeVar("Result")
+Calls = Generator[Call, tuple[Tensor, ...], Result]
+"""Yields calls of the network, is sent their outputs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,43 +55,58 @@ class Propagated:
     """(9 + I, h/2, w/2) in [0, 1] that the frame's descriptors were made from."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """A frame as the network sees it."""
+
+    geometry: Letterbox
+    fine: Tensor
+    """(C, h, w) at stride 4."""
+    coarse: Tensor
+    """(C, h/2, w/2) at stride 8."""
+    given: dict[int, Tensor]
+    """Masks (H', W') of new objects at padded input size, by ascending id."""
+
+
 class Propagator:
     """Objects shown by masks, followed through a stream of images of one size."""
 
-    def __init__(self, network: Hodor) -> None:
-        self._network, self._config = network, network.config
+    def __init__(self, config: Settings, device: torch.device) -> None:
+        self.config = config
+        self._device = device
         self.memory = Memory()
         self.ids: tuple[int, ...] = ()
         self._index = 0
         self._previous: dict[int, Tensor] = {}
 
-    @torch.inference_mode()
-    def step(
-        self, image: npt.NDArray[np.uint8], given: Mapping[int, npt.NDArray[np.bool_]]
-    ) -> Propagated:
+    def step(self, image: npt.NDArray[np.uint8], given: Masks) -> Calls[Propagated]:
         """Follow the objects into the next frame, where new ones may be given.
 
-        image: uint8 (H, W, 3), BGR; given: bool (H, W) masks by id (>= 1, not in use).
+        image: uint8 (H, W, 3), BGR; given: masks by id (>= 1, not in use).
         Raises ValueError for a mask of another size, without pixels, or with an id in use.
         """
         self._check(image, given)
-        geometry = place_image((image.shape[0], image.shape[1]), self._config.input)
-        pixels = letterbox_image(torch.from_numpy(image), geometry, self._config.input)
-        fine, coarse = self._network.encode(pixels[None])
-        masks = self._place_given(given, geometry)
-        if self.ids:
-            result = self._later_frame(fine, coarse, masks, geometry)
-        elif masks:
-            result = self._first_frame(coarse, masks, given, geometry)
+        geometry = place_image((image.shape[0], image.shape[1]), self.config.input)
+        if self.ids or given:
+            pixels = torch.from_numpy(image.copy()).to(self._device)
+            placed = letterbox_image(pixels, geometry, self.config.input)
+            fine, coarse = yield Call("encode", (placed,))
+            seen = _Seen(geometry, fine, coarse, self._place_given(given, geometry))
+            result = yield from self._follow(seen, given)
         else:
-            result = Propagated((), np.zeros(geometry.image_size, np.int32), None, None, None)
+            result = _nothing(geometry)
         self._index += 1
-        self.memory.drop_before(self._index - self._config.propagation.window)
+        self.memory.drop_before(self._index - self.config.propagation.window)
         return result
 
-    def _check(
-        self, image: npt.NDArray[np.uint8], given: Mapping[int, npt.NDArray[np.bool_]]
-    ) -> None:
+    def _follow(self, seen: _Seen, given: Masks) -> Calls[Propagated]:
+        if self.ids:
+            return (yield from self._later_frame(seen))
+        if seen.given:
+            return (yield from self._first_frame(seen, given))
+        return _nothing(seen.geometry)
+
+    def _check(self, image: npt.NDArray[np.uint8], given: Masks) -> None:
         for track_id, mask in given.items():
             if mask.shape != image.shape[:2]:
                 raise ValueError(
@@ -97,131 +118,126 @@ class Propagator:
             if track_id < 1 or track_id in self.ids:
                 raise ValueError(f"object id {track_id} is below 1 or in use")
 
-    def _place_given(
-        self, given: Mapping[int, npt.NDArray[np.bool_]], geometry: Letterbox
-    ) -> dict[int, Tensor]:
+    def _place_given(self, given: Masks, geometry: Letterbox) -> dict[int, Tensor]:
         """Masks (H', W') at padded input size, by ascending id, without those that are
         dropped."""
         ids = sorted(given)
         if not ids:
             return {}
         stack = torch.from_numpy(np.stack([given[track_id] for track_id in ids]))
-        placed = letterbox_masks(stack, geometry)
+        placed = letterbox_masks(stack.to(self._device), geometry)
         keep = (reduce_by_8(placed) > 0.5).flatten(1).any(1)
-        if self._config.propagation.corrected("tiny_reference"):
+        if self.config.propagation.corrected("tiny_reference"):
             keep = torch.ones_like(keep)
         return {n: mask for n, mask, k in zip(ids, placed, keep.tolist(), strict=True) if k}
 
-    def _first_frame(
-        self,
-        coarse: Tensor,
-        masks: dict[int, Tensor],
-        given: Mapping[int, npt.NDArray[np.bool_]],
-        geometry: Letterbox,
-    ) -> Propagated:
-        self.ids = tuple(masks)
-        stack = torch.stack(list(masks.values()))
-        regions = regions_from_given(stack, self._content(geometry, 1))
-        described = self._describe(coarse, regions, self.ids, geometry)
-        self.memory.put(described)
+    def _first_frame(self, seen: _Seen, given: Masks) -> Calls[Propagated]:
+        self.ids = tuple(seen.given)
+        stack = torch.stack(list(seen.given.values()))
+        regions = regions_from_given(stack, self._content(seen.geometry, 1))
+        described = yield from self._describe(seen, regions, self.ids)
+        self._keep(described, regions)
         self._anchor(described)
-        if self._config.propagation.corrected("first_frame"):
-            best = np.zeros(geometry.image_size, np.int32)
+        if self.config.propagation.corrected("first_frame"):
+            best = np.zeros(seen.geometry.image_size, np.int32)
             for number, track_id in enumerate(self.ids, 1):
                 best[given[track_id]] = number
         else:
-            soft = to_image_size(stack, geometry)
-            best = F.pad(soft, (0, 0, 0, 0, 1, 0)).argmax(0).numpy()
-        return Propagated(self.ids, self._labels(best, self.ids), None, None, regions)
+            soft = to_image_size(stack, seen.geometry)
+            best = F.pad(soft, (0, 0, 0, 0, 1, 0)).argmax(0).cpu().numpy()
+        return Propagated(self.ids, _labels(best, self.ids), None, None, regions)
 
-    def _later_frame(
-        self, fine: Tensor, coarse: Tensor, masks: dict[int, Tensor], geometry: Letterbox
-    ) -> Propagated:
-        if masks:
-            self._join(coarse, masks, geometry)
-        ids = tuple(sorted({*self.ids, *masks}))
-        descriptors, present = self.memory.history(ids)
-        content = torch.tensor([self._content(geometry, STRIDE)])
-        previous = None
-        if self._config.network.previous_masks:
-            previous = self._previous_regions(ids, masks, coarse, geometry)[None]
-        (logits,) = self._network.decode(
-            fine, coarse, descriptors[None], present[None], content, previous
-        )
-        enlarged = _enlarge(logits).softmax(1)[0]
-        inner = _enlarge(logits.softmax(1))[0]
+    def _later_frame(self, seen: _Seen) -> Calls[Propagated]:
+        if seen.given:
+            yield from self._join(seen)
+        geometry, given = seen.geometry, seen.given
+        ids = tuple(sorted({*self.ids, *given}))
+        inputs = (seen.fine, seen.coarse, *self.memory.history(ids), self._cells(geometry))
+        if self.config.network.previous_masks:
+            inputs = (*inputs, self._previous_regions(ids, seen))
+        (logits,) = yield Call("decode", inputs)
+        enlarged = _enlarge(logits).softmax(0)
+        inner = _enlarge(logits.softmax(0))
         for probability in (enlarged, inner):
-            _set_given(probability, masks, ids)
-        regions = regions_from_predicted(
-            reduce_by_8(inner[OTHERS:]), self._content(geometry, STRIDE)
-        )
+            _set_given(probability, given, ids)
+        masks = reduce_by_8(inner[OTHERS:])
+        regions = regions_from_predicted(masks, self._content(geometry, STRIDE))
         self.ids = ids
-        self.memory.put(self._describe(coarse, regions, ids, geometry))
+        self._keep((yield from self._describe(seen, regions, ids)), regions)
         output = to_image_size(enlarged, geometry)
-        labels = self._labels(self._choose(output), ids)
-        return Propagated(ids, labels, output[OTHERS:], logits[0], regions)
+        labels = _labels(self._choose(output), ids)
+        return Propagated(ids, labels, output[OTHERS:], logits, regions)
 
-    def _join(self, coarse: Tensor, masks: dict[int, Tensor], geometry: Letterbox) -> None:
+    def _join(self, seen: _Seen) -> Calls[None]:
         """Describe new objects, all else background, or known ones beside them."""
-        stack = torch.stack(list(masks.values()))
-        names = tuple(masks)
-        regions = regions_from_given(stack, self._content(geometry, 1))
-        if self._config.propagation.corrected("new_object_context") and self._previous:
+        stack = torch.stack(list(seen.given.values()))
+        names = tuple(seen.given)
+        regions = regions_from_given(stack, self._content(seen.geometry, 1))
+        if self.config.propagation.corrected("new_object_context"):
             known = torch.stack([self._previous[n] for n in self.ids])
             objects = torch.cat(
                 (regions[BACKGROUNDS:], known * (1 - regions[BACKGROUNDS:].amax(0)))
             )
-            regions = regions_from_predicted(objects, self._content(geometry, STRIDE))
+            regions = regions_from_predicted(objects, self._content(seen.geometry, STRIDE))
             names = (*names, *self.ids)
-        described = self._describe(coarse, regions, names, geometry)
-        new = Described(self._index, None, {n: described.objects[n] for n in masks})
+        described = yield from self._describe(seen, regions, names)
+        new = Described(self._index, None, {n: described.objects[n] for n in seen.given})
         self.memory.put(new)
         self._anchor(new)
 
     def _describe(
-        self, coarse: Tensor, regions: Tensor, ids: tuple[int, ...], geometry: Letterbox
-    ) -> Described:
-        content = torch.tensor([self._content(geometry, STRIDE)])
-        (descriptors,) = self._network.describe(coarse, regions[None], content)
-        objects = dict(zip(ids, descriptors[0, BACKGROUNDS:], strict=True))
-        self._previous = dict(zip(ids, regions[BACKGROUNDS:], strict=True))
-        return Described(self._index, descriptors[0, :BACKGROUNDS], objects)
+        self, seen: _Seen, regions: Tensor, ids: tuple[int, ...]
+    ) -> Calls[Described]:
+        inputs = (seen.coarse, regions, self._cells(seen.geometry))
+        (descriptors,) = yield Call("describe", inputs)
+        objects = dict(zip(ids, descriptors[BACKGROUNDS:], strict=True))
+        return Described(self._index, descriptors[:BACKGROUNDS], objects)
 
-    def _previous_regions(
-        self, ids: tuple[int, ...], masks: dict[int, Tensor], coarse: Tensor, geometry: Letterbox
-    ) -> Tensor:
-        empty = coarse.new_zeros(coarse.shape[-2:])
-        given = {n: reduce_by_8(mask[None])[0] for n, mask in masks.items()}
-        soft = torch.stack([given.get(n, self._previous.get(n, empty)) for n in ids])
-        return regions_from_predicted(soft, self._content(geometry, STRIDE))
+    def _keep(self, described: Described, regions: Tensor) -> None:
+        self.memory.put(described)
+        self._previous = dict(zip(self.ids, regions[BACKGROUNDS:], strict=True))
+
+    def _previous_regions(self, ids: tuple[int, ...], seen: _Seen) -> Tensor:
+        """(9 + I, h, w): where everything was one frame ago, new objects as they are given."""
+        masks = self._previous | {n: reduce_by_8(mask) for n, mask in seen.given.items()}
+        soft = torch.stack([masks[n] for n in ids])
+        return regions_from_predicted(soft, self._content(seen.geometry, STRIDE))
 
     def _anchor(self, described: Described) -> None:
-        if self._config.propagation.corrected("anchor"):
+        if self.config.propagation.corrected("anchor"):
             self.memory.anchor(described)
+
+    def _cells(self, geometry: Letterbox) -> Tensor:
+        """int64 (2,): rows and columns of the stride-8 map that count."""
+        return torch.tensor(self._content(geometry, STRIDE), device=self._device)
 
     def _content(self, geometry: Letterbox, stride: int) -> tuple[int, int]:
         """Rows and columns of a map that count; all, or those without padding."""
-        if self._config.propagation.corrected("padding"):
+        if self.config.propagation.corrected("padding"):
             return content_cells(geometry, stride)
         height, width = (side // stride for side in geometry.padded_size)
         return height, width
 
     def _choose(self, probabilities: Tensor) -> npt.NDArray[np.integer]:
         """(H, W): number of the object (from 1) that wins each pixel, 0 background."""
-        if self._config.propagation.corrected("background_choice"):
+        if self.config.propagation.corrected("background_choice"):
             background = probabilities[:OTHERS].sum(0, keepdim=True)
-            return torch.cat((background, probabilities[OTHERS:])).argmax(0).numpy()
-        return (probabilities.argmax(0) - OTHERS + 1).clamp(min=0).numpy()
+            return torch.cat((background, probabilities[OTHERS:])).argmax(0).cpu().numpy()
+        return (probabilities.argmax(0) - OTHERS + 1).clamp(min=0).cpu().numpy()
 
-    @staticmethod
-    def _labels(numbers: npt.NDArray[np.integer], ids: tuple[int, ...]) -> npt.NDArray[np.int32]:
-        labels: npt.NDArray[np.int32] = np.array([0, *ids], np.int32)[numbers]
-        return labels
+
+def _nothing(geometry: Letterbox) -> Propagated:
+    return Propagated((), np.zeros(geometry.image_size, np.int32), None, None, None)
+
+
+def _labels(numbers: npt.NDArray[np.integer], ids: tuple[int, ...]) -> npt.NDArray[np.int32]:
+    labels: npt.NDArray[np.int32] = np.array([0, *ids], np.int32)[numbers]
+    return labels
 
 
 def _enlarge(maps: Tensor) -> Tensor:
-    """(B, N, h, w) at stride 4 to input size."""
-    return F.interpolate(maps, scale_factor=4, mode="bilinear", align_corners=False)
+    """(N, h, w) at stride 4 to input size."""
+    return F.interpolate(maps[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
 
 
 def _set_given(probability: Tensor, masks: Mapping[int, Tensor], ids: tuple[int, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hodor_calls import run_calls
 from hodor_recipe import golden_config, golden_file, recipe_network
 
 from stemseg_ros.models.hodor.propagation import Propagator
@@ -18,12 +19,12 @@ def test_golden_video(name: str) -> None:
     config = golden_config(min_dim=int(golden["min_dim"]), max_dim=int(golden["max_dim"]))
     propagation = config.propagation.model_copy(update={"window": int(golden["window"])})
     network = recipe_network(config.model_copy(update={"propagation": propagation}))
-    propagator = Propagator(network)
+    propagator = Propagator(network.config, torch.device("cpu"))
     starts = list(zip(golden["ids"], golden["first_frame"], golden["masks"] > 0, strict=True))
     frames = golden["frames_bgr"]
     for t, frame in enumerate(frames):
         given = {int(track_id): mask for track_id, first, mask in starts if first == t}
-        result = propagator.step(frame, given)
+        result = run_calls(network, propagator.step(frame, given))
         wrong = np.count_nonzero(result.labels != golden[f"labels_{t}"])
         assert wrong <= MAX_LABEL_PIXELS, f"frame {t}: {wrong} label pixels"
         if f"logits_{t}" in golden.files:
@@ -46,9 +47,11 @@ def test_golden_video(name: str) -> None:
 def test_bad_masks_are_refused(
     track_id: int, shape: tuple[int, int], fill: bool, reason: str
 ) -> None:
-    propagator = Propagator(recipe_network(golden_config(min_dim=64, max_dim=96)))
+    network = recipe_network(golden_config(min_dim=64, max_dim=96))
+    propagator = Propagator(network.config, torch.device("cpu"))
     with pytest.raises(ValueError, match=reason):
-        propagator.step(np.zeros((64, 96, 3), np.uint8), {track_id: np.full(shape, fill)})
+        image = np.zeros((64, 96, 3), np.uint8)
+        run_calls(network, propagator.step(image, {track_id: np.full(shape, fill)}))
     assert propagator.ids == ()
 
 
