@@ -2,57 +2,72 @@
 
 ros2 launch stemseg camera.launch.py image_topic:=/camera/image_raw
 ros2 launch stemseg camera.launch.py cameras:=my_cameras.yaml   # as config/cameras.yaml
+
+A wrong argument is refused before anything starts. The node is started again when its process
+ends, but for a wrong parameter: then the launch ends with exit code 1.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
-import yaml
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
+from stemseg_ros.ros.launch_arguments import (
+    NODE_ARGUMENTS,
+    LaunchArgumentError,
+    read_bool,
+    read_cameras,
+    read_file,
+    read_number,
+    refuse_unknown,
+)
+
 SHARE = Path(get_package_share_directory("stemseg"))
 RESPAWN_DELAY_S = 2.0
+WRONG_PARAMETER = 2
+"""Exit code of the node that only the user can do something about."""
 PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 """Variables of Fast DDS: the one of all versions, and that of newer ones."""
 ARGUMENTS = {
-    "namespace": ("", "namespace of the node"),
     "image_topic": (
         "/camera/image_raw",
         "images to segment: the base name, whatever the transport",
     ),
     "cameras": ("", "YAML file of several cameras, instead of image_topic: name: image topic"),
     "image_transport": ("", "raw (sensor_msgs/Image) or compressed (sensor_msgs/CompressedImage)"),
-    "config": ("", "preset, or path of a YAML file"),
-    "checkpoint": ("", "file of the weights"),
-    "device": ("", "auto, cpu, cuda, or cuda:1"),
     "flush_after": (
         "",
         "seconds without images after which pending frames are finished; 0: never",
     ),
-    "autostart": ("", "true: configure and activate at start; false: leave that to a manager"),
     "respawn": ("true", "true: start the node again when its process ends, 2 s later"),
-    "use_sim_time": ("", "true: use the time of /clock"),
-    "params_file": (
-        str(SHARE / "config" / "stemseg.param.yaml"),
-        "parameters; what is given by the other arguments wins",
-    ),
-    "log_level": ("info", "debug, info, warn, error"),
-    "rviz": ("false", "true: show the overlay in RViz"),
+    **NODE_ARGUMENTS,
 }
 PARAMETERS = {
-    "image_transport": ("node.image_transport", str),
-    "config": ("config", str),
-    "checkpoint": ("checkpoint", str),
-    "device": ("device", str),
-    "flush_after": ("window.flush_after", float),
-    "autostart": ("autostart", lambda text: text.lower() == "true"),
-    "use_sim_time": ("use_sim_time", lambda text: text.lower() == "true"),
+    "image_transport": ("node.image_transport", lambda name, text: text),
+    "config": ("config", lambda name, text: text),
+    "checkpoint": ("checkpoint", lambda name, text: text),
+    "device": ("device", lambda name, text: text),
+    "flush_after": ("window.flush_after", read_number),
+    "autostart": ("autostart", read_bool),
+    "use_sim_time": ("use_sim_time", read_bool),
 }
 """Arguments that set a parameter, if they are not empty: its name, and how the text is read."""
 
@@ -68,60 +83,68 @@ def generate_launch_description() -> LaunchDescription:
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The node, the transport profile unless one is set, and RViz on demand."""
+    refuse_unknown(Path(__file__), ARGUMENTS, sys.argv)
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     given = {
-        parameter: read(value[name])
+        parameter: read(name, value[name])
         for name, (parameter, read) in PARAMETERS.items()
         if value[name]
     }
     remappings = [("image", value["image_topic"])]
     if value["cameras"]:
-        cameras = read_cameras(Path(value["cameras"]))
+        cameras = read_cameras("cameras", value["cameras"])
         given["node.cameras"] = list(cameras)
         remappings = [(f"{name}/image", topic) for name, topic in cameras.items()]
+    rviz = overlay_viewer(value["namespace"], given) if read_bool("rviz", value["rviz"]) else []
     logger = ".".join([*value["namespace"].strip("/").split("/"), "stemseg"]).lstrip(".")
-    actions: list[LaunchDescriptionEntity] = []
-    if not any(name in os.environ for name in PROFILES):
-        profile = str(SHARE / "config" / "fastdds_shm.xml")
-        actions.append(SetEnvironmentVariable(PROFILES[0], profile))
-    actions.append(
-        LifecycleNode(
-            package="stemseg",
-            executable="stemseg_node",
-            name="stemseg",
-            namespace=value["namespace"],
-            parameters=[value["params_file"], given],
-            remappings=remappings,
-            respawn=value["respawn"].lower() == "true",
-            respawn_delay=RESPAWN_DELAY_S,
-            arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
-            output="screen",
-        )
+    node = LifecycleNode(
+        package="stemseg",
+        executable="stemseg_node",
+        name="stemseg",
+        namespace=value["namespace"],
+        parameters=[read_file("params_file", value["params_file"]), given],
+        remappings=remappings,
+        respawn=read_bool("respawn", value["respawn"]),
+        respawn_delay=RESPAWN_DELAY_S,
+        arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
+        output="screen",
     )
-    if value["rviz"].lower() == "true":
-        actions.append(
-            Node(
-                package="rviz2",
-                executable="rviz2",
-                namespace=value["namespace"],
-                arguments=["-d", str(SHARE / "config" / "stemseg.rviz")],
-                parameters=[{"use_sim_time": given.get("use_sim_time", False)}],
-            )
-        )
-    return actions
+    exit_handler = OnProcessExit(target_action=node, on_exit=end_for_wrong_parameter)
+    return [*transport_profile(), RegisterEventHandler(exit_handler), node, *rviz]
 
 
-def read_cameras(file: Path) -> dict[str, str]:
-    """Name -> image topic. Raises ValueError, which ends the launch, for what is no such file."""
+def transport_profile() -> list[SetEnvironmentVariable]:
+    """Shared memory for whole images, unless the user has a profile."""
+    if any(name in os.environ for name in PROFILES):
+        return []
+    return [SetEnvironmentVariable(PROFILES[0], str(SHARE / "config" / "fastdds_shm.xml"))]
+
+
+def overlay_viewer(namespace: str, given: dict[str, object]) -> list[Node]:
+    """RViz on the overlay. Raises LaunchArgumentError where it is not installed."""
     try:
-        cameras = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cameras: '{file}' cannot be read: {error}") from error
-    if not isinstance(cameras, dict) or not cameras:
-        raise ValueError(f"cameras: '{file}' holds no lines such as 'front: /front/image_raw'")
-    for name, topic in cameras.items():
-        if not isinstance(name, str) or not isinstance(topic, str) or not topic:
-            raise ValueError(
-                f"cameras: '{file}': expected a name and a topic, got {name}: {topic}"
-            )
-    return cameras
+        get_package_prefix("rviz2")
+    except PackageNotFoundError as error:
+        distribution = os.environ.get("ROS_DISTRO", "jazzy")
+        raise LaunchArgumentError(
+            f"rviz: rviz2 is not installed: apt install ros-{distribution}-rviz2, or leave out "
+            "rviz:=true and see the overlay with 'stemseg view'"
+        ) from error
+    return [
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            namespace=namespace,
+            arguments=["-d", str(SHARE / "config" / "stemseg.rviz")],
+            parameters=[{"use_sim_time": given.get("use_sim_time", False)}],
+        )
+    ]
+
+
+def end_for_wrong_parameter(event: ProcessExited, context: LaunchContext) -> None:
+    """End the launch, before the node is started again only to fail again."""
+    if event.returncode == WRONG_PARAMETER and not context.is_shutdown:
+        # What a handler raises is logged, shuts down and makes the exit code of launch 1.
+        raise RuntimeError(
+            f"{event.process_name}: a parameter is wrong; its last line tells which"
+        )

@@ -5,11 +5,13 @@ ros2 launch stemseg rectified.launch.py image_topic:=/camera/image_raw republish
 
 Needs image_proc (apt install ros-jazzy-image-proc), and for republish the plugin of the transport.
 The container passes images between its components without a copy; the node, which is Python and
-therefore no component, is a process of its own. The other arguments are those of camera.launch.py.
+therefore no component, is a process of its own. A wrong argument is refused before anything
+starts.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -20,13 +22,22 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import ComposableNodeContainer
 from launch_ros.descriptions import ComposableNode
 
+from stemseg_ros.ros.launch_arguments import NODE_ARGUMENTS, refuse_unknown
+
 CAMERA = Path(get_package_share_directory("stemseg")) / "launch" / "camera.launch.py"
 ARGUMENTS = {
     "image_topic": ("/camera/image_raw", "images of the camera as they come, distorted"),
     "camera_info_topic": ("", "its calibration; empty: camera_info beside the images"),
     "republish": ("", "transport to unpack first (compressed, theora, ...); empty: raw"),
+    "flush_after": (
+        "",
+        "seconds without images after which pending frames are finished; 0: never",
+    ),
+    "respawn": ("true", "true: start the node again when its process ends, 2 s later"),
+    **NODE_ARGUMENTS,
     "namespace": ("", "namespace of all nodes"),
 }
+FOR_THE_NODE = ("flush_after", "respawn", *NODE_ARGUMENTS)
 UNPACKED, RECTIFIED = "stemseg/input/image_raw", "stemseg/input/image_rect"
 INTRA_PROCESS = [{"use_intra_process_comms": True}]
 
@@ -37,11 +48,19 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()
     ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+
+
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The node, whose arguments are checked first, and the container."""
+    refuse_unknown(Path(__file__), ARGUMENTS, sys.argv)
+    arguments = {name: LaunchConfiguration(name).perform(context) for name in FOR_THE_NODE}
+    arguments |= {"image_topic": RECTIFIED, "image_transport": "raw", "cameras": ""}
     camera = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(CAMERA)),
-        launch_arguments={"image_topic": RECTIFIED, "image_transport": "raw"}.items(),
+        PythonLaunchDescriptionSource(str(CAMERA)), launch_arguments=arguments.items()
     )
-    return LaunchDescription([*declared, OpaqueFunction(function=preprocess), camera])
+    container = preprocess(context)  # before the camera overwrites the topic of the images
+    return [camera, *container]
 
 
 def preprocess(context: LaunchContext) -> list[LaunchDescriptionEntity]:

@@ -3,20 +3,21 @@
 ros2 launch stemseg replay.launch.py bag:=drive.mcap
 ros2 launch stemseg replay.launch.py bag:=labelled.mcap evaluate:=true out:=report
 
-The player waits for the answers, so that no frame is lost however slow the device is; at the end
-everything stops. The arguments of camera.launch.py hold here, too; the transport is that of the
-bag. With evaluate:=true the answers are recorded and scored against /ground_truth/instances.
-If the player, the recorder or the evaluation fails, the launch ends at once with exit code 1.
+The player waits for the results, so that no frame is lost however slow the device is; at the end
+everything stops. With evaluate:=true the results are recorded and scored against
+/ground_truth/instances. A wrong argument is refused before anything starts. If the node, the
+player, the recorder or the evaluation fails, the launch ends at once with exit code 1.
 """
 
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from ament_index_python.packages import get_package_prefix, get_package_share_directory
+from launch import Action, LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -31,75 +32,128 @@ from launch.events import Shutdown, matches_action
 from launch.events.process import ProcessExited, ProcessIO, SignalProcess
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch_ros.actions import LifecycleNode, Node
 
-from stemseg_ros.media.bags import IMAGE, IMAGE_TYPES, BagReader
+from stemseg_ros.ros.launch_arguments import (
+    NODE_ARGUMENTS,
+    LaunchArgumentError,
+    read_bool,
+    read_count,
+    read_positive,
+    refuse_unknown,
+)
 
 CAMERA = Path(get_package_share_directory("stemseg")) / "launch" / "camera.launch.py"
+PROGRAMS = Path(get_package_prefix("stemseg")) / "lib" / "stemseg"
 ARGUMENTS = {
     "bag": (None, "ROS 2 bag: a folder, or an .mcap or .db3 file"),
     "bag_topic": ("", "image topic in the bag; empty: the only one"),
     "rate": ("1.0", "times the recorded rate, at most"),
-    "in_flight": (
-        "",
-        "most frames without an answer; empty: as the node's window needs; 0: no limit",
-    ),
-    "evaluate": ("false", "true: score the answers against the ground truth in the bag"),
-    "out": ("out/replay", "folder for the answers and the report of an evaluation"),
+    "in_flight": ("", "most frames without a result; empty: as the model needs; 0: no limit"),
+    "evaluate": ("false", "true: score the results against the ground truth in the bag"),
+    "out": ("out/replay", "folder for the results and the report of an evaluation"),
+    "image_topic": ("/camera/image_raw", "topic to play the images on"),
+    **NODE_ARGUMENTS,
 }
-ANSWERS = "stemseg/instances"
+RESULTS = "stemseg/instances"
 RECORDED = "instances.mcap"
+TRUTH_TOPIC = "/ground_truth/instances"
+NOT_CONFIGURED = "cannot configure: "
+"""What the node logs, before the reason, when it cannot load its model."""
 SETTLE_S = 2.0
-"""The last messages may be on their way to the recorder when the player has all its answers."""
+"""The last messages may be on their way to the recorder when the player has all its results."""
 EVALUATE = (sys.executable, "-c", "from stemseg_ros.cli.entry import main; main()", "evaluate")
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The arguments of this file; the player, whose bag decides on the node; the node."""
+    """The arguments; the player, whose bag decides on the node; the node."""
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()
     ]
-    # The player says when the stream ends; a busy machine is no reason to cut a window short.
-    camera = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(CAMERA)),
-        launch_arguments={
-            "image_transport": LaunchConfiguration("bag_transport"),
-            "flush_after": "0.0",
-            "respawn": "false",  # the player would wait for answers that are lost
-        }.items(),
-    )
-    return LaunchDescription(
-        [*declared, OpaqueFunction(function=find_transport), camera, OpaqueFunction(function=play)]
-    )
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
 
 
-def find_transport(context: LaunchContext) -> None:
-    """Set ``bag_transport`` to what the images in the bag are."""
-    bag, topic = (LaunchConfiguration(name).perform(context) for name in ("bag", "bag_topic"))
-    with BagReader(bag, IMAGE_TYPES, topic or None) as reader:
-        transport = "raw" if reader.type == IMAGE else "compressed"
-    context.launch_configurations["bag_transport"] = transport
-
-
-def play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The player, and the end of everything when it is through."""
-    names = (*ARGUMENTS, "image_topic", "namespace")
-    value = {name: LaunchConfiguration(name).perform(context) for name in names}
-    arguments = [
-        "--bag",
-        value["bag"],
-        "--topic",
-        value["image_topic"],
-        "--answers",
-        ANSWERS,
-        "--rate",
-        value["rate"],
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The node, then the player and what the evaluation needs."""
+    refuse_unknown(Path(__file__), ARGUMENTS, sys.argv)
+    value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    evaluate = read_bool("evaluate", value["evaluate"])
+    arguments = player_arguments(value)
+    transport = look_at_bag(arguments, evaluate)
+    return [
+        *end_with_the_node(),
+        camera(value, transport),
+        OpaqueFunction(function=play, args=[value, arguments, evaluate]),
     ]
+
+
+def player_arguments(value: dict[str, str]) -> list[str]:
+    """Command line of the player. Raises LaunchArgumentError."""
+    arguments = ["--bag", value["bag"], "--topic", value["image_topic"], "--answers", RESULTS]
+    arguments += ["--rate", str(read_positive("rate", value["rate"]))]
     if value["bag_topic"]:
         arguments += ["--bag-topic", value["bag_topic"]]
     if value["in_flight"]:
-        arguments += ["--in-flight", value["in_flight"]]
+        arguments += ["--in-flight", str(read_count("in_flight", value["in_flight"]))]
+    return arguments
+
+
+def look_at_bag(arguments: list[str], evaluate: bool) -> str:
+    """The transport of the images: raw or compressed. Raises LaunchArgumentError.
+
+    The player looks: this process may have no library that reads bags.
+    """
+    command = [str(PROGRAMS / "stemseg_player"), *arguments, "--check"]
+    command += ["--requires", TRUTH_TOPIC] if evaluate else []
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        (*_, reason) = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+        raise LaunchArgumentError(reason.removeprefix("stemseg_player: "))
+    return done.stdout.split()[-1]
+
+
+def camera(value: dict[str, str], transport: str) -> IncludeLaunchDescription:
+    """The node. It is the player that says when the stream ends: a busy machine is no reason to
+    finish pending frames early. Nor is the node started again: results would be missing."""
+    arguments = {name: value[name] for name in NODE_ARGUMENTS}
+    arguments |= {"image_topic": value["image_topic"], "image_transport": transport}
+    arguments |= {"cameras": "", "flush_after": "0.0", "respawn": "false"}
+    return IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(CAMERA)), launch_arguments=arguments.items()
+    )
+
+
+def end_with_the_node() -> list[RegisterEventHandler]:
+    """End the launch when the node has ended or cannot load its model, with its reason."""
+    said: list[str] = []
+
+    def listen(event: ProcessIO) -> None:
+        for line in filter(None, event.text.decode(errors="replace").splitlines()):
+            said[:] = [line]
+            if NOT_CONFIGURED in line:
+                raise RuntimeError(line.partition(NOT_CONFIGURED)[2])
+
+    def report(event: ProcessExited, context: LaunchContext) -> None:
+        if not context.is_shutdown:
+            reason = f": {said[-1]}" if said else ""
+            raise RuntimeError(f"the node ended with exit code {event.returncode}{reason}")
+
+    return [
+        RegisterEventHandler(OnProcessIO(target_action=is_the_node, on_stderr=listen)),
+        RegisterEventHandler(OnProcessExit(target_action=is_the_node, on_exit=report)),
+    ]
+
+
+def is_the_node(action: Action) -> bool:
+    """Whether an event is the node's; it is the only one with a lifecycle."""
+    return isinstance(action, LifecycleNode)
+
+
+def play(
+    _: LaunchContext, value: dict[str, str], arguments: list[str], evaluate: bool
+) -> list[LaunchDescriptionEntity]:
+    """The player, and the end of everything when it is through."""
     player = Node(
         package="stemseg",
         executable="stemseg_player",
@@ -107,7 +161,7 @@ def play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         arguments=arguments,
         output="screen",
     )
-    if value["evaluate"].lower() in ("true", "1"):
+    if evaluate:
         out = Path(value["out"])
         score = score_command(value["bag"], value["bag_topic"], out)
         return evaluation(player, score, out, value["namespace"])
@@ -115,23 +169,24 @@ def play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def score_command(bag: str, bag_topic: str, out: Path) -> list[str]:
-    """``stemseg evaluate`` for the recorded answers."""
-    command = [*EVALUATE, "--ground-truth", bag, "--results", str(out / RECORDED)]
-    return [*command, "--out", str(out), *(["--topic", bag_topic] if bag_topic else [])]
+    """``stemseg evaluate`` for the recorded results."""
+    command = [str(PROGRAMS / "stemseg"), "evaluate", "--ground-truth", bag]
+    command += ["--results", str(out / RECORDED), "--out", str(out)]
+    return [*command, *(["--topic", bag_topic] if bag_topic else [])]
 
 
 def evaluation(
     player: Node, command: list[str], out: Path, namespace: str
 ) -> list[LaunchDescriptionEntity]:
-    """The recorder, the player once the recorder hears the node, then the score of the answers."""
+    """The recorder, the player once the recorder hears the node, then the score of the results."""
     out.mkdir(parents=True, exist_ok=True)
-    answers = out / RECORDED
-    answers.unlink(missing_ok=True)
+    results = out / RECORDED
+    results.unlink(missing_ok=True)
     recorder = Node(
         package="stemseg",
         executable="stemseg_recorder",
         namespace=namespace,
-        arguments=["--out", str(answers), "--topic", ANSWERS],
+        arguments=["--out", str(results), "--topic", RESULTS],
         output="screen",
     )
     score = ExecuteProcess(cmd=command, output="screen")
@@ -155,7 +210,7 @@ def evaluation(
         ),
         after(player, TimerAction(period=SETTLE_S, actions=[stop])),
         after(recorder, score),
-        after(score, shutdown("the answers are scored")),
+        after(score, shutdown("the results are scored")),
     ]
 
 

@@ -10,11 +10,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
+TALKING = ("test/evaluation/test_through_ros.py", "test/cli/test_demo.py")
+"""Files outside test/ros/ whose tests start the node."""
 
 
 def _claim_ros_domain() -> tuple[int, IO[str]]:
@@ -40,7 +42,9 @@ os.environ["ROS_DOMAIN_ID"] = str(_domain)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 # Shared memory of processes that tests kill stays behind, and its ports with it.
 os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
-os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+# One core for each process that tests beside others.
+_threads = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
+os.environ.setdefault("OMP_NUM_THREADS", str(_threads))
 # A job in the background of a script starts with SIGINT ignored, one under nohup with SIGHUP, and
 # processes inherit that: tests that send these signals to their children would wait in vain.
 for _number, _handler in (
@@ -96,6 +100,22 @@ def pytest_sessionfinish() -> None:
     reductions = sys.modules.get("torch.multiprocessing.reductions")
     if reductions is not None:
         reductions.shared_cache.clear()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How "make test" shares the tests among its processes."""
+    from xdist.scheduler import LoadFileScheduling  # pytest runs without it, too
+
+    class FilesAndRos(LoadFileScheduling):
+        """Files as wholes, and one process for all that talk over DDS: discovery and deadlines of
+        one such test do not suffer from another. They wait more than they compute."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ros" if file.startswith("test/ros/") or file in TALKING else file
+
+    return FilesAndRos(config, log)
 
 
 def _gpu_missing() -> str:

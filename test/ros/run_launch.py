@@ -13,7 +13,8 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 if __name__ == "__main__":
     file = Path(get_package_share_directory("stemseg")) / "launch" / sys.argv[1]
-    values = [tuple(argument.split(":=", 1)) for argument in sys.argv[2:]]
+    sys.argv.insert(1, "stemseg")  # the command line of ros2 launch
+    values = [tuple(argument.split(":=", 1)) for argument in sys.argv[3:]]
     source = PythonLaunchDescriptionSource(str(file))
     service = LaunchService()
     include = IncludeLaunchDescription(source, launch_arguments=values)

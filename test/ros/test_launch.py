@@ -18,7 +18,11 @@ pytest.importorskip(
     "launch_ros", reason="launch is not installed (it comes with a ROS installation)"
 )
 
-from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
 from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument
 from launch.utilities import perform_substitutions
@@ -29,6 +33,7 @@ from stemseg.msg import InstanceArray
 from stemseg_ros.evaluation.truth_bag import read_sequence, write_labelled_bag
 from stemseg_ros.masks import encode
 from stemseg_ros.media.bags import write_bag
+from stemseg_ros.ros.launch_arguments import NODE_ARGUMENTS
 
 pytestmark = pytest.mark.ros
 
@@ -39,22 +44,7 @@ except PackageNotFoundError:
         "stemseg is not installed in a ROS workspace (colcon build)", allow_module_level=True
     )
 
-COMMON = {
-    "namespace",
-    "use_sim_time",
-    "params_file",
-    "autostart",
-    "log_level",
-    "image_topic",
-    "image_transport",
-    "checkpoint",
-    "device",
-    "config",
-    "flush_after",
-    "rviz",
-    "cameras",
-    "respawn",
-}
+COMMON = {*NODE_ARGUMENTS, "image_topic"}
 SQUARE = encode(np.pad(np.ones((16, 16), bool), ((40, 40), (56, 56))))["counts"].decode()
 SMALL = ["checkpoint:=random", "device:=cpu"]
 
@@ -83,8 +73,8 @@ def load(name: str) -> ModuleType:
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("camera", COMMON),
-        ("rectified", COMMON | {"camera_info_topic", "republish"}),
+        ("camera", COMMON | {"cameras", "image_transport", "flush_after", "respawn"}),
+        ("rectified", COMMON | {"camera_info_topic", "republish", "flush_after", "respawn"}),
         ("replay", COMMON | {"bag", "bag_topic", "rate", "in_flight", "evaluate", "out"}),
     ],
 )
@@ -142,29 +132,6 @@ def test_several_cameras_from_a_file(peer: Peer, small: str, tmp_path: Path) -> 
         assert peer.spin_until(lambda: len(answers) >= 8), child.log
     by_frame = sorted((answer.header.frame_id, answer.header.stamp.sec) for answer in answers)
     assert by_frame == [(name, second) for name in ("front", "rear") for second in range(4)]
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "holds no lines such as"),
-        ("[front]", "holds no lines such as"),
-        ("front: {image: /x}", "expected a name and a topic"),
-        ("front: [", "cannot be read"),
-    ],
-)
-def test_a_wrong_file_of_cameras_is_explained(tmp_path: Path, text: str, reason: str) -> None:
-    file = tmp_path / "cameras.yaml"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=rf"cameras: '.*cameras\.yaml'.*{reason}"):
-        load("camera").read_cameras(file)
-
-
-def test_the_file_of_cameras_that_is_shipped() -> None:
-    assert load("camera").read_cameras(SHARE / "config" / "cameras.yaml") == {
-        "front": "/front_camera/image_raw",
-        "rear": "/rear_camera/image_raw",
-    }
 
 
 def test_a_node_that_dies_is_started_again(peer: Peer, small: str) -> None:
@@ -296,6 +263,95 @@ def test_replay_scores_a_labelled_bag(small: str, tmp_path: Path) -> None:
     assert measures["TP"] + measures["FN"] == 7
 
 
+@pytest.mark.parametrize(
+    ("file", "argument", "reason"),
+    [
+        ("camera", "autostart:=maybe", "autostart: expected true or false, got 'maybe'"),
+        ("camera", "respawn:=2", "respawn: expected true or false, got '2'"),
+        ("camera", "imagetopic:=/x", "did you mean 'image_topic'?"),
+        ("camera", "params_file:=/nosuch.yaml", "params_file: no file '/nosuch.yaml'"),
+        ("camera", "flush_after:=abc", "flush_after: expected a number"),
+        ("camera", "cameras:=/nosuch.yaml", "cameras: no file '/nosuch.yaml'"),
+        ("rectified", "rviz:=perhaps", "rviz: expected true or false"),
+        ("rectified", "cameras:=x.yaml", "unknown argument 'cameras'"),
+        ("replay", "rate:=abc", "rate: expected a number"),
+        ("replay", "rate:=-1", "rate: expected a number"),
+        ("replay", "in_flight:=x", "in_flight: expected a whole number"),
+        ("replay", "flush_after:=1", "unknown argument 'flush_after'"),
+        ("replay", "bag:=/nosuch", "no bag at '/nosuch'"),
+        ("replay", "evaluate:=yes", "/ground_truth/instances"),
+        ("replay", "rviz:=maybe", "rviz: expected true or false"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_anything_starts(
+    tmp_path: Path, file: str, argument: str, reason: str
+) -> None:
+    arguments = [f"out:={tmp_path / 'out'}", argument] if file == "replay" else [argument]
+    if file == "replay" and not argument.startswith("bag"):
+        bag = tmp_path / "clip.mcap"
+        write_bag(iter([(10**9, scene(size=(96, 128)))]), bag)
+        arguments.append(f"bag:={bag}")
+    with process("run_launch.py", f"{file}.launch.py", *arguments) as child:
+        assert child.wait() == 1, child.log
+        assert child.lines(reason), child.log
+        assert not child.lines("process started"), child.log
+    assert not (tmp_path / "out").exists()
+
+
+def test_rviz_that_is_not_installed_is_told_before_anything_starts() -> None:
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        pass
+    else:
+        pytest.skip("rviz2 is installed")
+    with process("run_launch.py", "camera.launch.py", "rviz:=on") as child:
+        assert child.wait() == 1, child.log
+        assert child.lines("rviz: rviz2 is not installed: apt install"), child.log
+        assert not child.lines("process started"), child.log
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("config:=nosuch", "no preset and no file named 'nosuch'"),
+        ("checkpoint:=/nosuch.pth", "/nosuch.pth"),
+        ("device:=gpu", "device: expected auto, cpu, cuda, or cuda:n, got 'gpu'"),
+    ],
+)
+def test_replay_ends_with_a_node_that_cannot_start(
+    small: str, tmp_path: Path, argument: str, reason: str
+) -> None:
+    bag = tmp_path / "clip.mcap"
+    write_bag(iter([(10**9, scene(size=(96, 128)))]), bag)
+    arguments = [f"bag:={bag}", small, "device:=cpu", argument]
+    with process("run_launch.py", "replay.launch.py", *arguments) as child:
+        assert child.wait() == 1, child.log
+        (error,) = child.lines("Caught exception in launch")
+        assert reason in error
+        assert not child.lines("nobody subscribed"), child.log
+
+
+def test_replay_ends_with_a_node_that_dies(small: str, tmp_path: Path) -> None:
+    bag = tmp_path / "clip.mcap"
+    write_bag(((i * 10**9, scene(size=(96, 128))) for i in range(1, 400)), bag)
+    with process(
+        "run_launch.py", "replay.launch.py", f"bag:={bag}", small, *SMALL, "rate:=1"
+    ) as child:
+        child.wait_for_log("is ready")
+        started = next(line for line in child.lines("process started with pid") if "_node" in line)
+        os.kill(int(started.rpartition("[")[2].rstrip("]")), signal.SIGKILL)
+        assert child.wait() == 1, child.log
+        assert child.lines("the node ended with exit code -9"), child.log
+
+
+def test_a_wrong_parameter_is_no_reason_to_start_again(small: str) -> None:
+    arguments = ["camera.launch.py", small, "config:=nosuch", "respawn:=yes"]
+    with process("run_launch.py", *arguments) as child:
+        assert child.wait() == 1, child.log
+        assert len(child.lines("process started")) == 1, child.log
+
+
 @pytest.mark.parametrize("topic", ["", "/camera/image_raw"])
 def test_the_evaluation_is_told_the_image_topic(topic: str) -> None:
     command = load("replay").score_command("clip.mcap", topic, Path("out"))
@@ -304,8 +360,11 @@ def test_the_evaluation_is_told_the_image_topic(topic: str) -> None:
 
 def test_nothing_is_scored_when_the_player_fails(small: str, tmp_path: Path) -> None:
     bag, out = labelled_bag(tmp_path), tmp_path / "out"
-    arguments = [f"bag:={bag}", "rate:=-1", "evaluate:=true", f"out:={out}", small, *SMALL]
+    arguments = [f"bag:={bag}", "evaluate:=true", f"out:={out}", small, *SMALL]
     with process("run_launch.py", "replay.launch.py", *arguments) as child:
+        child.wait_for_log("stemseg_player-")
+        started = next(line for line in child.lines("process started") if "_player" in line)
+        os.kill(int(started.rpartition("[")[2].rstrip("]")), signal.SIGKILL)
         assert child.wait() == 1, child.log
-        assert child.lines("failed with exit code"), child.log
+        assert child.lines("failed with exit code -9"), child.log
     assert not (out / "report.json").exists()

@@ -25,7 +25,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 from stemseg.msg import InstanceArray
 
-from stemseg_ros.media.bags import IMAGE, IMAGE_TYPES, BagReader, message_types
+from stemseg_ros.media.bags import IMAGE, IMAGE_TYPES, INSTANCE_ARRAY, BagReader, message_types
 from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.ros.programs.program import (
     JsonLines,
@@ -64,6 +64,10 @@ class Options:
     timeout: float
     """Patience in seconds with an answer."""
     log: Path | None
+    requires: str | None
+    """Topic of instances without which the bag is refused."""
+    check: bool
+    """Only look at the bag."""
 
 
 class Unanswered:
@@ -300,6 +304,12 @@ def parse(arguments: list[str]) -> Options:
         type=Path,
         help="write stamps and times of publishing (monotonic, ns) as JSON lines",
     )
+    parser.add_argument("--requires", help="refuse a bag without this topic of instances")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only look at the bag: print raw or compressed, as its images are, and end",
+    )
     values = vars(parser.parse_args(arguments))
     values["flush"] = values["flush"] or values["answers"].rpartition("/")[0] + "/flush"
     return Options(**values)
@@ -322,13 +332,15 @@ def _not_negative(text: str) -> int:
 def run(arguments: list[str]) -> None:
     """Play with the given command line (without the program's name)."""
     options = parse(remove_ros_args([NAME, *arguments])[1:])
-    with (
-        BagReader(options.bag, IMAGE_TYPES, options.bag_topic) as bag,
-        JsonLines(options.log) as log,
-        ros_program(NAME, arguments) as program,
-    ):
-        sent = Player(program, bag, options, log).play()
-        program.node.get_logger().info(f"played {sent} frames of {options.bag}")
+    if options.requires:
+        BagReader(options.bag, [INSTANCE_ARRAY], options.requires).close()
+    with BagReader(options.bag, IMAGE_TYPES, options.bag_topic) as bag:
+        if options.check:
+            print("raw" if bag.type == IMAGE else "compressed")
+            return
+        with JsonLines(options.log) as log, ros_program(NAME, arguments) as program:
+            sent = Player(program, bag, options, log).play()
+            program.node.get_logger().info(f"played {sent} frames of {options.bag}")
 
 
 def main() -> int:
