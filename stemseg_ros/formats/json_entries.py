@@ -43,8 +43,8 @@ class Entry:
 def scan(path: Path, *keys: str, optional: Collection[str] = ()) -> Iterator[Entry]:
     """Elements of the lists ``keys`` of the object in a file, in its order.
 
-    Raises EvaluationError. Other values are gone through. A list that is missing is an error at the end, unless it is
-    ``optional``: then it may also be null.
+    Other values are gone through. A list that is missing is an error at the end, unless it is
+    ``optional``: then it may also be null. Raises EvaluationError.
     """
     text = _load(path)
     missing = set(keys)
