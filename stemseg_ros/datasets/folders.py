@@ -82,7 +82,7 @@ def paired_folders(
 def list_file(file: Path) -> list[str]:
     """Lines that are not empty. Raises DataError."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: not readable as a list: {error}") from error
     if not any(lines):

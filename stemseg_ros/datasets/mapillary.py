@@ -57,7 +57,7 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
 def _targets(config: Path, classes: Sequence[str]) -> Targets:
     """Targets of all classes, which are numbered by their position in the list."""
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = json.loads(config.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{config}: not readable as JSON: {error}") from error
     with data_errors(str(config)):

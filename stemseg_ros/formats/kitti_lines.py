@@ -209,7 +209,7 @@ def read_results(
     frame, overlapping masks, or lines in no order.
     """
     try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise MediaError(f"{path}: not readable as KITTI-MOTS text: {error}") from error
     rows: list[ResultRow] = []
@@ -262,11 +262,14 @@ class _Order:
 
 
 def parse_row(line: str) -> ResultRow:
-    """One line as a row. Raises ValueError that says what is wrong with it."""
-    fields = line.split(" ")
+    """One line as a row, white space around and between its fields free.
+
+    Raises ValueError that says what is wrong with it.
+    """
+    fields = line.split()
     if len(fields) != 6:
         raise ValueError(f"expected 'frame id class height width rle', found {len(fields)} fields")
-    if not all(text.isdigit() for text in fields[:5]):
+    if not all(text.isascii() and text.isdigit() for text in fields[:5]):
         raise ValueError(
             f"'{' '.join(fields[:5])}' are not whole numbers frame, id, class, height, width"
         )

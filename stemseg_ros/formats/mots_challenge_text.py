@@ -84,7 +84,7 @@ def _length(folder: Path) -> int | None:
         return None
     parser = configparser.ConfigParser()
     try:
-        parser.read(file, encoding="utf-8")
+        parser.read(file, encoding="utf-8-sig")
         return parser.getint("Sequence", "seqLength")
     except (configparser.Error, ValueError, UnicodeDecodeError) as error:
         raise EvaluationError(f"{file}: no seqLength in [Sequence]: {error}") from error

@@ -1,28 +1,132 @@
 """YouTube-VIS 2019 / 2021 and OVIS: one JSON file, masks as run lengths, one entry per track.
 
-Ground truth: {"videos", "categories", "annotations"}; results: a list of {"video_id",
-"category_id", "score", "segmentations"} with one mask or null per frame. Sequences are named by
-the folder of their images; tracks of results are numbered from 1 in the order of the file.
+Ground truth: {"videos", "categories", "annotations"}, read by training and evaluation alike;
+results: a list of {"video_id", "category_id", "score", "segmentations"} with one mask or null per
+frame. Sequences are named by the folder of their images; tracks of results are numbered from 1 in
+the order of the file.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from stemseg_ros.formats.json_entries import (
+    Json,
+    Span,
+    flag,
+    image_size,
+    kind,
+    list_of,
+    naming,
+    refuse_second,
+    scan,
+    text_of,
+    whole,
+)
+from stemseg_ros.formats.json_masks import run_lengths
 from stemseg_ros.formats.kitti_lines import ResultRow
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
-from stemseg_ros.masks import check_counts, decode
+from stemseg_ros.masks import decode
 from stemseg_ros.records import Rle
 
-Entry = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video that the file lists."""
+
+    number: int
+    files: tuple[str, ...]
+    """Image of each frame, FOLDER/NAME."""
+    size: tuple[int, int]
+    """(H, W)."""
+
+    @property
+    def name(self) -> str:
+        """Folder of its images."""
+        return Path(self.files[0]).parent.name
+
+
+@dataclass(frozen=True, slots=True)
+class VideoTrack:
+    """One annotation, checked."""
+
+    number: int
+    video: int
+    """Number of its video."""
+    class_id: int
+    crowd: bool
+    masks: tuple[Rle | None, ...]
+    """Of each frame; None where it is not visible."""
+    place: str
+    """For messages: file and position."""
+    span: Span
+    """Where the annotation lies in the file."""
+
+
+def read_videos(path: Path) -> tuple[dict[int, Video], dict[int, str]]:
+    """Videos and names of classes, by id. Raises EvaluationError."""
+    videos: dict[int, Video] = {}
+    names: dict[int, str] = {}
+    folders: set[str] = set()
+    for entry in scan(path, "videos", "categories"):
+        with naming(f"{path}, {entry.key}[{entry.position}]"):
+            number = whole(entry.value, "id")
+            if entry.key == "categories":
+                refuse_second(number, names, "category")
+                names[number] = text_of(entry.value, "name")
+                continue
+            refuse_second(number, videos, "video")
+            video = _video(number, entry.value)
+            if video.name in folders:
+                raise ValueError(f"a second video in the folder {video.name}")
+            folders.add(video.name)
+            videos[number] = video
+    return videos, names
+
+
+def scan_tracks(
+    path: Path,
+    videos: Mapping[int, Video],
+    names: Mapping[int, str],
+    optional: Collection[str] = (),
+) -> Iterator[VideoTrack]:
+    """Every annotation, one after the other. Raises EvaluationError.
+
+    optional: ("annotations",) for files of test videos, which have none.
+    """
+    seen: set[int] = set()
+    for entry in scan(path, "annotations", optional=optional):
+        place = f"{path}, annotations[{entry.position}]"
+        with naming(place):
+            value = entry.value
+            number, video = whole(value, "id"), whole(value, "video_id")
+            refuse_second(number, seen, "annotation")
+            seen.add(number)
+            if video not in videos:
+                raise ValueError(f"video_id {video} is none of the videos")
+            class_id = _class_id(value, names)
+            masks = _masks(value, len(videos[video].files), videos[video].size)
+            crowd = flag(value, "iscrowd")
+            track = VideoTrack(number, video, class_id, crowd, masks, place, entry.span)
+        yield track
+
+
+def frame_mask(entry: Json, frame: int, size: tuple[int, int]) -> Rle | None:
+    """Mask of one frame of a track; None where it is not visible. Raises ValueError, KeyError."""
+    mask = list_of(entry, "segmentations")[frame]
+    try:
+        return None if mask in (None, [], {}) else run_lengths(mask, size)
+    except ValueError as error:
+        raise ValueError(f"frame {frame}: {error}") from error
 
 
 def read_truth(path: Path) -> dict[str, SequenceMasks]:
@@ -30,56 +134,41 @@ def read_truth(path: Path) -> dict[str, SequenceMasks]:
 
     Raises EvaluationError.
     """
-    content = _load(path)
-    if not isinstance(content, dict) or not {"videos", "categories"} <= content.keys():
-        raise EvaluationError(
-            f"{path}: expected an object with videos, categories and annotations"
-        )
-    tracks: defaultdict[int, list[tuple[int, Entry]]] = defaultdict(list)
-    classes: dict[int, str] = {}
-    sequences: dict[str, SequenceMasks] = {}
-    for where, entry in enumerate(content.get("annotations") or ()):
-        with _named(f"{path}, annotations[{where}]"):
-            tracks[entry["video_id"]].append((entry["id"], entry))
-    for where, category in enumerate(content["categories"]):
-        with _named(f"{path}, categories[{where}]"):
-            classes[int(category["id"])] = str(category["name"])
-    for where, video in enumerate(content["videos"]):
-        with _named(f"{path}, videos[{where}]"):
-            sequence = _video(video, tracks[video["id"]], classes)
-        if sequence.name in sequences:
-            raise EvaluationError(
-                f"{path}, videos[{where}]: a second video in the folder {sequence.name}"
-            )
-        sequences[sequence.name] = sequence
-    return sequences
+    videos, names = read_videos(path)
+    tracks: defaultdict[int, list[VideoTrack]] = defaultdict(list)
+    for track in scan_tracks(path, videos, names, optional=("annotations",)):
+        tracks[track.video].append(track)
+    return {
+        video.name: _sequence(video, tracks[number], names) for number, video in videos.items()
+    }
 
 
 def read_results(path: Path, truths: Mapping[str, SequenceMasks]) -> dict[str, SequenceMasks]:
     """A results file; videos that it does not name have no tracks. Raises EvaluationError."""
     content = _load(path)
     if not isinstance(content, list):
-        raise EvaluationError(f"{path}: expected a list of tracks, found {type(content).__name__}")
+        raise EvaluationError(f"{path}: expected a list of tracks, found {kind(content)}")
     by_number = {truth.number: truth for truth in truths.values()}
     rows: defaultdict[str, list[ResultRow]] = defaultdict(list)
     scores: defaultdict[str, dict[int, float]] = defaultdict(dict)
-    for where, entry in enumerate(content):
-        with _named(f"{path}, [{where}]"):
-            truth = by_number.get(entry["video_id"])
+    for id_, entry in enumerate(content, start=1):
+        with naming(f"{path}, [{id_ - 1}]"):
+            if not isinstance(entry, dict):
+                raise ValueError(f"is {kind(entry)}, expected an object")
+            truth = by_number.get(whole(entry, "video_id"))
             if truth is None:
                 raise ValueError(f"video_id {entry['video_id']} is not in the ground truth")
-            rows[truth.name] += _track(entry, where + 1, truth)
-            scores[truth.name][where + 1] = float(entry["score"])
+            class_id = _class_id(entry, truth.classes)
+            masks = _masks(entry, truth.frames, truth.size)
+            rows[truth.name] += _rows(id_, class_id, masks)
+            scores[truth.name][id_] = _score(entry)
     return {
-        name: SequenceMasks(
-            name,
-            truth.size,
-            truth.frames,
-            truth.classes,
-            tuple(rows[name]),
+        name: replace(
+            truth,
+            rows=tuple(rows[name]),
+            ignored={},
             scores=scores[name],
-            files=truth.files,
-            number=truth.number,
+            crowd=frozenset(),
         )
         for name, truth in truths.items()
     }
@@ -111,74 +200,61 @@ def write(path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _video(
-    video: Entry, tracks: list[tuple[int, Entry]], classes: Mapping[int, str]
-) -> SequenceMasks:
-    files = tuple(str(name) for name in video["file_names"])
-    empty = SequenceMasks(
-        Path(files[0]).parent.name,
-        (int(video["height"]), int(video["width"])),
-        len(files),
-        classes,
-        (),
-        files=files,
-        number=int(video["id"]),
-    )
-    rows = [row for id_, entry in tracks for row in _track(entry, id_, empty)]
-    crowd = frozenset(id_ for id_, entry in tracks if entry.get("iscrowd"))
+def _video(number: int, entry: Json) -> Video:
+    files = list_of(entry, "file_names")
+    if not files:
+        raise ValueError("no file_names")
+    if not all(isinstance(name, str) for name in files):
+        raise ValueError("file_names are not all text")
+    return Video(number, tuple(files), image_size(entry))
+
+
+def _sequence(video: Video, tracks: list[VideoTrack], names: Mapping[int, str]) -> SequenceMasks:
     return SequenceMasks(
-        empty.name,
-        empty.size,
-        empty.frames,
-        classes,
-        tuple(rows),
-        files=files,
-        number=empty.number,
-        crowd=crowd,
+        video.name,
+        video.size,
+        len(video.files),
+        names,
+        tuple(row for t in tracks for row in _rows(t.number, t.class_id, t.masks)),
+        files=video.files,
+        number=video.number,
+        crowd=frozenset(track.number for track in tracks if track.crowd),
     )
 
 
-def _track(entry: Entry, id_: int, video: SequenceMasks) -> list[ResultRow]:
-    """Masks of one track. Raises ValueError."""
-    masks = entry["segmentations"]
-    if len(masks) != video.frames:
-        raise ValueError(
-            f"{len(masks)} segmentations, the video {video.name} has {video.frames} frames"
-        )
-    if entry["category_id"] not in video.classes:
-        raise ValueError(f"category_id {entry['category_id']} is not in the ground truth")
+def _class_id(entry: Json, names: Mapping[int, str]) -> int:
+    class_id = whole(entry, "category_id")
+    if class_id not in names:
+        raise ValueError(f"category_id {class_id} is unknown")
+    return class_id
+
+
+def _masks(entry: Json, frames: int, size: tuple[int, int]) -> tuple[Rle | None, ...]:
+    """Masks of one track. Raises ValueError, KeyError."""
+    count = len(list_of(entry, "segmentations"))
+    if count != frames:
+        raise ValueError(f"{count} segmentations for {frames} frames")
+    return tuple(frame_mask(entry, frame, size) for frame in range(frames))
+
+
+def _rows(id_: int, class_id: int, masks: Iterable[Rle | None]) -> list[ResultRow]:
     return [
-        ResultRow(frame, id_, entry["category_id"], _checked_rle(mask, video.size, frame))
+        ResultRow(frame, id_, class_id, mask)
         for frame, mask in enumerate(masks)
-        if mask
+        if mask is not None
     ]
 
 
-def _checked_rle(mask: Entry, size: tuple[int, int], frame: int) -> Rle:
-    try:
-        return mask_rle(mask, size)
-    except ValueError as error:
-        raise ValueError(f"frame {frame}: {error}") from error
+def _score(entry: Json) -> float:
+    score = entry["score"]
+    if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
+        raise ValueError(f"score {score!r} is no finite number")
+    return float(score)
 
 
-def mask_rle(mask: Entry, size: tuple[int, int]) -> Rle:
-    """A mask of an annotation file, {"size", "counts"}, compressed or not. Raises ValueError,
-    KeyError."""
-    if list(mask["size"]) != list(size):
-        raise ValueError(f"mask size {mask['size']} differs from {list(size)} (height, width)")
-    counts = mask["counts"]
-    if isinstance(counts, list):
-        if sum(counts) != size[0] * size[1] or min(counts, default=0) < 0:
-            raise ValueError(f"run lengths cover {sum(counts)} of {size[0] * size[1]} pixels")
-        counts = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
-    rle = Rle(size=list(size), counts=counts.encode() if isinstance(counts, str) else counts)
-    check_counts(rle["counts"], size[0] * size[1])
-    return rle
-
-
-def _entries(sequence: SequenceMasks, truth: bool) -> Iterator[Entry]:
+def _entries(sequence: SequenceMasks, truth: bool) -> Iterator[Json]:
     for id_, rows in sequence.by_track().items():
-        masks: list[Entry | None] = [None] * sequence.frames
+        masks: list[Json | None] = [None] * sequence.frames
         areas: list[int | None] = [None] * sequence.frames
         for row in rows:
             counts = (
@@ -210,7 +286,7 @@ def _runs(rle: Rle) -> list[int]:
     return [int(run) for run in np.diff(edges, prepend=0, append=flat.size)]
 
 
-def _video_entry(number: int, sequence: SequenceMasks) -> Entry:
+def _video_entry(number: int, sequence: SequenceMasks) -> Json:
     files = list(sequence.files) or [
         f"{sequence.name}/{frame:05d}.jpg" for frame in range(sequence.frames)
     ]
@@ -225,20 +301,10 @@ def _video_entry(number: int, sequence: SequenceMasks) -> Entry:
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise EvaluationError(
             f"{path}, line {error.lineno}: not readable as JSON: {error.msg}"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EvaluationError(f"{path}: not readable: {error}") from error
-
-
-@contextmanager
-def _named(place: str) -> Iterator[None]:
-    try:
-        yield
-    except KeyError as error:
-        raise EvaluationError(f"{place}: {error} is missing") from error
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise EvaluationError(f"{place}: {error}") from error

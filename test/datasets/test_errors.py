@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,32 @@ LOADING: list[tuple[str, Spoil, str]] = [
     (
         "coco",
         edited(COCO, lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]])),
-        r"annotations\[0\]: a polygon is no list of x, y",
+        r"annotations\[0\]: polygon 0: a polygon is no list of x, y",
+    ),
+    (
+        "coco",
+        edited(COCO, lambda c: c["annotations"][1]["segmentation"][0].append(float("nan"))),
+        r"annotations\[1\]: polygon 0: a polygon is no list of x, y",
+    ),
+    (
+        "coco",
+        edited(COCO, lambda c: c["annotations"][1]["segmentation"][0].__setitem__(2, math.nan)),
+        r"annotations\[1\]: polygon 0: a coordinate is nan",
+    ),
+    (
+        "coco",
+        edited(COCO, lambda c: c["annotations"][1].update(id=1000000)),
+        r"annotations\[1\]: a second annotation with the id 1000000",
+    ),
+    (
+        "coco",
+        edited(COCO, lambda c: c["images"][1].update(id=9)),
+        r"images\[1\]: a second image with the id 9",
+    ),
+    (
+        "coco",
+        edited(COCO, lambda c: c["images"][1].update(width=1e9)),
+        r"images\[1\]: width is a fraction",
     ),
     (
         "coco",
@@ -185,7 +211,7 @@ LOADING: list[tuple[str, Spoil, str]] = [
     (
         "coco",
         edited(COCO, lambda c: c["annotations"].insert(1, 5)),
-        r"not readable as JSON: expected an object",
+        r"annotations\[1\]: is a whole number, expected an object",
     ),
     (
         "pascal_voc",

@@ -189,3 +189,13 @@ def test_other_layouts_of_the_same(name: str, moves: dict[str, str], tmp_path: P
         (tmp_path / old).rename(tmp_path / new)
     labels = load(name, tmp_path)[0][0].labels
     np.testing.assert_array_equal(labels, CASES[name].expected(0))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_byte_order_mark_before_texts_is_passed(name: str, tmp_path: Path) -> None:
+    CASES[name].write(tmp_path)
+    for file in tmp_path.rglob("*"):
+        if file.suffix in (".txt", ".json", ".ini"):
+            file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    labels = load(name, tmp_path)[0][0].labels
+    np.testing.assert_array_equal(labels, CASES[name].expected(0))

@@ -205,7 +205,9 @@ OVERLAPPING = encode(strip(9, 20))["counts"].decode()
     [
         ("0 1001 1 4 100", "line 1: expected 'frame id class height width rle', found 5 fields"),
         (f"0 1001 1 4 100 {RLE} 0.5", "line 1: expected .* found 7 fields"),
-        (f"0 1001 1 4 100 {RLE}\n\n", "line 2: expected .* found 1 fields"),
+        (f"0 1001 1 4 100 {RLE}\n\n1 1001 1 4 100 {RLE}", "line 2: expected .* found 0 fields"),
+        (f"\N{SUPERSCRIPT TWO} 1001 1 4 100 {RLE}", "are not whole numbers"),
+        (f"0 1001 1 4 100 {RLE}\N{NO-BREAK SPACE}é", "line 1: expected .* found 7 fields"),
         (f"a 1001 1 4 100 {RLE}", "line 1: 'a 1001 1 4 100' are not whole numbers"),
         (f"-1 1001 1 4 100 {RLE}", "not whole numbers"),
         (f"0 2001 1 4 100 {RLE}", "line 1: id 2001 does not belong to class 1"),
@@ -232,6 +234,21 @@ def test_reader_names_the_line(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"r\.txt, " if "line" in words else words) as caught:
         read_results(tmp_path / "r.txt", truth=True)
     assert caught.match(words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"0 1001 1 4 100 {RLE}  \n1 1001 1 4 100 {RLE}\t\n",
+        f"0 1001 1 4 100 {RLE}\r\n1 1001 1 4 100 {RLE} \r\n",
+        f"\N{ZERO WIDTH NO-BREAK SPACE}0 1001 1 4 100 {RLE}\n1 1001 1 4 100 {RLE}",
+        f" 0\t1001  1 4 100 {RLE}\n1 1001 1 4 100 {RLE}\n\n \n",
+    ],
+)
+def test_white_space_and_byte_order_mark_are_free(text: str, tmp_path: Path) -> None:
+    (tmp_path / "r.txt").write_bytes(text.encode())
+    rows = read_results(tmp_path / "r.txt", truth=True)
+    assert [str(row) for row in rows] == [f"{frame} 1001 1 4 100 {RLE}" for frame in (0, 1)]
 
 
 def test_ids_of_results_are_free_but_keep_one_class(tmp_path: Path) -> None:

@@ -242,11 +242,11 @@ def test_image_of_another_size(tmp_path: Path) -> None:
         (lambda track: track.update(video_id=7), r"\[0\]: video_id 7 is not in the ground truth"),
         (
             lambda track: track.update(category_id=7),
-            r"\[0\]: category_id 7 is not in the ground truth",
+            r"\[0\]: category_id 7 is unknown",
         ),
         (
             lambda track: track["segmentations"].pop(),
-            r"\[0\]: 2 segmentations, the video a has 3 frames",
+            r"\[0\]: 2 segmentations for 3 frames",
         ),
         (
             lambda track: track["segmentations"][0].update(size=[60, 20]),

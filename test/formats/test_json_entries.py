@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stemseg_ros.datasets.annotations import scan
-from stemseg_ros.datasets.sequence import DataError
+from stemseg_ros.formats.json_entries import scan
+from stemseg_ros.formats.sequence_masks import EvaluationError
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -63,7 +63,7 @@ def test_text_is_utf8(tmp_path: Path) -> None:
     file.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
     assert [entry.value for entry in scan(file, "images")] == value["images"]
     file.write_bytes('{"images": [{"file_name": "straße.jpg"}]}'.encode("latin-1"))
-    with pytest.raises(DataError, match=r"a\.json, line 1 column \d+: .*not UTF-8"):
+    with pytest.raises(EvaluationError, match=r"a\.json, line 1 column \d+: .*not UTF-8"):
         list(scan(file, "images"))
 
 
@@ -74,7 +74,9 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     for length in range(len(whole)):
         file.write_text(whole[:length])
-        with pytest.raises(DataError, match=r"a\.json, line \d+ column \d+: not readable as JSON"):
+        with pytest.raises(
+            EvaluationError, match=r"a\.json, line \d+ column \d+: not readable as JSON"
+        ):
             list(scan(file, "annotations"))
 
 
@@ -82,20 +84,42 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("[1]", "line 1 column 1: .*expected '{'"),
-        ('{"annotations": {"id": 1}}', "no list of annotations"),
+        ('{"annotations": {"id": 1}}', "annotations is an object, expected a list"),
+        ('{"annotations": null}', "annotations is null, expected a list"),
+        ('{"annotations": [], "annotations": []}', "a second list of annotations"),
+        ('{"annotations": []} {}', "line 1 column 21: .*more behind the end"),
+        (f'{{"annotations": [{{"id": 1{"0" * 5000}}}]}}', "not readable as JSON"),
         ('{"annotations": [{"id": 1} {"id": 2}]}', "line 1 column 28: .*expected ']'"),
         ('{"annotations": [], "images": []; }', "expected '}'"),
-        ('{"annotations": [3]}', "expected an object"),
+        ('{"annotations": [{}, 3]}', r"annotations\[1\]: is a whole number, expected an object"),
         ("{}", "no list of annotations"),
         ('{\n"info" 5}', "line 2 column 8: .*expected ':'"),
     ],
 )
 def test_other_forms_are_refused(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(EvaluationError, match=words):
         list(scan(tmp_path / "a.json", "annotations"))
 
 
+def test_a_byte_order_mark_is_passed(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf {"images": [{"id": 1}]}\n')
+    (entry,) = scan(tmp_path / "a.json", "images")
+    assert (tmp_path / "a.json").read_bytes()[slice(*entry.span)] == b'{"id": 1}'
+
+
+@pytest.mark.parametrize("text", ["{}", '{"annotations": null}', '{"annotations": []}'])
+def test_an_optional_list_may_be_missing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert list(scan(tmp_path / "a.json", "annotations", optional=("annotations",))) == []
+
+
+def test_an_optional_list_is_still_a_list(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"annotations": "none"}')
+    with pytest.raises(EvaluationError, match="annotations is text, expected a list"):
+        list(scan(tmp_path / "a.json", "annotations", optional=("annotations",)))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.json: not readable: No such file"):
+    with pytest.raises(EvaluationError, match=r"a\.json: not readable: No such file"):
         list(scan(tmp_path / "a.json", "annotations"))
