@@ -152,7 +152,12 @@ class Propagator:
             yield from self._join(seen)
         geometry, given = seen.geometry, seen.given
         ids = tuple(sorted({*self.ids, *given}))
-        inputs = (seen.fine, seen.coarse, *self.memory.history(ids), self._cells(geometry))
+        inputs: tuple[Tensor, ...] = (
+            seen.fine,
+            seen.coarse,
+            *self.memory.history(ids),
+            self._cells(geometry),
+        )
         if self.config.network.previous_masks:
             inputs = (*inputs, self._previous_regions(ids, seen))
         (logits,) = yield Call("decode", inputs)
@@ -185,9 +190,7 @@ class Propagator:
         self.memory.put(new)
         self._anchor(new)
 
-    def _describe(
-        self, seen: _Seen, regions: Tensor, ids: tuple[int, ...]
-    ) -> Calls[Described]:
+    def _describe(self, seen: _Seen, regions: Tensor, ids: tuple[int, ...]) -> Calls[Described]:
         inputs = (seen.coarse, regions, self._cells(seen.geometry))
         (descriptors,) = yield Call("describe", inputs)
         objects = dict(zip(ids, descriptors[BACKGROUNDS:], strict=True))
