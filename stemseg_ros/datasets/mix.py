@@ -23,7 +23,7 @@ from stemseg_ros.datasets import (
     youtube_vis,
 )
 from stemseg_ros.datasets.sequence import DataError, GroupLabels, LabelledSequence
-from stemseg_ros.training.settings import DatasetConfig
+from stemseg_ros.datasets.settings import DatasetConfig
 
 Loader = Callable[[Path, str, Sequence[str], str], list[LabelledSequence]]
 """(folder, split, class names, name of the entry) -> sequences, not decoded. Raises DataError."""

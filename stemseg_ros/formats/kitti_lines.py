@@ -15,14 +15,10 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from stemseg_ros.errors import MediaError
-from stemseg_ros.geometry import MIN_PADDED, Letterbox
 from stemseg_ros.masks import check_counts
-from stemseg_ros.models.layers.grid_masks import full_size_masks
 from stemseg_ros.records import FrameResult, Rle
 
 IDS_PER_CLASS = 1000
@@ -118,30 +114,6 @@ class TrackCollector:
             for n, (_, track) in enumerate(self.numbered(), start=1)
             for frame, rle in track.masks
         ]
-
-
-def rows_from_labels(
-    labels: npt.NDArray[np.integer],
-    categories: npt.NDArray[np.integer],
-    image_size: tuple[int, int],
-    min_dim: int,
-    max_dim: int,
-) -> list[ResultRow]:
-    """A whole sequence from track labels on the stride-4 grid, as the released code writes it.
-
-    labels: (N, h, w), > 0 track id, 0 background, -1 outlier. categories: (N, h, w), 0 background.
-    image_size: (H, W) of the source images, scaled to the network input by min_dim and max_dim.
-    """
-    letterbox = Letterbox.fit(image_size, min_dim, max_dim, MIN_PADDED)
-    collector = TrackCollector()
-    for frame, (grid, classes) in enumerate(zip(labels, categories, strict=True)):
-        masks = {mask.label: mask.rle for mask in full_size_masks(grid, letterbox)}
-        for track_id in np.unique(grid[grid > 0]).tolist():
-            cells = grid == track_id
-            collector.tracks[0, track_id].add(
-                frame, masks.get(track_id), int(cells.sum()), Counter(classes[cells].tolist())
-            )
-    return collector.rows()
 
 
 MIN_AREA = {1: 150, 2: 250}

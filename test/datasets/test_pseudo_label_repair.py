@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from stemseg_ros.config import load_config
 from stemseg_ros.datasets.pseudo_label_repair import mend
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, DataError, LabelArray, LabelledFrame
+from stemseg_ros.datasets.settings import DatasetConfig
 from stemseg_ros.training.batches import load_sources
-from stemseg_ros.training.settings import DatasetConfig, TrainingConfig
+from stemseg_ros.training.settings import TrainingConfig
 
 HEIGHT, WIDTH, FRAMES = 96, 192, 10
 

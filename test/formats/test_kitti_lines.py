@@ -3,6 +3,7 @@ reader."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,14 +21,39 @@ from stemseg_ros.formats.kitti_lines import (
     TrackCollector,
     filter_rows,
     read_results,
-    rows_from_labels,
     write_results,
 )
+from stemseg_ros.geometry import MIN_PADDED, Letterbox
 from stemseg_ros.masks import encode
+from stemseg_ros.models.layers.grid_masks import full_size_masks
 from stemseg_ros.records import FrameResult, Instance
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CAR, PEDESTRIAN = 1, 2
+
+
+def rows_from_labels(
+    labels: npt.NDArray[np.integer],
+    categories: npt.NDArray[np.integer],
+    image_size: tuple[int, int],
+    min_dim: int,
+    max_dim: int,
+) -> list[ResultRow]:
+    """A whole sequence from track labels on the stride-4 grid, as the released code writes it.
+
+    labels: (N, h, w), > 0 track id, 0 background, -1 outlier. categories: (N, h, w), 0 background.
+    image_size: (H, W) of the source images, scaled to the network input by min_dim and max_dim.
+    """
+    letterbox = Letterbox.fit(image_size, min_dim, max_dim, MIN_PADDED)
+    collector = TrackCollector()
+    for frame, (grid, classes) in enumerate(zip(labels, categories, strict=True)):
+        masks = {mask.label: mask.rle for mask in full_size_masks(grid, letterbox)}
+        for track_id in np.unique(grid[grid > 0]).tolist():
+            cells = grid == track_id
+            collector.tracks[0, track_id].add(
+                frame, masks.get(track_id), int(cells.sum()), Counter(classes[cells].tolist())
+            )
+    return collector.rows()
 
 
 @pytest.fixture(scope="module")

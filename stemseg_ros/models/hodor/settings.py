@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from stemseg_ros.config import Config
+from stemseg_ros.datasets.settings import Scale
 from stemseg_ros.settings import LIVE, InputConfig, Section, Switch, Switches, Variant
 from stemseg_ros.tracker import Latency
-from stemseg_ros.training.settings import Scale
 
 BACKGROUND_GRID = 3
 """The background is described by the cells of a grid of so many rows and columns."""
