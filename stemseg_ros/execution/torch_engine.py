@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.ops import FrozenBatchNorm2d
 
 from stemseg_ros.execution.device import fast_precision, resolve_device
 from stemseg_ros.execution.settings import RuntimeConfig
+from stemseg_ros.models.layers.norms import fuse_frozen_norms
 
 Tensors = tuple[Tensor, ...]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -66,17 +64,6 @@ class TorchEngine:
         if self._channels_last and batch.ndim in MEMORY_FORMATS:
             return batch.contiguous(memory_format=MEMORY_FORMATS[batch.ndim])
         return batch
-
-
-def fuse_frozen_norms(network: nn.Module) -> None:
-    """Fold every frozen batch norm into the convolution before it; the keys of the state dict
-    change."""
-    for parent in list(network.modules()):
-        children = list(parent.named_children())
-        for (conv_name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
-                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, norm_name, nn.Identity())
 
 
 def to_channels_last(network: nn.Module) -> None:

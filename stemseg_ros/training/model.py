@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stemseg_ros.execution.torch_engine import fuse_frozen_norms, to_channels_last
+from stemseg_ros.execution.torch_engine import to_channels_last
+from stemseg_ros.models.layers.norms import fuse_frozen_norms
 from stemseg_ros.models.layers.weights import initialise
 from stemseg_ros.models.stemseg.decoder import PointwiseConv
 from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE, StemSeg

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stemseg_ros.execution.torch_engine import fuse_frozen_norms
 from stemseg_ros.models.hodor.settings import HodorNetworkConfig
 from stemseg_ros.models.hodor.swin import Swin
 from stemseg_ros.models.layers.backbone import MobileNetV2
+from stemseg_ros.models.layers.norms import fuse_frozen_norms
 
 LEVELS = 4
 """Strides 4, 8, 16, 32."""

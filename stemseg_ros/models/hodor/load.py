@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from stemseg_ros.execution.device import resolve_device
 from stemseg_ros.models.hodor.network import Hodor
 from stemseg_ros.models.hodor.settings import Settings
 from stemseg_ros.models.layers.weights import (
@@ -34,4 +33,4 @@ def load_network(
         network = Hodor(config)
         path = Path(checkpoint) if checkpoint else bundled_checkpoint(config)
         load_state(network, read_state(path), path, config.name)
-    return network.eval().requires_grad_(False).to(resolve_device(device))
+    return network.eval().requires_grad_(False).to(device)
