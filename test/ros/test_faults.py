@@ -14,9 +14,9 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
 
 from benchmarks import faults, kills, malformed
-from benchmarks.reports import Report, Usage, growth_kb, leaks
-from benchmarks.rig import NodeProcess, Rig
-from benchmarks.soak import judge, soak
+from soak.memory import judge, soak
+from soak.reports import Report, Usage, growth_kb, leaks
+from soak.rig import NodeProcess, Rig
 
 pytestmark = pytest.mark.ros
 

@@ -33,7 +33,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from stemseg.msg import InstanceArray
 
-from benchmarks.reports import FaultError, Usage
+from soak.reports import FaultError, Usage
 from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.media.sources import open_source
 from stemseg_ros.replay.processes import ChildProcess, free_domain

@@ -1,6 +1,6 @@
 """A camera as a process of its own: publishes a still over and over, until it is ended.
 
-    python -m benchmarks.camera STILL.npy --topic /image --rate 10 --behind 1000 --best-effort
+    python -m soak.camera STILL.npy --topic /image --rate 10 --behind 1000 --best-effort
 
 Stamps are the time of the day less ``--behind`` seconds: a camera that is started with a larger
 number than the one before goes back in time, as a bag that starts again does. It imports little,

@@ -4,7 +4,7 @@ The bundled video, forth and back, at a steady rate; memory, threads and open fi
 sampled, and with CUDA the memory of the device. A straight line through the samples after the
 warm-up gives the growth per hour. Ends with exit code 1 if something grows or is lost.
 
-    python -m benchmarks.soak --minutes 30 --rate 5 --out out/soak --plot out/soak/soak.jpg
+    python -m soak.memory --minutes 30 --rate 5 --out out/soak --plot out/soak/soak.jpg
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy.stats import linregress
 
-from benchmarks.reports import Report, Usage, show_reports, write_reports
-from benchmarks.rig import SECOND, Rig, own_domain, video_frames
+from soak.reports import Report, Usage, show_reports, write_reports
+from soak.rig import SECOND, Rig, own_domain, video_frames
 from stemseg_ros.errors import needs_extra
 from stemseg_ros.replay.processes import termination_as_exit
 

@@ -9,7 +9,7 @@ isolation   nodes of different namespaces and domains do not hear each other
 
 Ends with exit code 1 if something does not hold.
 
-    python -m benchmarks.faults --out out/faults
+    python -m soak.faults --out out/faults
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import malformed
-from benchmarks.kills import kill_cameras, kill_launched, kill_nodes, launch_is_here
-from benchmarks.reports import (
+from soak import malformed
+from soak.kills import kill_cameras, kill_launched, kill_nodes, launch_is_here
+from soak.reports import (
     FaultError,
     Report,
     growth_kb,
@@ -34,7 +34,7 @@ from benchmarks.reports import (
     show_reports,
     write_reports,
 )
-from benchmarks.rig import SECOND, NodeProcess, Rig, Robot, own_domain, video_frames
+from soak.rig import SECOND, NodeProcess, Rig, Robot, own_domain, video_frames
 from stemseg_ros.replay.processes import free_domain, termination_as_exit
 
 FAULTS = ("isolation", "messages", "lifecycle", "camera", "node", "launch")

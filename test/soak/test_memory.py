@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
 
-from benchmarks.reports import Report, Usage
-from benchmarks.soak import Sample, judge, plot, slope
+from soak.memory import Sample, judge, plot, slope
+from soak.reports import Report, Usage
 
 pytestmark = pytest.mark.ros
 

@@ -16,8 +16,8 @@ from statistics import median
 import numpy as np
 import yaml
 
-from benchmarks.reports import Report, leaks
-from benchmarks.rig import SECOND, Answer, NodeProcess, Rig, Robot
+from soak.reports import Report, leaks
+from soak.rig import SECOND, Answer, NodeProcess, Rig, Robot
 from stemseg_ros.media.bags import write_bag
 from stemseg_ros.media.result_bag import InstanceBagReader
 
@@ -83,7 +83,7 @@ def _one_camera(rig: Rig, listener: Robot, index: int, behind: float, answers: i
     def answered() -> int:
         return sum(first_stamp <= a.stamp_ns < last_stamp for a in listener.answers)
 
-    with rig.process("camera", "benchmarks.camera", words) as camera:
+    with rig.process("camera", "soak.camera", words) as camera:
         listener.need(answered, f"an answer to camera {index}")
         seconds = time.monotonic() - begin
         listener.need(lambda: answered() >= answers, f"{answers} answers to camera {index}")
@@ -115,7 +115,7 @@ def kill_launched(rig: Rig, rounds: int, within: float) -> Report:
     waits = []
     with (
         _playing_bag(rig, report, rounds),
-        rig.process("launch", "benchmarks.ros2", words) as launch,
+        rig.process("launch", "soak.ros2", words) as launch,
         closing(Robot("", None, compressed=False, camera=False)) as listener,
     ):
         begin = time.monotonic()

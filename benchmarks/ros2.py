@@ -1,8 +1,0 @@
-"""The command line of ROS 2 as a module, to be started as a process: python -m benchmarks.ros2."""
-
-import sys
-
-from ros2cli.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main())
