@@ -36,8 +36,9 @@ from benchmarks.development import (
 from stemseg_ros.datasets.pseudo_label_repair import mend
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledSequence
 from stemseg_ros.errors import StemsegError
-from stemseg_ros.media.overlay import Image, track_color
+from stemseg_ros.media.overlay import track_color
 from stemseg_ros.models.stemseg.settings import Settings, load_settings
+from stemseg_ros.records import Image
 from stemseg_ros.stream import open_model
 
 SIZES = (100, 300, 1000, 3000, 10_000)

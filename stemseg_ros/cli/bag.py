@@ -21,7 +21,7 @@ class Encoding(str, Enum):
     jpeg = "jpeg"
 
 
-class Storage(str, Enum):
+class StorageFormat(str, Enum):
     """File format of a bag."""
 
     mcap = "mcap"
@@ -37,7 +37,7 @@ EncodingOption = Annotated[
     Encoding, typer.Option(help="bgr8: sensor_msgs/Image; jpeg: CompressedImage.")
 ]
 StorageOption = Annotated[
-    Storage | None, typer.Option(help="File format; default: by the name, else mcap.")
+    StorageFormat | None, typer.Option(help="File format; default: by the name, else mcap.")
 ]
 
 
@@ -121,7 +121,7 @@ def _write_bag(
     topic: str,
     frame_id: str,
     encoding: Encoding,
-    storage: Storage | None,
+    storage: StorageFormat | None,
 ) -> None:
     from stemseg_ros.cli.console import frames_progress, report_damage
     from stemseg_ros.media.bags import write_bag

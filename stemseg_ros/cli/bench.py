@@ -11,15 +11,12 @@ from itertools import count
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from stemseg_ros.execution.device import describe_device
 from stemseg_ros.labelling.job import versions
-from stemseg_ros.records import Frame, FrameResult
+from stemseg_ros.records import Frame, FrameResult, Image
 from stemseg_ros.stream import Stream
-
-Image = npt.NDArray[np.uint8]
 
 END_TO_END = "end_to_end"
 """Wall time of push itself, all stages and what lies between them."""

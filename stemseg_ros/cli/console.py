@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stemseg_ros.labelling.job import RunSummary
     from stemseg_ros.media.bags import BagInfo
     from stemseg_ros.media.damage import Damage
-    from stemseg_ros.training.train import Progress as TrainingProgress
+    from stemseg_ros.training.train import TrainingProgress
 
 
 def _bar(

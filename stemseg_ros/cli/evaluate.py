@@ -140,12 +140,12 @@ def evaluate(
         from stemseg_ros.evaluation.report.content import summarise, to_json
         from stemseg_ros.evaluation.report.page import write_page
         from stemseg_ros.evaluation.runs import stored_masks
-        from stemseg_ros.evaluation.variants import STORED, Variant
+        from stemseg_ros.evaluation.variants import STORED, LinkingVariant
     given = read_input(ground_truth, format.value, images, sequence or (), topic)
     prepare_output(out)
     sources = [STORED] if results else [m.value for m in mode or ()] or [tree.mode]
     wanted = [
-        Variant(source, filtered, pixel_scores, through_ros and results is None)
+        LinkingVariant(source, filtered, pixel_scores, through_ros and results is None)
         for source in sources
         for filtered in work.possible_filters(FILTERS[post_filter], given)
     ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from stemseg_ros.datasets.classes import Targets, class_targets, compose
+from stemseg_ros.datasets.classes import ClassMap, class_targets, compose
 from stemseg_ros.datasets.folders import first_folder, paired_folders, subfolders
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelArray, LabelFiles, LabelledSequence
 from stemseg_ros.formats.bdd100k_bitmasks import CLASSES, unpack
@@ -30,7 +30,7 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
     return sequences
 
 
-def _decode(targets: Targets, file: Path) -> LabelArray:
+def _decode(targets: ClassMap, file: Path) -> LabelArray:
     categories, skip, numbers = unpack(read_png(file, ("RGBA",)))
     labels = compose(categories, numbers, targets)
     labels[skip] = IGNORE_LABEL

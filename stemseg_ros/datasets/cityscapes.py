@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stemseg_ros.datasets.classes import IGNORED, Targets, class_targets, compose
+from stemseg_ros.datasets.classes import IGNORED, ClassMap, class_targets, compose
 from stemseg_ros.datasets.folders import (
     first_folder,
     images_in,
@@ -65,7 +65,7 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
     return sequences
 
 
-def _decode(targets: Targets, file: Path) -> LabelArray:
+def _decode(targets: ClassMap, file: Path) -> LabelArray:
     values = read_png(file, ("I;16", "I;16B", "I")).astype(np.int32)
     is_object = values >= CLASS_STEP
     categories = np.where(is_object, values // CLASS_STEP, values)

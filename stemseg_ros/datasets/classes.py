@@ -41,11 +41,11 @@ LOOKALIKES = {
 }
 """Ignored where the other class is wanted and they are not: datasets disagree about them."""
 
-Targets = dict[int, int]
+ClassMap = dict[int, int]
 """Class id of a dataset -> class id of the configuration from 1, 0 background, IGNORED."""
 
 
-def class_targets(names: Mapping[int, str], classes: Sequence[str], place: str) -> Targets:
+def class_targets(names: Mapping[int, str], classes: Sequence[str], place: str) -> ClassMap:
     """Targets of a dataset's classes.
 
     Raises DataError if no class of the dataset is wanted.
@@ -85,7 +85,7 @@ def label_of(target: int, number: int) -> int:
 
 
 def compose(
-    categories: npt.NDArray[np.integer], numbers: npt.NDArray[np.integer], targets: Targets
+    categories: npt.NDArray[np.integer], numbers: npt.NDArray[np.integer], targets: ClassMap
 ) -> LabelArray:
     """Labels from class ids of the dataset, from 0, and object numbers from 1, both (H, W).
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stemseg_ros.datasets.classes import IGNORED, Targets, class_targets, compose
+from stemseg_ros.datasets.classes import IGNORED, ClassMap, class_targets, compose
 from stemseg_ros.datasets.folders import first_file, first_folder, list_file, paired_folders
 from stemseg_ros.datasets.sequence import LabelArray, LabelFiles, LabelledSequence
 from stemseg_ros.formats.davis_pngs import CLASSES, VOID
@@ -69,12 +69,12 @@ def _sequences(
     return sequences
 
 
-def _decode(targets: Targets, file: Path) -> LabelArray:
+def _decode(targets: ClassMap, file: Path) -> LabelArray:
     values = read_png(file, MODES).astype(np.int32)
     categories = np.where(values == VOID, VOID, np.minimum(values, 1))
     return compose(categories, values, {0: 0, **targets, VOID: IGNORED})
 
 
-def _decode_binary(targets: Targets, file: Path) -> LabelArray:
+def _decode_binary(targets: ClassMap, file: Path) -> LabelArray:
     foreground = (read_png(file, MODES) > 0).astype(np.int32)
     return compose(foreground, foreground, {0: 0, **targets})

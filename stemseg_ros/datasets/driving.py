@@ -15,7 +15,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from stemseg_ros.datasets.classes import IGNORED, Targets, class_targets, compose
+from stemseg_ros.datasets.classes import IGNORED, ClassMap, class_targets, compose
 from stemseg_ros.datasets.folders import refuse_missing, refuse_orphans
 from stemseg_ros.datasets.sequence import (
     CLASS_STEP,
@@ -58,7 +58,7 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
 
 
 def load_driving(
-    root: Path, split: Split, targets: Targets | None = None
+    root: Path, split: Split, targets: ClassMap | None = None
 ) -> list[LabelledSequence]:
     """Clips and stills of one split, not decoded yet. Without targets labels stay as they are.
 
@@ -85,7 +85,7 @@ def load_driving(
 
 
 def load_stills(
-    folder: Path, targets: Targets | None = None, split: Split | None = None
+    folder: Path, targets: ClassMap | None = None, split: Split | None = None
 ) -> list[LabelledSequence]:
     """The stills of one folder, by name, all or those of a split. Raises DataError."""
     return [
@@ -95,7 +95,7 @@ def load_stills(
     ]
 
 
-def read_labels(targets: Targets | None, path: Path) -> LabelArray:
+def read_labels(targets: ClassMap | None, path: Path) -> LabelArray:
     """A label image, class * 1000 + track id; 10000 is ignored. Raises DataError, ValueError."""
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if labels is None:
@@ -126,7 +126,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _sequence(
-    folder: Path, source: str, images: list[Path], targets: Targets | None
+    folder: Path, source: str, images: list[Path], targets: ClassMap | None
 ) -> LabelledSequence:
     files = [image.with_suffix(".png") for image in images]
     refuse_missing(files, "an image has no label image")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stemseg_ros.datasets.classes import IGNORED, Targets, class_targets, compose, label_of
+from stemseg_ros.datasets.classes import IGNORED, ClassMap, class_targets, compose, label_of
 from stemseg_ros.datasets.folders import first_folder, images_in, paired_folders
 from stemseg_ros.datasets.sequence import (
     CLASS_STEP,
@@ -74,7 +74,7 @@ def load_text(
 
 
 def mask_labels(
-    file: Path, masks: SequenceMasks, images: Sequence[Path], targets: Targets
+    file: Path, masks: SequenceMasks, images: Sequence[Path], targets: ClassMap
 ) -> MaskLabels:
     """Run lengths of a sequence as labels of its images. Raises DataError."""
     if masks.frames > len(images):
@@ -101,7 +101,7 @@ def _names(root: Path, split: str) -> list[str]:
     return [f"{number:04d}" for number in SPLITS[split]]
 
 
-def _decode(targets: Targets, file: Path) -> LabelArray:
+def _decode(targets: ClassMap, file: Path) -> LabelArray:
     values = read_png(file, ("I;16", "I;16B", "I")).astype(np.int32)
     if np.any((values > 0) & (values < CLASS_STEP)):
         raise ValueError(

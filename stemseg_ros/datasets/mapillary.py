@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stemseg_ros.datasets.classes import ANY, IGNORED, Targets, class_targets, compose, target_of
+from stemseg_ros.datasets.classes import ANY, IGNORED, ClassMap, class_targets, compose, target_of
 from stemseg_ros.datasets.folders import first_folder, images_in, refuse_missing, refuse_orphans
 from stemseg_ros.datasets.sequence import (
     DataError,
@@ -54,8 +54,8 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
     ]
 
 
-def _targets(config: Path, classes: Sequence[str]) -> Targets:
-    """Targets of all classes, which are numbered by their position in the list."""
+def _targets(config: Path, classes: Sequence[str]) -> ClassMap:
+    """ClassMap of all classes, which are numbered by their position in the list."""
     try:
         content = json.loads(config.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -81,6 +81,6 @@ def _short(name: str) -> str:
     return "person" if last == "individual" else last
 
 
-def _decode(targets: Targets, file: Path) -> LabelArray:
+def _decode(targets: ClassMap, file: Path) -> LabelArray:
     values = read_png(file, ("I;16", "I;16B", "I")).astype(np.int32)
     return compose(values // NUMBERS, values % NUMBERS + 1, targets)

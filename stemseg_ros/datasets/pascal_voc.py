@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stemseg_ros.datasets.classes import IGNORED, Targets, class_targets, compose
+from stemseg_ros.datasets.classes import IGNORED, ClassMap, class_targets, compose
 from stemseg_ros.datasets.folders import first_folder, list_file, refuse_missing
 from stemseg_ros.datasets.sequence import LabelArray, LabelFiles, LabelledSequence
 from stemseg_ros.formats.label_pngs import read_png
@@ -57,7 +57,7 @@ def load(root: Path, split: str, classes: Sequence[str], source: str) -> list[La
     return sequences
 
 
-def _decode(targets: Targets, objects: Path, categories: Path) -> LabelArray:
+def _decode(targets: ClassMap, objects: Path, categories: Path) -> LabelArray:
     numbers = read_png(objects, ("P", "L")).astype(np.int32)
     classes = read_png(categories, ("P", "L")).astype(np.int32)
     if numbers.shape != classes.shape:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from stemseg_ros.evaluation import through_ros
 from stemseg_ros.evaluation.inputs import BAG, EvaluationInput, read_results_bag
-from stemseg_ros.evaluation.matches import Diagnostics, diagnose
+from stemseg_ros.evaluation.matches import MatchDiagnostics, diagnose
 from stemseg_ros.evaluation.measures import (
     MOTS,
     PROTOCOLS,
@@ -26,7 +26,7 @@ from stemseg_ros.evaluation.measures import (
     sequence_measures,
 )
 from stemseg_ros.evaluation.runs import Setup, StoredRun, finished_run, run_sequence, stored_masks
-from stemseg_ros.evaluation.variants import Variant, has_post_filter, named_like, prepare
+from stemseg_ros.evaluation.variants import LinkingVariant, has_post_filter, named_like, prepare
 from stemseg_ros.formats import format_named
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.labelling.job import percentiles
@@ -56,7 +56,7 @@ class Timing:
 class VariantReport:
     """Everything about one variant."""
 
-    variant: Variant
+    variant: LinkingVariant
     measures: dict[str, Measures]
     """By class, over all sequences."""
     sequences: dict[str, dict[str, Measures]]
@@ -64,7 +64,7 @@ class VariantReport:
     timing: Timing | None = None
     latency_ms: list[float] = field(default_factory=list)
     """Of every frame."""
-    diagnostics: dict[str, Diagnostics] = field(default_factory=dict)
+    diagnostics: dict[str, MatchDiagnostics] = field(default_factory=dict)
     """By sequence; for the MOTS measures alone."""
 
 
@@ -83,7 +83,7 @@ def read_stored(
 def evaluate_stored(
     given: EvaluationInput,
     results: Mapping[str, SequenceMasks],
-    variants: Sequence[Variant],
+    variants: Sequence[LinkingVariant],
     jobs: int,
     progress: Progress,
 ) -> list[VariantReport]:
@@ -99,7 +99,7 @@ def _given(masks: SequenceMasks) -> SequenceMasks:
 def evaluate_runs(
     given: EvaluationInput,
     setup: Setup,
-    variants: Sequence[Variant],
+    variants: Sequence[LinkingVariant],
     out: Path,
     jobs: int,
     progress: Progress,
@@ -131,7 +131,7 @@ def evaluate_runs(
 
 
 def write_benchmark_files(
-    variant: Variant, given: EvaluationInput, results: Mapping[str, Masks], out: Path
+    variant: LinkingVariant, given: EvaluationInput, results: Mapping[str, Masks], out: Path
 ) -> None:
     """What the benchmark's own tools and servers take: ``out/benchmark/VARIANT``. Raises
     EvaluationError."""
@@ -146,7 +146,7 @@ def write_benchmark_files(
     format_named(given.format).write(place, prepared)
 
 
-def results_folder(out: Path, variant: Variant) -> Path:
+def results_folder(out: Path, variant: LinkingVariant) -> Path:
     """Where the results of a run are stored; variants of one run share them."""
     return out / "results" / variant.run.replace(" ", "-")
 
@@ -154,7 +154,7 @@ def results_folder(out: Path, variant: Variant) -> Path:
 def run_all(
     given: EvaluationInput,
     setup: Setup,
-    variant: Variant,
+    variant: LinkingVariant,
     folder: Path,
     jobs: int,
     progress: Progress,
@@ -208,7 +208,7 @@ def _check_length(given: EvaluationInput, name: str, run: StoredRun) -> None:
 
 
 def score_variant(
-    variant: Variant,
+    variant: LinkingVariant,
     given: EvaluationInput,
     results: Mapping[str, Masks],
     jobs: int,
@@ -231,8 +231,8 @@ def score_variant(
 
 
 def _score(
-    task: tuple[Variant, str, SequenceMasks, Masks],
-) -> tuple[SequenceScores, Diagnostics | None]:
+    task: tuple[LinkingVariant, str, SequenceMasks, Masks],
+) -> tuple[SequenceScores, MatchDiagnostics | None]:
     variant, format_name, truth, results = task
     truth, result = prepare(variant, format_name, truth, results())
     protocol = protocol_of(format_name)

@@ -23,7 +23,7 @@ IOU_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Switch:
+class IdSwitch:
     """A true object that is matched by another track than the last time."""
 
     frame: int
@@ -53,12 +53,12 @@ class FrameErrors:
 
 
 @dataclass(slots=True)
-class Diagnostics:
+class MatchDiagnostics:
     """One sequence of one run."""
 
     frames: dict[int, FrameErrors] = field(default_factory=dict)
     """Frames with any mask."""
-    switches: list[Switch] = field(default_factory=list)
+    switches: list[IdSwitch] = field(default_factory=list)
     overlaps: dict[str, list[int]] = field(
         default_factory=lambda: {size: [0] * IOU_BINS for size in SIZES}
     )
@@ -67,9 +67,9 @@ class Diagnostics:
     """(frame, id of the matching result or 0) of each true track."""
 
 
-def diagnose(truth: SequenceMasks, result: SequenceMasks) -> Diagnostics:
+def diagnose(truth: SequenceMasks, result: SequenceMasks) -> MatchDiagnostics:
     """Compare results with the ground truth. Raises EvaluationError if they do not fit."""
-    report = Diagnostics()
+    report = MatchDiagnostics()
     true_ids, ids = _ids(truth), _ids(result)
     for name, data in class_data(MOTS, truth, result):
         last: dict[int, tuple[int, int]] = {}
@@ -111,7 +111,7 @@ class _Frame:
         return pairs
 
 
-def _count(report: Diagnostics, here: _Frame, data: Raw) -> None:
+def _count(report: MatchDiagnostics, here: _Frame, data: Raw) -> None:
     matches = here.matches()
     if here.true_ids or here.ids:
         errors = report.frames.setdefault(here.number, FrameErrors())
@@ -126,7 +126,7 @@ def _count(report: Diagnostics, here: _Frame, data: Raw) -> None:
         ] += 1
 
 
-def _follow(report: Diagnostics, here: _Frame, last: dict[int, tuple[int, int]]) -> None:
+def _follow(report: MatchDiagnostics, here: _Frame, last: dict[int, tuple[int, int]]) -> None:
     """Note which result each true object has, and whether it is another one than before."""
     matches = here.matches()
     for i, truth_id in enumerate(here.true_ids):
@@ -136,7 +136,7 @@ def _follow(report: Diagnostics, here: _Frame, last: dict[int, tuple[int, int]])
             continue
         if truth_id in last and last[truth_id][1] != id_:
             report.switches.append(
-                Switch(
+                IdSwitch(
                     here.number,
                     *last[truth_id][:1],
                     truth_id,

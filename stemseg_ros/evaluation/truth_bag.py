@@ -18,8 +18,7 @@ from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks, c
 from stemseg_ros.media.bag_storage import Storage
 from stemseg_ros.media.bags import INSTANCE_ARRAY, ImageBagWriter
 from stemseg_ros.media.result_bag import message_from_result
-from stemseg_ros.media.sources import Image
-from stemseg_ros.records import FrameResult, Instance, Rle
+from stemseg_ros.records import FrameResult, Image, Instance, Rle
 
 
 def read_sequence(path: Path, format_name: str, name: str | None) -> SequenceMasks:

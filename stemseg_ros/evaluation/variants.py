@@ -17,11 +17,11 @@ from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 DAVIS_OBJECTS = 20
 """Most objects of a sequence that DAVIS unsupervised takes; of a run the largest are kept."""
 STORED = "stored results"
-"""Source of a Variant without a run."""
+"""Source of a variant without a run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class LinkingVariant:
     """One row of the report: where the results are from, and what was done to them."""
 
     source: str
@@ -50,7 +50,7 @@ class Variant:
 
 
 def prepare(
-    variant: Variant, format_name: str, truth: SequenceMasks, result: SequenceMasks
+    variant: LinkingVariant, format_name: str, truth: SequenceMasks, result: SequenceMasks
 ) -> tuple[SequenceMasks, SequenceMasks]:
     """Ground truth and results in common classes, as they are scored. Raises EvaluationError."""
     truth, result = match_classes(truth, result, open_classes=format_name == "bag")

@@ -22,7 +22,7 @@ from stemseg_ros.records import Rle
 
 
 @dataclass(frozen=True, slots=True)
-class Still:
+class StillEntry:
     """An image that the file lists."""
 
     number: int
@@ -46,9 +46,9 @@ class StillObject:
     """Where the annotation lies in the file."""
 
 
-def read_stills(path: Path) -> tuple[dict[int, Still], dict[int, str]]:
+def read_stills(path: Path) -> tuple[dict[int, StillEntry], dict[int, str]]:
     """Images and names of classes, by id. Raises EvaluationError."""
-    stills: dict[int, Still] = {}
+    stills: dict[int, StillEntry] = {}
     names: dict[int, str] = {}
     for entry in scan(path, "images", "categories"):
         with naming(f"{path}, {entry.key}[{entry.position}]"):
@@ -56,7 +56,7 @@ def read_stills(path: Path) -> tuple[dict[int, Still], dict[int, str]]:
             if entry.key == "images":
                 refuse_second(number, stills, "image")
                 name = text_of(entry.value, "file_name")
-                stills[number] = Still(number, name, image_size(entry.value))
+                stills[number] = StillEntry(number, name, image_size(entry.value))
             else:
                 refuse_second(number, names, "category")
                 names[number] = text_of(entry.value, "name")
@@ -64,7 +64,7 @@ def read_stills(path: Path) -> tuple[dict[int, Still], dict[int, str]]:
 
 
 def scan_objects(
-    path: Path, stills: Mapping[int, Still], names: Mapping[int, str]
+    path: Path, stills: Mapping[int, StillEntry], names: Mapping[int, str]
 ) -> Iterator[StillObject]:
     """Every annotation, its masks checked. Raises EvaluationError."""
     seen: set[int] = set()

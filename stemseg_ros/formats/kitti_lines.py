@@ -47,7 +47,7 @@ class ResultRow:
 
 
 @dataclass(slots=True)
-class Track:
+class WrittenTrack:
     """What is known of one track so far."""
 
     pixels: int = 0
@@ -84,7 +84,7 @@ class TrackCollector:
 
     def __init__(self) -> None:
         self.frames = 0
-        self.tracks: defaultdict[tuple[int, int], Track] = defaultdict(Track)
+        self.tracks: defaultdict[tuple[int, int], WrittenTrack] = defaultdict(WrittenTrack)
         """By (epoch, track_id)."""
 
     def add(self, result: FrameResult, number: int | None = None) -> None:
@@ -98,7 +98,7 @@ class TrackCollector:
             )
         self.frames += 1
 
-    def numbered(self) -> list[tuple[tuple[int, int], Track]]:
+    def numbered(self) -> list[tuple[tuple[int, int], WrittenTrack]]:
         """Keys and tracks in the order of their numbers n = 1, 2, ...
 
         Sorted by pixels, most first, cut to MAX_TRACKS, then by last - first frame, shortest

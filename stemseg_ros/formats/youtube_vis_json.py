@@ -40,7 +40,7 @@ from stemseg_ros.records import Rle
 
 
 @dataclass(frozen=True, slots=True)
-class Video:
+class VideoEntry:
     """A video that the file lists."""
 
     number: int
@@ -72,9 +72,9 @@ class VideoTrack:
     """Where the annotation lies in the file."""
 
 
-def read_videos(path: Path) -> tuple[dict[int, Video], dict[int, str]]:
+def read_videos(path: Path) -> tuple[dict[int, VideoEntry], dict[int, str]]:
     """Videos and names of classes, by id. Raises EvaluationError."""
-    videos: dict[int, Video] = {}
+    videos: dict[int, VideoEntry] = {}
     names: dict[int, str] = {}
     folders: set[str] = set()
     for entry in scan(path, "videos", "categories"):
@@ -95,7 +95,7 @@ def read_videos(path: Path) -> tuple[dict[int, Video], dict[int, str]]:
 
 def scan_tracks(
     path: Path,
-    videos: Mapping[int, Video],
+    videos: Mapping[int, VideoEntry],
     names: Mapping[int, str],
     optional: Collection[str] = (),
 ) -> Iterator[VideoTrack]:
@@ -200,16 +200,18 @@ def write(path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _video(number: int, entry: Json) -> Video:
+def _video(number: int, entry: Json) -> VideoEntry:
     files = list_of(entry, "file_names")
     if not files:
         raise ValueError("no file_names")
     if not all(isinstance(name, str) for name in files):
         raise ValueError("file_names are not all text")
-    return Video(number, tuple(files), image_size(entry))
+    return VideoEntry(number, tuple(files), image_size(entry))
 
 
-def _sequence(video: Video, tracks: list[VideoTrack], names: Mapping[int, str]) -> SequenceMasks:
+def _sequence(
+    video: VideoEntry, tracks: list[VideoTrack], names: Mapping[int, str]
+) -> SequenceMasks:
     return SequenceMasks(
         video.name,
         video.size,

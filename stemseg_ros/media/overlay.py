@@ -13,13 +13,11 @@ import av.container
 import av.video
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from stemseg_ros.errors import MediaError
 from stemseg_ros.masks import decode
-from stemseg_ros.records import FrameResult, Instance
+from stemseg_ros.records import FrameResult, Image, Instance
 
-Image = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), BGR."""
 Color = tuple[int, int, int]
 """Blue, green, red in 0..255."""

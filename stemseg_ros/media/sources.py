@@ -18,14 +18,13 @@ from typing import Any, Protocol, cast
 import av
 import av.container
 import numpy as np
-import numpy.typing as npt
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
 from stemseg_ros.errors import MediaError
 from stemseg_ros.media.damage import Damage
+from stemseg_ros.records import Image
 
-Image = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), BGR."""
 
 IMAGE_SUFFIXES = frozenset(

@@ -11,9 +11,9 @@ import numpy as np
 
 from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelArray
 from stemseg_ros.errors import MediaError
-from stemseg_ros.media.overlay import Image, contact_sheet, draw_instances
+from stemseg_ros.media.overlay import contact_sheet, draw_instances
 from stemseg_ros.models.stemseg.settings import Settings
-from stemseg_ros.records import FrameResult, Instance
+from stemseg_ros.records import FrameResult, Image, Instance
 from stemseg_ros.training.batches import load_sources, step_clips
 from stemseg_ros.training.clips import Clip, Sources
 from stemseg_ros.training.distributed import World

@@ -8,12 +8,12 @@ import numpy.typing as npt
 import torch
 
 from stemseg_ros.masks import encode
-from stemseg_ros.media.overlay import Image, contact_sheet, draw_instances
+from stemseg_ros.media.overlay import contact_sheet, draw_instances
 from stemseg_ros.models.stemseg.clustering import cluster_window, foreground_mask
 from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE, StemSeg
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.models.stemseg.tensors import NetworkOutput, WindowClusters
-from stemseg_ros.records import FrameResult, Instance
+from stemseg_ros.records import FrameResult, Image, Instance
 from stemseg_ros.training.batches import Batch
 from stemseg_ros.training.objective import forward
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stemseg_ros.media.overlay import Image
+from stemseg_ros.records import Image
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

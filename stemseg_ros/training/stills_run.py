@@ -24,7 +24,7 @@ from stemseg_ros.execution.torch_engine import DTYPES, to_channels_last
 from stemseg_ros.models.hodor.features import build_light_body
 from stemseg_ros.models.hodor.network import Hodor
 from stemseg_ros.models.hodor.settings import Settings
-from stemseg_ros.models.hodor.trainable import Batch, compute_losses
+from stemseg_ros.models.hodor.trainable import StillsBatch, compute_losses
 from stemseg_ros.models.layers.backbone import MobileNetV2
 from stemseg_ros.models.layers.preprocess import normalise
 from stemseg_ros.models.layers.weights import load_state, read_state, save_weights
@@ -41,7 +41,7 @@ COLUMNS = ("step", "rate", "samples_per_second", "total", "cross_entropy", "dice
 
 
 @dataclass(slots=True)
-class Run:
+class StillsRun:
     """Everything that changes while training."""
 
     network: Hodor
@@ -77,12 +77,12 @@ def train_from_stills(config: Settings, data: Path, out: Path, *, resume: bool =
     return out / WEIGHTS
 
 
-def start(config: Settings) -> Run:
+def start(config: Settings) -> StillsRun:
     """A run at step 0."""
     torch.manual_seed(config.training.seed)
     network = build_for_training(config)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    return Run(network, average, make_optimizer(network, config))
+    return StillsRun(network, average, make_optimizer(network, config))
 
 
 def build_for_training(config: Settings) -> Hodor:
@@ -123,7 +123,7 @@ def make_optimizer(network: Hodor, config: Settings) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
 
 
-def make_batch(pool: StillPool, config: Settings, step: int) -> Batch:
+def make_batch(pool: StillPool, config: Settings, step: int) -> StillsBatch:
     """The samples of a step."""
     training = config.training
     random = np.random.default_rng((training.seed, step))
@@ -135,10 +135,10 @@ def make_batch(pool: StillPool, config: Settings, step: int) -> Batch:
     frames = torch.from_numpy(np.stack([sample.frames for sample in samples])).float()
     pixels = normalise(frames.permute(0, 1, 4, 2, 3).flatten(0, 1), config.input).flip(1)
     labels = torch.from_numpy(np.stack([sample.labels for sample in samples]))
-    return Batch(pixels.unflatten(0, frames.shape[:2]), labels, objects)
+    return StillsBatch(pixels.unflatten(0, frames.shape[:2]), labels, objects)
 
 
-def take_step(run: Run, batch: Batch, config: Settings) -> None:
+def take_step(run: StillsRun, batch: StillsBatch, config: Settings) -> None:
     """One step of the optimizer; one whose loss or gradient is not finite is left out."""
     training = config.training
     rate = training.learning_rate * rate_factor(run.step, config)
@@ -164,7 +164,7 @@ def take_step(run: Run, batch: Batch, config: Settings) -> None:
     run.step += 1
 
 
-def save(run: Run, out: Path, config: Settings) -> None:
+def save(run: StillsRun, out: Path, config: Settings) -> None:
     """Write checkpoint and weights, each whole or not at all."""
     content = {
         "step": run.step,
@@ -184,7 +184,7 @@ def save(run: Run, out: Path, config: Settings) -> None:
     save_weights(shipped, out / WEIGHTS, facts)
 
 
-def restore(run: Run, path: Path) -> None:
+def restore(run: StillsRun, path: Path) -> None:
     """Set a fresh run to where a checkpoint left off. Raises TrainingError."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -198,7 +198,7 @@ def restore(run: Run, path: Path) -> None:
         raise TrainingError(f"{path}: is damaged or does not fit: {error}") from error
 
 
-def _loop(run: Run, config: Settings, pool: StillPool, out: Path) -> None:
+def _loop(run: StillsRun, config: Settings, pool: StillPool, out: Path) -> None:
     saved = logged = time.monotonic()
     while run.step < config.training.steps:
         take_step(run, make_batch(pool, config, run.step), config)
@@ -212,7 +212,7 @@ def _loop(run: Run, config: Settings, pool: StillPool, out: Path) -> None:
     save(run, out, config)
 
 
-def _log(run: Run, config: Settings, out: Path, seconds: float) -> None:
+def _log(run: StillsRun, config: Settings, out: Path, seconds: float) -> None:
     count = run.sums.pop("count", 1.0)
     rate = config.training.learning_rate * rate_factor(run.step - 1, config)
     pace = LOG_EVERY * config.training.batch_size / seconds
@@ -228,7 +228,7 @@ def _log(run: Run, config: Settings, out: Path, seconds: float) -> None:
 
 
 @torch.no_grad()
-def _average(run: Run, decay: float) -> None:
+def _average(run: StillsRun, decay: float) -> None:
     """Running average; the decay is lower at first, so that the random start is forgotten."""
     decay = min(decay, (1 + run.step) / (10 + run.step))
     state = run.network.state_dict()

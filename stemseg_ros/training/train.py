@@ -49,7 +49,7 @@ class TrainingStopped(TrainingError):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainingProgress:
     """How far a run is."""
 
     step: int
@@ -60,7 +60,7 @@ class Progress:
     remaining_seconds: float
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[TrainingProgress], None]
 
 
 def train(
@@ -214,7 +214,7 @@ class _Keeper:
         if self._report is not None:
             seconds = (now - self._began) / (run.step - self._first)
             remaining = seconds * (training.steps - run.step)
-            self._report(Progress(run.step, training.steps, means, pace, remaining))
+            self._report(TrainingProgress(run.step, training.steps, means, pace, remaining))
 
     def _draw(self) -> None:
         """The first clip of this step, and that of the first step, to compare over time."""

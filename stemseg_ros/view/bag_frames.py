@@ -13,7 +13,8 @@ from stemseg_ros.errors import MediaError
 from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, BagReader, bag_info
 from stemseg_ros.media.messages import bgr_from_message, stamp_ns
 from stemseg_ros.media.result_bag import result_from_message
-from stemseg_ros.view.recording import Image, Shown
+from stemseg_ros.records import Image
+from stemseg_ros.view.recording import Shown
 from stemseg_ros.view.stages import stage_ms
 
 log = logging.getLogger(__name__)

@@ -33,9 +33,8 @@ import rerun.blueprint as rrb
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.masks import label_image
 from stemseg_ros.media.overlay import track_color
-from stemseg_ros.records import FrameResult, Instance
+from stemseg_ros.records import FrameResult, Image, Instance
 
-Image = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), BGR."""
 APPLICATION = "stemseg"
 LEAST_FREE_BYTES = 64 * 2**20

@@ -28,7 +28,7 @@ from stemseg_ros.config import load_config
 from stemseg_ros.evaluation import evaluate as work
 from stemseg_ros.evaluation import runs
 from stemseg_ros.evaluation.inputs import read_input
-from stemseg_ros.evaluation.variants import STORED, Variant
+from stemseg_ros.evaluation.variants import STORED, LinkingVariant
 from stemseg_ros.formats import FORMATS
 from stemseg_ros.formats.sequence_masks import SequenceMasks
 
@@ -185,8 +185,8 @@ def test_sequences_in_parallel_processes(tmp_path: Path) -> None:
     def progress(title: str, total: int) -> Any:
         yield told.append
 
-    (one,) = work.evaluate_stored(given, results, [Variant(STORED)], 1, progress)
-    (two,) = work.evaluate_stored(given, results, [Variant(STORED)], 2, progress)
+    (one,) = work.evaluate_stored(given, results, [LinkingVariant(STORED)], 1, progress)
+    (two,) = work.evaluate_stored(given, results, [LinkingVariant(STORED)], 2, progress)
     assert (one.measures, one.sequences) == (two.measures, two.sequences)
     assert told == [1, 2] * 2
 

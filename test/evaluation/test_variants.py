@@ -7,7 +7,7 @@ from mask_strips import row, sequence, two_cars
 
 from stemseg_ros.evaluation.variants import (
     STORED,
-    Variant,
+    LinkingVariant,
     largest_tracks,
     match_classes,
     post_filtered,
@@ -47,15 +47,19 @@ def test_davis_keeps_the_largest_objects() -> None:
     many = sequence([*rows, row(2, 3, 0, 40)], 3)
     kept = largest_tracks(many, 20)
     assert len(kept.by_track()) == 20 and 1003 in kept.by_track()
-    _, result = prepare(Variant("offline"), "davis", sequence([], 3, classes={1: "object"}), many)
+    _, result = prepare(
+        LinkingVariant("offline"), "davis", sequence([], 3, classes={1: "object"}), many
+    )
     assert len(result.by_track()) == 20 and set(result.classes.values()) == {"object"}
-    _, stored = prepare(Variant(STORED), "davis", sequence([], 3, classes={1: "object"}), many)
+    _, stored = prepare(
+        LinkingVariant(STORED), "davis", sequence([], 3, classes={1: "object"}), many
+    )
     assert stored.by_track().keys() == many.by_track().keys()
 
 
 def test_scores_by_pixels() -> None:
     result = sequence([row(t, n, 20 * n, 20 * n + 5 * n) for t in range(2) for n in (1, 2)], 2)
-    variant = Variant("offline", pixel_scores=True)
+    variant = LinkingVariant("offline", pixel_scores=True)
     assert variant.name == "offline + scores by pixels"
     assert prepare(variant, "youtube_vis", two_cars(2), result)[1].scores == {1001: 0.5, 1002: 1.0}
 

@@ -22,7 +22,7 @@ from stemseg_ros.training.batches import batches, load_sources, make_batch
 from stemseg_ros.training.checkpoints import save
 from stemseg_ros.training.pretrained import load_imagenet
 from stemseg_ros.training.steps import Run, TrainingError, start, take_step
-from stemseg_ros.training.train import Progress, train
+from stemseg_ros.training.train import TrainingProgress, train
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_the_weights_load_into_a_network_and_give_the_same_maps(
     pack: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(steps=2, ema=0.0)
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     weights = train(config, pack, tmp_path / "run", report=reports.append)
     assert [(report.step, report.steps) for report in reports] == [(2, 2)]
     network = load_network(config, weights)

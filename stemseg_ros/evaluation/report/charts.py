@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from stemseg_ros.evaluation.matches import IOU_BINS, Diagnostics
+from stemseg_ros.evaluation.matches import IOU_BINS, MatchDiagnostics
 from stemseg_ros.media.overlay import track_color
 
 STYLE: Any = {
@@ -25,7 +25,7 @@ MISSED = "#d9d9d9"
 
 
 @mpl.rc_context(STYLE)
-def ids_over_time(name: str, found: Diagnostics) -> str:
+def ids_over_time(name: str, found: MatchDiagnostics) -> str:
     """A line per true track, in the colour of the result that matches it; ticks where the result
     changes."""
     tracks = sorted(found.tracks.items(), key=lambda item: item[1][0])

@@ -15,7 +15,7 @@ import numpy as np
 from stemseg_ros.config import dump_config
 from stemseg_ros.evaluation.evaluate import VariantReport
 from stemseg_ros.evaluation.inputs import EvaluationInput
-from stemseg_ros.evaluation.matches import Diagnostics
+from stemseg_ros.evaluation.matches import MatchDiagnostics
 from stemseg_ros.evaluation.runs import Setup
 from stemseg_ros.execution.device import describe_device, resolve_device
 from stemseg_ros.labelling.job import versions
@@ -106,7 +106,7 @@ def _variant_json(report: VariantReport) -> dict[str, Any]:
     }
 
 
-def iou_histogram(diagnostics: Iterable[Diagnostics]) -> dict[str, list[int]]:
+def iou_histogram(diagnostics: Iterable[MatchDiagnostics]) -> dict[str, list[int]]:
     """True masks by size and best IoU in tenths, over all sequences."""
     total: dict[str, list[int]] = {}
     for found in diagnostics:

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from stemseg_ros.evaluation.inputs import Images
-from stemseg_ros.evaluation.matches import Diagnostics, Switch
+from stemseg_ros.evaluation.matches import IdSwitch, MatchDiagnostics
 from stemseg_ros.formats.sequence_masks import SequenceMasks
 from stemseg_ros.masks import decode
 from stemseg_ros.media.overlay import contact_sheet, draw_instances
-from stemseg_ros.records import FrameResult, Instance
+from stemseg_ros.records import FrameResult, Image, Instance
 
-Image = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), BGR."""
 WORST = 6
 """Frames that are shown."""
@@ -63,7 +61,7 @@ class Scene:
                         yield index, image
 
 
-def worst_frames(diagnostics: Mapping[str, Diagnostics]) -> list[tuple[str, int]]:
+def worst_frames(diagnostics: Mapping[str, MatchDiagnostics]) -> list[tuple[str, int]]:
     """(sequence, frame) of most mistakes, not all from one moment."""
     ranked = sorted(
         (
@@ -81,7 +79,7 @@ def worst_frames(diagnostics: Mapping[str, Diagnostics]) -> list[tuple[str, int]
     return chosen
 
 
-def switch_frames(switch: Switch, length: int) -> list[int]:
+def switch_frames(switch: IdSwitch, length: int) -> list[int]:
     """Frames of a strip: two before, two after, and one in between where the object was lost."""
     middle = (
         [(switch.previous_frame + switch.frame) // 2]
@@ -99,7 +97,7 @@ def switch_frames(switch: Switch, length: int) -> list[int]:
 
 
 def scene_pictures(
-    scene: Scene, found: Diagnostics, worst: Collection[int]
+    scene: Scene, found: MatchDiagnostics, worst: Collection[int]
 ) -> tuple[dict[int, Picture], list[Picture]]:
     """Pictures of the worst frames, by frame, and of every id switch of a sequence.
 
@@ -127,7 +125,7 @@ def scene_pictures(
 
 
 def _frame_picture(
-    scene: Scene, frame: int, image: Image, drawn: Image, found: Diagnostics
+    scene: Scene, frame: int, image: Image, drawn: Image, found: MatchDiagnostics
 ) -> Picture:
     """Ground truth on the left, results on the right."""
     errors = found.frames[frame]
@@ -140,7 +138,7 @@ def _frame_picture(
     )
 
 
-def _switch_picture(name: str, switch: Switch, frames: list[int], tiles: list[Image]) -> Picture:
+def _switch_picture(name: str, switch: IdSwitch, frames: list[int], tiles: list[Image]) -> Picture:
     sheet = contact_sheet(
         tiles, len(tiles), [f"frame {frame}" for frame in frames], TILE_WIDTH * len(tiles)
     )

@@ -21,12 +21,12 @@ FRAMES = 3
 GRID_STRIDE = 4
 """Pixels of the input per cell of the logits."""
 
-Step = tuple[tuple[int, ...], int]
+PatternStep = tuple[tuple[int, ...], int]
 """Source frames and target frame of one prediction."""
-SELF: tuple[Step, ...] = (((0,), 0),)
-CYCLE: tuple[Step, ...] = (((0,), 1), ((1,), 0))
-CHAIN: tuple[Step, ...] = (((0,), 1), ((1,), 2), ((2,), 1), ((1,), 0))
-FORK: tuple[Step, ...] = (((0,), 1), ((0, 1), 2), ((2,), 1), ((1, 2), 0))
+SELF: tuple[PatternStep, ...] = (((0,), 0),)
+CYCLE: tuple[PatternStep, ...] = (((0,), 1), ((1,), 0))
+CHAIN: tuple[PatternStep, ...] = (((0,), 1), ((1,), 2), ((2,), 1), ((1,), 0))
+FORK: tuple[PatternStep, ...] = (((0,), 1), ((0, 1), 2), ((2,), 1), ((1, 2), 0))
 """``CHAIN`` and ``FORK`` alternate; their first step is that of ``CYCLE`` and not counted
 twice."""
 

@@ -32,7 +32,7 @@ from stemseg_ros.tracker import Call
 
 OTHERS = BACKGROUNDS + 1
 """Channels before the first object: the catch-all and the background cells."""
-Masks = Mapping[int, npt.NDArray[np.bool_]]
+GivenMasks = Mapping[int, npt.NDArray[np.bool_]]
 """bool (H, W) by track id."""
 Result = TypeVar("Result")
 Calls = Generator[Call, tuple[Tensor, ...], Result]
@@ -79,7 +79,7 @@ class Propagator:
         self._index = 0
         self._previous: dict[int, Tensor] = {}
 
-    def step(self, image: npt.NDArray[np.uint8], given: Masks) -> Calls[Propagated]:
+    def step(self, image: npt.NDArray[np.uint8], given: GivenMasks) -> Calls[Propagated]:
         """Follow the objects into the next frame, where new ones may be given.
 
         image: uint8 (H, W, 3), BGR; given: masks by id (>= 1, not in use).
@@ -99,14 +99,14 @@ class Propagator:
         self.memory.drop_before(self._index - self.config.propagation.window)
         return result
 
-    def _follow(self, seen: _Seen, given: Masks) -> Calls[Propagated]:
+    def _follow(self, seen: _Seen, given: GivenMasks) -> Calls[Propagated]:
         if self.ids:
             return (yield from self._later_frame(seen))
         if seen.given:
             return (yield from self._first_frame(seen, given))
         return _nothing(seen.geometry)
 
-    def _check(self, image: npt.NDArray[np.uint8], given: Masks) -> None:
+    def _check(self, image: npt.NDArray[np.uint8], given: GivenMasks) -> None:
         for track_id, mask in given.items():
             if mask.shape != image.shape[:2]:
                 raise ValueError(
@@ -118,7 +118,7 @@ class Propagator:
             if track_id < 1 or track_id in self.ids:
                 raise ValueError(f"object id {track_id} is below 1 or in use")
 
-    def _place_given(self, given: Masks, geometry: Letterbox) -> dict[int, Tensor]:
+    def _place_given(self, given: GivenMasks, geometry: Letterbox) -> dict[int, Tensor]:
         """Masks (H', W') at padded input size, by ascending id, without those that are
         dropped."""
         ids = sorted(given)
@@ -131,7 +131,7 @@ class Propagator:
             keep = torch.ones_like(keep)
         return {n: mask for n, mask, k in zip(ids, placed, keep.tolist(), strict=True) if k}
 
-    def _first_frame(self, seen: _Seen, given: Masks) -> Calls[Propagated]:
+    def _first_frame(self, seen: _Seen, given: GivenMasks) -> Calls[Propagated]:
         self.ids = tuple(seen.given)
         stack = torch.stack(list(seen.given.values()))
         regions = regions_from_given(stack, self._content(seen.geometry, 1))

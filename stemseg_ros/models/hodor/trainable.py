@@ -19,7 +19,7 @@ from stemseg_ros.models.hodor.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class StillsBatch:
     """Samples of a few frames, with as many objects each."""
 
     frames: Tensor
@@ -30,7 +30,7 @@ class Batch:
 
 
 def compute_losses(
-    network: Hodor, batch: Batch, config: Settings, iteration: int
+    network: Hodor, batch: StillsBatch, config: Settings, iteration: int
 ) -> dict[str, Tensor]:
     """Losses of all predictions of a batch; ``total`` is what is minimised.
 

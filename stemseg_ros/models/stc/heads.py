@@ -69,7 +69,7 @@ class HeadOutput:
     """(N, L, E); E is 0 without a tracking head."""
 
 
-class Scale(nn.Module):
+class LevelScale(nn.Module):
     """A factor that is learnt, one a level."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class FcosHead(nn.Module):
         self.conv_reg = nn.Conv2d(channels, 4, 3, padding=1)
         self.conv_centerness = nn.Conv2d(channels, 1, 3, padding=1)
         self.controller = nn.Conv2d(channels, parameters, 3, padding=1)
-        self.scales = nn.ModuleList(Scale() for _ in STRIDES)
+        self.scales = nn.ModuleList(LevelScale() for _ in STRIDES)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 _start_small(module)

@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 from torch import Tensor
 
 from stemseg_ros.geometry import PAD_MULTIPLE, Letterbox
-from stemseg_ros.models.stc.settings import Variant
+from stemseg_ros.models.stc.settings import CondInstVariant
 from stemseg_ros.settings import InputConfig
 
 MEAN_RGB = (123.675, 116.28, 103.53)
@@ -19,7 +19,7 @@ STD_RGB = (58.395, 57.12, 57.375)
 """Divides the channels of the variant mmdet."""
 
 
-def normalise(images: Tensor, variant: Variant) -> Tensor:
+def normalise(images: Tensor, variant: CondInstVariant) -> Tensor:
     """Float images (N, 3, H, W), BGR 0..255, to what a variant expects.
 
     mmdet: RGB, mean 0, deviation 1. adelaidet: BGR, mean 0, not divided.
@@ -40,7 +40,9 @@ def letterbox(image_size: tuple[int, int], config: InputConfig) -> Letterbox:
     return Letterbox(image_size, (height, width), (padded[0], padded[1]))
 
 
-def network_input(image: npt.NDArray[np.uint8], fitted: Letterbox, variant: Variant) -> Tensor:
+def network_input(
+    image: npt.NDArray[np.uint8], fitted: Letterbox, variant: CondInstVariant
+) -> Tensor:
     """uint8 (H, W, 3), BGR, resized, normalised and zero-padded: float32 (1, 3, H'', W'').
 
     Bilinear with antialiasing, by Pillow, as both implementations of CondInst do.

@@ -22,7 +22,7 @@ from stemseg_ros.models.layers.weights import (
     read_state,
 )
 from stemseg_ros.models.stc.condinst import CondInst
-from stemseg_ros.models.stc.settings import Settings, Variant
+from stemseg_ros.models.stc.settings import CondInstVariant, Settings
 
 # fmt: off
 COCO = (
@@ -161,11 +161,11 @@ def load_start(network: CondInst, path: Path, config: Settings) -> list[str]:
     return fresh
 
 
-def read_condinst(path: Path, variant: Variant) -> dict[str, Tensor]:
+def read_condinst(path: Path, variant: CondInstVariant) -> dict[str, Tensor]:
     """State dict of a file under our keys. Raises CheckpointError, also for a file of the other
     variant."""
     state = _read(path)
-    found: Variant = "adelaidet" if any("bottom_up." in key for key in state) else "mmdet"
+    found: CondInstVariant = "adelaidet" if any("bottom_up." in key for key in state) else "mmdet"
     if found == "adelaidet" and variant == "mmdet":
         raise CheckpointError(
             f"{path}: holds AdelaiDet's keys, but condinst.variant is mmdet; set it to adelaidet, "

@@ -14,7 +14,7 @@ from torchvision.ops import sigmoid_focal_loss
 from stemseg_ros.models.stc.condinst import ImageOutput
 from stemseg_ros.models.stc.heads import Grid
 from stemseg_ros.models.stc.mask_head import mask_logits
-from stemseg_ros.models.stc.settings import Variant
+from stemseg_ros.models.stc.settings import CondInstVariant
 from stemseg_ros.models.stc.targets import LocationTargets, Truth, centerness_targets
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
@@ -38,7 +38,7 @@ class MaskSample:
 
 
 def detection_losses(
-    output: ImageOutput, targets: Sequence[LocationTargets], variant: Variant
+    output: ImageOutput, targets: Sequence[LocationTargets], variant: CondInstVariant
 ) -> dict[str, Tensor]:
     """Losses ``class``, ``box``, ``centerness`` of N images; 0 with a graph where nothing is
     positive."""
@@ -59,7 +59,7 @@ def detection_losses(
     return {"class": focal / count, "box": overlap.sum() / weight, "centerness": middle / count}
 
 
-def giou(predicted: Tensor, wanted: Tensor, variant: Variant) -> Tensor:
+def giou(predicted: Tensor, wanted: Tensor, variant: CondInstVariant) -> Tensor:
     """Generalised IoU (P,) of boxes as (P, 4) distances >= 0 from one common point each.
 
     adelaidet adds 1 to both areas of the IoU, as its authors do.
@@ -113,7 +113,7 @@ def dice(probabilities: Tensor, truth: Tensor) -> Tensor:
     return 1 - 2 * (p * g).sum(1) / ((p * p).sum(1) + (g * g).sum(1) + DICE_EPS)
 
 
-def sample_masks(targets: Sequence[LocationTargets], variant: Variant) -> list[MaskSample]:
+def sample_masks(targets: Sequence[LocationTargets], variant: CondInstVariant) -> list[MaskSample]:
     """Locations whose masks are trained: all positive ones, or as many random ones as a variant
     allows."""
     positive = [target.positive for target in targets]

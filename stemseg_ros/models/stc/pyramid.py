@@ -11,7 +11,7 @@ from torchvision.models import ResNet, resnet50, resnet101
 from torchvision.models.resnet import Bottleneck
 
 from stemseg_ros.models.layers.backbone import MobileNetV2
-from stemseg_ros.models.stc.settings import StcNetworkConfig, Variant
+from stemseg_ros.models.stc.settings import CondInstVariant, StcNetworkConfig
 
 STRIDES = (8, 16, 32, 64, 128)
 """Pixels of the padded input per cell of P3 to P7."""
@@ -52,7 +52,7 @@ class ResNetBody(nn.Module):
 
     channels = (512, 1024, 2048)
 
-    def __init__(self, name: str, variant: Variant) -> None:
+    def __init__(self, name: str, variant: CondInstVariant) -> None:
         super().__init__()
         whole: ResNet = (resnet101 if name == "resnet101" else resnet50)(weights=None)
         for part in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"):
@@ -94,7 +94,7 @@ class LightBody(nn.Module):
         return maps
 
 
-def build_body(network: StcNetworkConfig, variant: Variant) -> ResNetBody | LightBody:
+def build_body(network: StcNetworkConfig, variant: CondInstVariant) -> ResNetBody | LightBody:
     """The encoder that ``network.backbone`` names."""
     if network.backbone == "mobilenet_v2":
         return LightBody()

@@ -10,7 +10,7 @@ from stemseg_ros.config import Config
 from stemseg_ros.settings import LIVE, InputConfig, Section
 from stemseg_ros.tracker import Latency
 
-Variant = Literal["mmdet", "adelaidet"]
+CondInstVariant = Literal["mmdet", "adelaidet"]
 ConsistencyForm = Literal["crossover_dice", "l2", "kl"]
 
 MASK_FEATURES = 8
@@ -48,7 +48,7 @@ class StcNetworkConfig(Section):
 class CondInstConfig(Section):
     """Detection by CondInst (Tian et al., ECCV 2020)."""
 
-    variant: Variant = "mmdet"
+    variant: CondInstVariant = "mmdet"
     """Implementation that the weights come from: input format, place of a bottleneck's stride,
     scores, selection of boxes, box loss (``docs/parity.md``)."""
     candidate_score: float = Field(0.05, ge=0, le=1, json_schema_extra=LIVE)

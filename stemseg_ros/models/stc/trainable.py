@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from stemseg_ros.models.stc.condinst import CondInst
-from stemseg_ros.models.stc.settings import Variant
+from stemseg_ros.models.stc.settings import CondInstVariant
 
 FROZEN_STAGES = ("backbone.conv1", "backbone.bn1", "backbone.layer1", "backbone.mobilenet.layer1")
 """Parts of the encoder that keep their ImageNet weights."""
 
 
-def freeze(network: CondInst, variant: Variant) -> None:
+def freeze(network: CondInst, variant: CondInstVariant) -> None:
     """Let everything learn but stem and first stage; for adelaidet no norm of the encoder
     either."""
     network.requires_grad_(True)

@@ -21,7 +21,7 @@ from stemseg_ros.models.stemseg.tensors import BACKGROUND, OUTLIER, NetworkOutpu
 from stemseg_ros.models.stemseg.tracks import ClusterMasks, MotionModel, Track
 from stemseg_ros.models.stemseg.window import real_slots
 
-Grid = npt.NDArray[np.int32]
+Int32Array = npt.NDArray[np.int32]
 Indices = Sequence[int] | npt.NDArray[np.integer]
 """Stream indices of the frames of a window, ascending."""
 Scores = npt.NDArray[np.float64]
@@ -37,7 +37,7 @@ class Stitcher:
         self._config = config
         self._single = single
         self._timeless = slice(1 if "t" in mixing else 0, None)
-        self._grids: dict[int, Grid] = {}
+        self._grids: dict[int, Int32Array] = {}
         self._next_id = 1
         self.tracks: dict[int, Track] = {}
         """Tracks that can still go on, by id."""
@@ -52,7 +52,7 @@ class Stitcher:
         """Change thresholds between windows."""
         self._config = config
 
-    def grid(self, index: int) -> Grid:
+    def grid(self, index: int) -> Int32Array:
         """Labels (h, w) of a frame as far as they are known: > 0 track id, 0 background, -1
         outlier.
 
@@ -94,7 +94,9 @@ class Stitcher:
         self._remember(masks, frames, np.where(ids > last, 0, ids), clusters)
         self._next_id = max(self._next_id, last + 1)
 
-    def _match(self, masks: ClusterMasks, frames: list[int], clusters: WindowClusters) -> Grid:
+    def _match(
+        self, masks: ClusterMasks, frames: list[int], clusters: WindowClusters
+    ) -> Int32Array:
         """Global id of every cluster, at its number (ids[0] is unused)."""
         if self._single:
             return np.minimum(np.arange(1 + masks.clusters, dtype=np.int32), 1)
@@ -117,7 +119,7 @@ class Stitcher:
 
     def _overlaps(
         self, masks: ClusterMasks, frames: list[int], shared: list[int]
-    ) -> tuple[Grid, Scores]:
+    ) -> tuple[Int32Array, Scores]:
         """Ids written in the shared frames, ascending, and their IoU (R, K) with the clusters
         there."""
         if not shared:
@@ -136,7 +138,7 @@ class Stitcher:
 
     def _carry(
         self, masks: ClusterMasks, frames: list[int], known: set[int], clusters: WindowClusters
-    ) -> tuple[Grid, Scores]:
+    ) -> tuple[Int32Array, Scores]:
         """Ids of lost tracks, and the IoU (L, K) of their last masks, carried along, with the
         clusters.
 
@@ -157,7 +159,7 @@ class Stitcher:
         score[score < self._config.recover_iou] = 0.0
         return np.array([track.track_id for track in lost], np.int32), score
 
-    def _same_class(self, rows: Grid, clusters: WindowClusters) -> npt.NDArray[np.bool_]:
+    def _same_class(self, rows: Int32Array, clusters: WindowClusters) -> npt.NDArray[np.bool_]:
         """(R, K): whether the classes of track and cluster agree, where they are known."""
         if clusters.class_logits is None:
             return np.ones((len(rows), len(clusters.centers)), bool)
@@ -175,7 +177,7 @@ class Stitcher:
         offset = clusters.centers[cluster][self._timeless] - track.center[self._timeless]
         return float(np.linalg.norm(offset)) <= self._config.recover_distance
 
-    def _write(self, masks: ClusterMasks, frames: list[int], ids: Grid) -> None:
+    def _write(self, masks: ClusterMasks, frames: list[int], ids: Int32Array) -> None:
         table = np.concatenate((ids, [OUTLIER])).astype(np.int32)  # label -1 picks the last entry
         table[BACKGROUND] = BACKGROUND
         for slot, frame in enumerate(frames):
@@ -188,7 +190,7 @@ class Stitcher:
                     self._grids[frame] = np.where(hole, table[labels], self._grids[frame])
 
     def _remember(
-        self, masks: ClusterMasks, frames: list[int], ids: Grid, clusters: WindowClusters
+        self, masks: ClusterMasks, frames: list[int], ids: Int32Array, clusters: WindowClusters
     ) -> None:
         """Bring the tracks up to date with the window's clusters; id 0 leaves none."""
         for k in np.flatnonzero((ids > 0) & (masks.counts.sum(axis=0) > 0)).tolist():
@@ -205,15 +207,15 @@ class Stitcher:
                 track.see_class(clusters.class_logits[k - 1], int(masks.counts[fresh, k].sum()))
 
 
-def _labelled(written: Grid, labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+def _labelled(written: Int32Array, labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """(2, P): id and cluster, 0 for none, of the cells of one frame that have either."""
     alive = np.flatnonzero(np.maximum(written, labels) > 0)
     return np.maximum((written.ravel()[alive], labels.ravel()[alive]), 0).astype(np.int64)
 
 
 def _assign(
-    ids: Grid, rows: Grid, score: Scores, columns: npt.NDArray[np.intp], least: float
-) -> Grid:
+    ids: Int32Array, rows: Int32Array, score: Scores, columns: npt.NDArray[np.intp], least: float
+) -> Int32Array:
     """Hungarian assignment of rows (track ids) to columns (clusters from 0); below ``least`` they
     stay new."""
     for row, column in np.transpose(linear_sum_assignment(score, maximize=True)).tolist():
@@ -222,7 +224,7 @@ def _assign(
     return ids
 
 
-def link_windows(windows: Sequence[tuple[Indices, npt.ArrayLike]], config: Settings) -> Grid:
+def link_windows(windows: Sequence[tuple[Indices, npt.ArrayLike]], config: Settings) -> Int32Array:
     """Join window-local clusters to tracks.
 
     windows: in temporal order, (frame indices, int labels (T, h, w): 0 background, -1 outlier, > 0
@@ -237,7 +239,7 @@ def link_windows(windows: Sequence[tuple[Indices, npt.ArrayLike]], config: Setti
 
 def track_labels(
     windows: Sequence[tuple[Indices, NetworkOutput]], foreground: npt.ArrayLike, config: Settings
-) -> Grid:
+) -> Int32Array:
     """Cluster every window and join the clusters to tracks.
 
     windows: in temporal order, (frame indices, output); foreground: bool (N, h, w). Returns int32
@@ -255,9 +257,9 @@ def track_labels(
     )
 
 
-def _link_all(windows: Iterable[tuple[Indices, WindowClusters]], stitcher: Stitcher) -> Grid:
+def _link_all(windows: Iterable[tuple[Indices, WindowClusters]], stitcher: Stitcher) -> Int32Array:
     """Labels of all frames, each taken when no later window contains it any more."""
-    done: list[Grid] = []
+    done: list[Int32Array] = []
     end = 0
     for indices, clusters in windows:
         first, end = int(indices[0]), max(end, int(indices[-1]) + 1)

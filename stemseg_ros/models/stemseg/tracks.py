@@ -11,7 +11,7 @@ import numpy.typing as npt
 HISTORY = 6
 """Frames of a track from which its velocity is estimated."""
 
-Labels = npt.NDArray[np.integer]
+LabelGrid = npt.NDArray[np.integer]
 Cells = npt.NDArray[np.int64]
 """A mask: flat indices of its cells in the (h, w) grid, ascending."""
 
@@ -78,7 +78,7 @@ class Track:
 class ClusterMasks:
     """The masks of a window's clusters, sorted by slot and cluster, so that each is one slice."""
 
-    labels: Labels
+    labels: LabelGrid
     """(S, h, w) labels of the S real slots."""
     counts: npt.NDArray[np.int64]
     """(S, K + 1) cells of each cluster in each slot; column 0, the background, is empty."""
@@ -90,7 +90,7 @@ class ClusterMasks:
     """(2, S, K + 1) mean y and x of each mask, in cells; 0 for empty ones."""
 
     @classmethod
-    def of(cls, labels: Labels, clusters: int) -> ClusterMasks:
+    def of(cls, labels: LabelGrid, clusters: int) -> ClusterMasks:
         """labels: (S, h, w) with clusters 1 .. K."""
         slots, height, width = labels.shape
         flat = np.flatnonzero(labels.ravel() > 0)

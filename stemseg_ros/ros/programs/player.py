@@ -46,7 +46,7 @@ same."""
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class PlayerOptions:
     """The arguments of the command line."""
 
     bag: Path
@@ -102,7 +102,9 @@ class Unanswered:
 class Player:
     """Publishes the serialised images of a bag as they are, stamps and frame ids unchanged."""
 
-    def __init__(self, program: Program, bag: BagReader, options: Options, log: JsonLines) -> None:
+    def __init__(
+        self, program: Program, bag: BagReader, options: PlayerOptions, log: JsonLines
+    ) -> None:
         self._program = program
         self._bag = bag
         self._options = options
@@ -260,7 +262,7 @@ def _status_names(answers: str) -> set[str]:
     return {f"{node}: frames", f"{parent}: {camera} frames"}
 
 
-def parse(arguments: list[str]) -> Options:
+def parse(arguments: list[str]) -> PlayerOptions:
     """Options of the command line, without its ROS arguments; argparse ends the program on a
     mistake."""
     parser = argparse.ArgumentParser(
@@ -312,7 +314,7 @@ def parse(arguments: list[str]) -> Options:
     )
     values = vars(parser.parse_args(arguments))
     values["flush"] = values["flush"] or values["answers"].rpartition("/")[0] + "/flush"
-    return Options(**values)
+    return PlayerOptions(**values)
 
 
 def _positive(text: str) -> float:

@@ -24,7 +24,7 @@ NAME = "stemseg_recorder"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RecorderOptions:
     """The arguments of the command line."""
 
     out: Path
@@ -37,7 +37,9 @@ class Options:
 class Recorder:
     """Appends every message as it came, serialised, with the time of its arrival."""
 
-    def __init__(self, program: Program, bag: BagWriter, options: Options, log: JsonLines) -> None:
+    def __init__(
+        self, program: Program, bag: BagWriter, options: RecorderOptions, log: JsonLines
+    ) -> None:
         self._program = program
         self._bag = bag
         self._options = options
@@ -86,7 +88,7 @@ class Recorder:
             partial.replace(self._options.diagnostics)
 
 
-def parse(arguments: list[str]) -> Options:
+def parse(arguments: list[str]) -> RecorderOptions:
     """Options of the command line, without its ROS arguments; argparse ends the program on a
     mistake."""
     parser = argparse.ArgumentParser(
@@ -110,7 +112,7 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument(
         "--diagnostics", type=Path, help="keep the node's latest diagnostics in this file"
     )
-    return Options(**vars(parser.parse_args(arguments)))
+    return RecorderOptions(**vars(parser.parse_args(arguments)))
 
 
 def run(arguments: list[str]) -> None:
