@@ -65,7 +65,7 @@ PARAMETERS = {
     "config": ("config", lambda name, text: text),
     "checkpoint": ("checkpoint", lambda name, text: text),
     "device": ("device", lambda name, text: text),
-    "flush_after": ("window.flush_after", read_number),
+    "flush_after": ("stream.flush_after", read_number),
     "autostart": ("autostart", read_bool),
     "use_sim_time": ("use_sim_time", read_bool),
 }

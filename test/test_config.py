@@ -193,7 +193,7 @@ def test_binary_file_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_preset_names_the_nearest_and_all() -> None:
     with pytest.raises(
-        ConfigError, match=r"'ligte'; did you mean 'lite'\?; presets: davis, kitti_mots"
+        ConfigError, match=r"'ligte'; did you mean 'lite'\?; presets: davis, .*kitti_mots"
     ):
         load_config("ligte")
 

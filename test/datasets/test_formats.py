@@ -19,7 +19,9 @@ def load(name: str, root: Path, classes: tuple[str, ...] | None = None) -> list[
 
 
 def test_every_format_is_tested() -> None:
-    assert set(CASES) | {"driving"} == set(FORMATS)
+    assert set(CASES) | {"driving", "stills"} == set(
+        FORMATS
+    )  # those two: test_driving.py, test_labelled_stills.py
 
 
 @pytest.fixture(params=CASES)

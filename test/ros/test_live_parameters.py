@@ -150,7 +150,7 @@ def test_every_live_setting_is_accepted_by_a_running_node(
                 section, leaf = name.split(".")
                 wanted = node.node.get_parameter(name).value
                 assert getattr(getattr(camera.stream.stream.config, section), leaf) == wanted
-        assert camera.queue._settings == camera._results._config.node == node.node._config.node
+        assert camera.queue._settings == camera.results._config.node == node.node._config.node
 
 
 def test_a_change_while_the_worker_hangs_is_not_lost(

@@ -43,4 +43,5 @@ def test_a_live_stream_is_shown(peer: Peer, tmp_path: Path) -> None:
     latency = values(rows, "/timing/latency_ms")
     assert len(latency) == len(shown)
     assert all(0 < milliseconds < 60_000 for milliseconds in latency.values())
-    assert set(values(rows, "/stage/network").values()) == {1.0}
+    stages = values(rows, "/stage/network")
+    assert stages and all(0 < milliseconds < 60_000 for milliseconds in stages.values())
