@@ -13,7 +13,7 @@ from colour_engine import scene
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
 
-from benchmarks import faults, kills, malformed
+from soak import faults, kills, malformed
 from soak.memory import judge, soak
 from soak.reports import Report, Usage, growth_kb, leaks
 from soak.rig import NodeProcess, Rig
