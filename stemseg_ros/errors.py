@@ -20,6 +20,11 @@ class BagError(MediaError):
     are."""
 
 
+class PromptError(StemsegError, ValueError):
+    """What was pointed at cannot be followed; nothing has changed, and the message names the
+    object and the reason."""
+
+
 class DeviceError(StemsegError):
     """The device that was asked for does not exist here."""
 

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from stemseg_ros.config import Config, load_config
+from stemseg_ros.errors import PromptError
 from stemseg_ros.execution.device import resolve_device
 from stemseg_ros.execution.engine import Engine, open_engine
 from stemseg_ros.execution.lockstep import Outcome, run_steps
 from stemseg_ros.models.registry import model_package
-from stemseg_ros.records import Frame, FrameResult, Image
+from stemseg_ros.records import Frame, FrameResult, Image, Prompt
 from stemseg_ros.stamps import Event, StampOrder
-from stemseg_ros.tracker import Latency, Step, Tracker
+from stemseg_ros.tracker import Latency, PromptTracker, Step, Tracker
 
 __all__ = ["Event", "Model", "Outcome", "Stream", "open_model"]
 
@@ -146,10 +147,26 @@ class Stream:
     def push(self, frame: Frame) -> list[FrameResult]:
         """Add a frame; the results that are ready now.
 
-        Raises ValueError for an image of another type or shape, and whatever the model raises;
-        reset the stream before the next frame then.
+        Raises PromptError for prompts that cannot be followed, which leaves the stream as it was;
+        ValueError for an image of another type or shape, and whatever the model raises: reset the
+        stream before the next frame then.
         """
         return self._finished(self._model.push_all([(self, frame)])[0])
+
+    def track(self, stamp_ns: int, prompts: tuple[Prompt, ...]) -> None:
+        """Follow objects from an earlier frame on (``PromptTracker.track``). Raises
+        PromptError."""
+        step = self.prompt_tracker.track(stamp_ns, prompts)
+        self._finished(self._model._run([(self, step)])[0])
+
+    @property
+    def prompt_tracker(self) -> PromptTracker:
+        """What follows prompts in this epoch. Raises PromptError for a model that does not."""
+        if not isinstance(self._tracker, PromptTracker):
+            raise PromptError(
+                f"the model '{self.config.name}' follows no prompts; 'hodor_lite' does"
+            )
+        return self._tracker
 
     def flush(self) -> list[FrameResult]:
         """Finish all pending frames; the stream may go on afterwards. Held frames stay held."""
@@ -183,11 +200,21 @@ class Stream:
     def step(self, frame: Frame) -> Step:
         """The work of ``push``, for ``Model.push_all``."""
         check_image(frame.image)
+        if frame.prompts:
+            self._check_prompts(frame)
         self._clear_events()
         results: list[FrameResult] = []
         for admitted, jump in self._order.admit(frame):
             results += yield from self._advance(admitted, jump)
         return results
+
+    def _check_prompts(self, frame: Frame) -> None:
+        tracker = self.prompt_tracker
+        if self._size not in (None, frame.image.shape[:2]):  # a new epoch, with new ids
+            fresh = self._model.tracker(self.config)
+            assert isinstance(fresh, PromptTracker)
+            tracker = fresh
+        tracker.check(frame)
 
     def _advance(self, frame: Frame, jump: str) -> Step:
         height, width = frame.image.shape[:2]

@@ -8,14 +8,14 @@ computed.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from collections.abc import Collection, Generator
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:  # settings say their latency, and cost no PyTorch
     from torch import Tensor
 
     from stemseg_ros.config import Config
-    from stemseg_ros.records import Frame, FrameResult
+    from stemseg_ros.records import Frame, FrameResult, Image, Prompt
 
 
 class Latency(NamedTuple):
@@ -70,4 +70,34 @@ class Tracker(Protocol):
     def update(self, config: Config) -> None:
         """Take over changed settings from the next frame on. Raises ValueError for settings that
         cannot change while the tracker lives."""
+        ...
+
+
+@runtime_checkable
+class PromptTracker(Tracker, Protocol):
+    """A tracker of objects that are pointed at. What it refuses changes nothing."""
+
+    def check(self, frame: Frame) -> None:
+        """Raises PromptError unless all prompts of the next frame can be followed."""
+        ...
+
+    def track(self, stamp_ns: int, prompts: tuple[Prompt, ...]) -> Step:
+        """Follow objects from an earlier frame on, as if they had been given with it; its results
+        and those of the frames since stay as they were reported.
+
+        Raises PromptError for prompts that ``check`` would refuse, and for a frame that is not
+        kept.
+        """
+        ...
+
+    def untrack(self, ids: Collection[int]) -> None:
+        """Follow objects no longer. Raises PromptError for ids that are not followed."""
+        ...
+
+    def kept_image(self, stamp_ns: int) -> Image:
+        """The image of an earlier frame. Raises PromptError for a frame that is not kept."""
+        ...
+
+    def free_ids(self, number: int) -> tuple[int, ...]:
+        """The lowest ids that no object of the epoch has had."""
         ...

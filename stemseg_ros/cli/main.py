@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from stemseg_ros import __version__
 from stemseg_ros.cli.bag import bag_app
 from stemseg_ros.cli.evaluate import convert, evaluate
+from stemseg_ros.cli.propagate import propagate
 from stemseg_ros.cli.view import view
 from stemseg_ros.errors import StemsegError, needs_extra
 
@@ -50,6 +51,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Labelled data that a preset t
 app.add_typer(data_app, name="data")
 app.command()(evaluate)
 app.command()(convert)
+app.command()(propagate)
 app.command()(view)
 
 ConfigOption = Annotated[

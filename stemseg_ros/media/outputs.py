@@ -15,7 +15,8 @@ from stemseg_ros.errors import MediaError
 def appear_together(folder: Path, last: str) -> Iterator[Path]:
     """A folder to write into; at the end of the block its files move into ``folder``.
 
-    An error in the block leaves ``folder`` with what was there before. The file named ``last``
+    An error in the block leaves ``folder`` with what was there before; a folder of the block
+    replaces one of the same name. The file named ``last``
     moves last, and is taken away first: while it is there, all files are of one run. Raises
     MediaError.
     """
@@ -35,6 +36,8 @@ def _move(partial: Path, folder: Path, last: str) -> None:
     try:
         (folder / last).unlink(missing_ok=True)
         for file in sorted(partial.iterdir(), key=lambda file: (file.name == last, file.name)):
+            if file.is_dir() and (folder / file.name).is_dir():
+                shutil.rmtree(folder / file.name)
             file.replace(folder / file.name)
     except OSError as error:
         raise MediaError(f"cannot write to the folder {folder}: {error.strerror}") from error

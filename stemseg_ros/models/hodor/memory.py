@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,11 @@ class Described:
     objects: dict[int, Tensor]
     """(C,) by track id."""
 
+    def without(self, ids: Collection[int]) -> Described:
+        """Without some of the objects."""
+        kept = {n: vector for n, vector in self.objects.items() if n not in ids}
+        return replace(self, objects=kept)
+
 
 class Memory:
     """The last frames of a stream, and the given masks for good where ``anchored``."""
@@ -29,6 +34,18 @@ class Memory:
     def __init__(self) -> None:
         self._frames: list[Described] = []
         self._anchors: list[Described] = []
+
+    def copy(self) -> Memory:
+        """The same content; what is put into one is not in the other."""
+        twin = Memory()
+        twin._frames, twin._anchors = list(self._frames), list(self._anchors)
+        return twin
+
+    def forget(self, ids: Collection[int]) -> None:
+        """Drop the descriptors of objects."""
+        self._frames = [frame.without(ids) for frame in self._frames]
+        anchors = (frame.without(ids) for frame in self._anchors)
+        self._anchors = [frame for frame in anchors if frame.objects]
 
     def put(self, frame: Described) -> None:
         """Keep the descriptors of a frame, in place of those it had."""
@@ -48,7 +65,7 @@ class Memory:
         bool (T, 9 + I), which of them exist; the others are zero."""
         anchors = [a for a in self._anchors if all(a.index != f.index for f in self._frames)]
         frames = anchors + self._frames
-        first = next(iter(frames[0].objects.values()))
+        first = next(vector for frame in frames for vector in frame.objects.values())
         descriptors = first.new_zeros(len(frames), BACKGROUNDS + len(ids), len(first))
         present = torch.zeros(descriptors.shape[:2], dtype=torch.bool, device=first.device)
         for row, frame in enumerate(frames):

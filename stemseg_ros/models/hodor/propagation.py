@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -68,16 +68,39 @@ class _Seen:
     """Masks (H', W') of new objects at padded input size, by ascending id."""
 
 
+@dataclass(slots=True, eq=False)
+class State:
+    """What is known before a frame."""
+
+    memory: Memory = field(default_factory=Memory)
+    ids: tuple[int, ...] = ()
+    """Objects that are followed, in ascending order."""
+    index: int = 0
+    """Position of the frame in the stream."""
+    previous: dict[int, Tensor] = field(default_factory=dict)
+    """(h, w) at stride 8 by id: where each object was one frame ago."""
+
+    def copy(self) -> State:
+        """A state to come back to."""
+        return State(self.memory.copy(), self.ids, self.index, dict(self.previous))
+
+    def forget(self, ids: Collection[int]) -> None:
+        """Follow some objects no longer."""
+        self.ids = tuple(n for n in self.ids if n not in ids)
+        if self.ids:
+            self.memory.forget(ids)
+        else:
+            self.memory = Memory()
+        self.previous = {n: mask for n, mask in self.previous.items() if n not in ids}
+
+
 class Propagator:
     """Objects shown by masks, followed through a stream of images of one size."""
 
     def __init__(self, config: Settings, device: torch.device) -> None:
         self.config = config
         self._device = device
-        self.memory = Memory()
-        self.ids: tuple[int, ...] = ()
-        self._index = 0
-        self._previous: dict[int, Tensor] = {}
+        self.state = State()
 
     def step(self, image: npt.NDArray[np.uint8], given: GivenMasks) -> Calls[Propagated]:
         """Follow the objects into the next frame, where new ones may be given.
@@ -87,7 +110,7 @@ class Propagator:
         """
         self._check(image, given)
         geometry = place_image((image.shape[0], image.shape[1]), self.config.input)
-        if self.ids or given:
+        if self.state.ids or given:
             pixels = torch.from_numpy(image.copy()).to(self._device)
             placed = letterbox_image(pixels, geometry, self.config.input)
             fine, coarse = yield Call("encode", (placed,))
@@ -95,12 +118,12 @@ class Propagator:
             result = yield from self._follow(seen, given)
         else:
             result = _nothing(geometry)
-        self._index += 1
-        self.memory.drop_before(self._index - self.config.propagation.window)
+        self.state.index += 1
+        self.state.memory.drop_before(self.state.index - self.config.propagation.window)
         return result
 
     def _follow(self, seen: _Seen, given: GivenMasks) -> Calls[Propagated]:
-        if self.ids:
+        if self.state.ids:
             return (yield from self._later_frame(seen))
         if seen.given:
             return (yield from self._first_frame(seen, given))
@@ -115,7 +138,7 @@ class Propagator:
                 )
             if not mask.any():
                 raise ValueError(f"mask of object {track_id} is empty")
-            if track_id < 1 or track_id in self.ids:
+            if track_id < 1 or track_id in self.state.ids:
                 raise ValueError(f"object id {track_id} is below 1 or in use")
 
     def _place_given(self, given: GivenMasks, geometry: Letterbox) -> dict[int, Tensor]:
@@ -132,42 +155,43 @@ class Propagator:
         return {n: mask for n, mask, k in zip(ids, placed, keep.tolist(), strict=True) if k}
 
     def _first_frame(self, seen: _Seen, given: GivenMasks) -> Calls[Propagated]:
-        self.ids = tuple(seen.given)
+        self.state.ids = tuple(seen.given)
         stack = torch.stack(list(seen.given.values()))
         regions = regions_from_given(stack, self._content(seen.geometry, 1))
-        described = yield from self._describe(seen, regions, self.ids)
+        described = yield from self._describe(seen, regions, self.state.ids)
         self._keep(described, regions)
         self._anchor(described)
         if self.config.propagation.corrected("first_frame"):
             best = np.zeros(seen.geometry.image_size, np.int32)
-            for number, track_id in enumerate(self.ids, 1):
+            for number, track_id in enumerate(self.state.ids, 1):
                 best[given[track_id]] = number
         else:
             soft = to_image_size(stack, seen.geometry)
             best = F.pad(soft, (0, 0, 0, 0, 1, 0)).argmax(0).cpu().numpy()
-        return Propagated(self.ids, _labels(best, self.ids), None, None, regions)
+        return Propagated(self.state.ids, _labels(best, self.state.ids), None, None, regions)
 
     def _later_frame(self, seen: _Seen) -> Calls[Propagated]:
         if seen.given:
             yield from self._join(seen)
         geometry, given = seen.geometry, seen.given
-        ids = tuple(sorted({*self.ids, *given}))
+        ids = tuple(sorted({*self.state.ids, *given}))
         inputs: tuple[Tensor, ...] = (
             seen.fine,
             seen.coarse,
-            *self.memory.history(ids),
+            *self.state.memory.history(ids),
             self._cells(geometry),
         )
         if self.config.network.previous_masks:
             inputs = (*inputs, self._previous_regions(ids, seen))
         (logits,) = yield Call("decode", inputs)
+        logits = logits.float()
         enlarged = _enlarge(logits).softmax(0)
         inner = _enlarge(logits.softmax(0))
         for probability in (enlarged, inner):
             _set_given(probability, given, ids)
         masks = reduce_by_8(inner[OTHERS:])
         regions = regions_from_predicted(masks, self._content(geometry, STRIDE))
-        self.ids = ids
+        self.state.ids = ids
         self._keep((yield from self._describe(seen, regions, ids)), regions)
         output = to_image_size(enlarged, geometry)
         labels = _labels(self._choose(output), ids)
@@ -179,36 +203,36 @@ class Propagator:
         names = tuple(seen.given)
         regions = regions_from_given(stack, self._content(seen.geometry, 1))
         if self.config.propagation.corrected("new_object_context"):
-            known = torch.stack([self._previous[n] for n in self.ids])
+            known = torch.stack([self.state.previous[n] for n in self.state.ids])
             objects = torch.cat(
                 (regions[BACKGROUNDS:], known * (1 - regions[BACKGROUNDS:].amax(0)))
             )
             regions = regions_from_predicted(objects, self._content(seen.geometry, STRIDE))
-            names = (*names, *self.ids)
+            names = (*names, *self.state.ids)
         described = yield from self._describe(seen, regions, names)
-        new = Described(self._index, None, {n: described.objects[n] for n in seen.given})
-        self.memory.put(new)
+        new = Described(self.state.index, None, {n: described.objects[n] for n in seen.given})
+        self.state.memory.put(new)
         self._anchor(new)
 
     def _describe(self, seen: _Seen, regions: Tensor, ids: tuple[int, ...]) -> Calls[Described]:
         inputs = (seen.coarse, regions, self._cells(seen.geometry))
         (descriptors,) = yield Call("describe", inputs)
         objects = dict(zip(ids, descriptors[BACKGROUNDS:], strict=True))
-        return Described(self._index, descriptors[:BACKGROUNDS], objects)
+        return Described(self.state.index, descriptors[:BACKGROUNDS], objects)
 
     def _keep(self, described: Described, regions: Tensor) -> None:
-        self.memory.put(described)
-        self._previous = dict(zip(self.ids, regions[BACKGROUNDS:], strict=True))
+        self.state.memory.put(described)
+        self.state.previous = dict(zip(self.state.ids, regions[BACKGROUNDS:], strict=True))
 
     def _previous_regions(self, ids: tuple[int, ...], seen: _Seen) -> Tensor:
         """(9 + I, h, w): where everything was one frame ago, new objects as they are given."""
-        masks = self._previous | {n: reduce_by_8(mask) for n, mask in seen.given.items()}
+        masks = self.state.previous | {n: reduce_by_8(mask) for n, mask in seen.given.items()}
         soft = torch.stack([masks[n] for n in ids])
         return regions_from_predicted(soft, self._content(seen.geometry, STRIDE))
 
     def _anchor(self, described: Described) -> None:
         if self.config.propagation.corrected("anchor"):
-            self.memory.anchor(described)
+            self.state.memory.anchor(described)
 
     def _cells(self, geometry: Letterbox) -> Tensor:
         """int64 (2,): rows and columns of the stride-8 map that count."""

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from itertools import count
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from itertools import count, islice
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from stemseg_ros.config import Config
+from stemseg_ros.errors import PromptError
 from stemseg_ros.masks import decode
-from stemseg_ros.models.hodor.propagation import Propagated, Propagator
+from stemseg_ros.models.hodor.prompts import check_prompts
+from stemseg_ros.models.hodor.propagation import Calls, Propagated, Propagator, State
 from stemseg_ros.models.hodor.settings import Settings
-from stemseg_ros.records import Frame, FrameResult, Instance, Prompt
+from stemseg_ros.records import Frame, FrameResult, Image, Instance, Prompt
 from stemseg_ros.tracker import Latency, Step
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """An earlier frame, to go back to."""
+
+    frame: Frame
+    """With the prompts that were given for it, also later."""
+    before: State
+    """What was known before it."""
 
 
 class HodorTracker:
@@ -25,7 +40,9 @@ class HodorTracker:
     def __init__(self, config: Settings, device: torch.device) -> None:
         self.config = config
         self._propagator = Propagator(config, device)
-        self._prompts: dict[int, Prompt] = {}
+        self._classes: dict[int, int] = {}
+        """Class id of every object of the epoch, also of those that are followed no longer."""
+        self._kept: deque[_Kept] = deque(maxlen=config.propagation.window)
         self._indices = count()
 
     @property
@@ -34,12 +51,13 @@ class HodorTracker:
         return self.config.latency
 
     def step(self, frame: Frame) -> Step:
-        """See ``Tracker``. Raises ValueError for prompts that ``check_prompts`` refuses."""
+        """See ``Tracker``. Raises PromptError for prompts that ``check`` refuses."""
+        self.check(frame)
+        kept = replace(frame, source=None)  # which may hold a whole message
+        self._kept.append(_Kept(kept, self._propagator.state.copy()))
+        found = yield from self._propagate(frame)
+        self._remember(frame.prompts)
         height, width = frame.image.shape[:2]
-        check_prompts(frame.prompts, (height, width), self._prompts, len(self.config.classes))
-        given = {prompt.track_id: decode(prompt.rle) for prompt in frame.prompts}
-        found = yield from self._propagator.step(frame.image, given)
-        self._prompts |= {prompt.track_id: prompt for prompt in frame.prompts}
         instances = self._report(found)
         return [FrameResult(next(self._indices), frame.stamp_ns, height, width, 0, instances)]
 
@@ -54,6 +72,63 @@ class HodorTracker:
         if config.network != self.config.network:
             raise ValueError("'network' settings cannot change in a running stream")
         self.config = self._propagator.config = config
+        self._kept = deque(self._kept, maxlen=config.propagation.window)
+
+    def check(self, frame: Frame) -> None:
+        """See ``PromptTracker``."""
+        height, width = frame.image.shape[:2]
+        followed = self._propagator.state.ids
+        classes = len(self.config.classes)
+        check_prompts(frame.prompts, (height, width), followed, self._classes, classes)
+
+    def track(self, stamp_ns: int, prompts: tuple[Prompt, ...]) -> Step:
+        """See ``PromptTracker``: goes back to the frame and takes all since once more."""
+        position = self._position(stamp_ns)
+        first = self._kept[position].frame
+        self.check(replace(first, prompts=prompts))
+        self._kept[position].frame = replace(first, prompts=first.prompts + prompts)
+        self._propagator.state = self._kept[position].before.copy()
+        for kept in islice(self._kept, position, None):
+            kept.before = self._propagator.state.copy()
+            yield from self._propagate(kept.frame)
+        self._remember(prompts)
+        return []
+
+    def untrack(self, ids: Collection[int]) -> None:
+        """See ``PromptTracker``."""
+        unknown = sorted(set(ids) - set(self._propagator.state.ids))
+        if unknown:
+            raise PromptError(f"object {unknown[0]} is not followed")
+        self._propagator.state.forget(ids)
+        for kept in self._kept:
+            kept.before.forget(ids)
+            prompts = tuple(p for p in kept.frame.prompts if p.track_id not in ids)
+            kept.frame = replace(kept.frame, prompts=prompts)
+
+    def kept_image(self, stamp_ns: int) -> Image:
+        """See ``PromptTracker``."""
+        return self._kept[self._position(stamp_ns)].frame.image
+
+    def free_ids(self, number: int) -> tuple[int, ...]:
+        """See ``PromptTracker``."""
+        unused = (track_id for track_id in count(1) if track_id not in self._classes)
+        return tuple(islice(unused, number))
+
+    def _position(self, stamp_ns: int) -> int:
+        stamps = [kept.frame.stamp_ns for kept in self._kept]
+        if stamp_ns not in stamps:
+            raise PromptError(
+                f"no frame with the stamp {stamp_ns} ns among the last {len(stamps)} of this epoch"
+                + (f", {stamps[0]} to {stamps[-1]} ns" if stamps else "")
+            )
+        return len(stamps) - 1 - stamps[::-1].index(stamp_ns)
+
+    def _propagate(self, frame: Frame) -> Calls[Propagated]:
+        given = {prompt.track_id: decode(prompt.rle) for prompt in frame.prompts}
+        return (yield from self._propagator.step(frame.image, given))
+
+    def _remember(self, prompts: tuple[Prompt, ...]) -> None:
+        self._classes |= {prompt.track_id: prompt.class_id for prompt in prompts}
 
     def _report(self, found: Propagated) -> tuple[Instance, ...]:
         """Instances of a frame, by track id; the score is the mean probability in the mask."""
@@ -67,53 +142,7 @@ class HodorTracker:
                 inside = found.probabilities[number].float().cpu().numpy()[mask]
                 score = min(1.0, float(inside.mean(dtype=np.float64)))
             if score >= output.min_score:
-                class_id = self._prompts[track_id].class_id
+                class_id = self._classes[track_id]
                 name = self.config.classes[class_id - 1]
                 instances.append(Instance.from_mask(mask, track_id, class_id, name, score))
         return tuple(instances)
-
-
-MAX_OBJECTS = 255
-"""Objects of a stream; the decoder's work grows with their number."""
-
-
-def check_prompts(
-    prompts: tuple[Prompt, ...], size: tuple[int, int], known: dict[int, Prompt], classes: int
-) -> None:
-    """Raises ValueError, which names the object and the reason, unless all prompts can be
-    followed.
-
-    size: (H, W) of the image; known: prompts that are followed already, by id.
-    """
-    taken = np.zeros(size, np.int64)
-    if len(known) + len(prompts) > MAX_OBJECTS:
-        raise ValueError(
-            f"{len(prompts)} objects beside {len(known)} that are followed: more than "
-            f"{MAX_OBJECTS}"
-        )
-    ids = set(known)
-    for prompt in prompts:
-        reason = _refusal(prompt, size, ids, classes)
-        if not reason:
-            mask = decode(prompt.rle)
-            if not mask.any():
-                reason = "its mask is empty"
-            elif taken[mask].any():
-                reason = f"its mask overlaps that of object {int(taken[mask].max())}"
-            taken[mask] = prompt.track_id
-        if reason:
-            raise ValueError(f"object {prompt.track_id}: {reason}")
-        ids.add(prompt.track_id)
-
-
-def _refusal(prompt: Prompt, size: tuple[int, int], ids: set[int], classes: int) -> str:
-    height, width = prompt.rle["size"]
-    if (height, width) != size:
-        return f"its mask is {width}x{height} pixels, the image {size[1]}x{size[0]}"
-    if prompt.track_id < 1:
-        return "ids count from 1"
-    if prompt.track_id in ids:
-        return "the id is in use; choose another"
-    if not 1 <= prompt.class_id <= classes:
-        return f"class {prompt.class_id} does not exist; classes are 1 to {classes}"
-    return ""

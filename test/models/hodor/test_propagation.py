@@ -34,7 +34,7 @@ def test_golden_video(name: str) -> None:
             near(result.regions[9:], golden[f"encoder_masks_{t}"], 2e-4)
         if f"descriptor_ids_{t}" in golden.files:
             ids = golden[f"descriptor_ids_{t}"].tolist()
-            descriptors, present = propagator.memory.history(ids)
+            descriptors, present = propagator.state.memory.history(ids)
             assert present[-1].all()
             near(descriptors[-1, :9], golden[f"bg_descriptors_{t}"], 2e-4)
             near(descriptors[-1, 9:], golden[f"fg_descriptors_{t}"], 2e-4)
@@ -52,7 +52,7 @@ def test_bad_masks_are_refused(
     with pytest.raises(ValueError, match=reason):
         image = np.zeros((64, 96, 3), np.uint8)
         run_calls(network, propagator.step(image, {track_id: np.full(shape, fill)}))
-    assert propagator.ids == ()
+    assert propagator.state.ids == ()
 
 
 def near(actual: torch.Tensor, expected: np.ndarray, limit: float) -> None:
