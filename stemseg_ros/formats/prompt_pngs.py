@@ -109,10 +109,8 @@ def _files_by_frame(path: Path, names: Sequence[str] | None) -> dict[int, Path]:
 def _read_labels(file: Path) -> Labels:
     try:
         with PillowImage.open(file) as image:
-            if image.mode == "1":
-                image = image.convert("L")
-            pixels = np.asarray(image)
-            mode = image.mode
+            decoded = image.convert("L") if image.mode == "1" else image
+            pixels, mode = np.asarray(decoded), decoded.mode
     except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
         raise PromptError(f"{file}: not readable as an image: {error}") from error
     if mode in ("RGB", "RGBA"):
