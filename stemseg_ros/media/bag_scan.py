@@ -135,12 +135,21 @@ class McapScan:
         self._file.seek(len(MCAP_MAGIC))
         for opcode, at, length in _records(self._file, self._size):
             if opcode == Opcode.DATA_END:
+                self._check_end()
                 return
             if opcode == Opcode.CHUNK:
                 self._scan_chunk(at, length)
             else:
                 self._take(opcode, self._file, at, length)
         self.losses.append("the file is cut off: what was recorded after its end is lost")
+
+    def _check_end(self) -> None:
+        """Note an index that was cut off; all messages stand in front of it."""
+        self._file.seek(max(0, self._size - len(MCAP_MAGIC)))
+        if self._file.read() != MCAP_MAGIC:
+            self.losses.append(
+                "the file is cut off behind its last message: no message is lost, but its index"
+            )
 
     def _scan_chunk(self, at: int, length: int) -> None:
         try:

@@ -25,8 +25,6 @@ from stemseg_ros.errors import MediaError
 from stemseg_ros.media.damage import Damage
 from stemseg_ros.records import Image
 
-"""uint8 (H, W, 3), BGR."""
-
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 )
@@ -128,14 +126,18 @@ def open_source(
 def _refuse_streams(path: Path) -> None:
     """Addresses and cameras are no recordings."""
     # A Path makes one slash of two.
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path))
-    if path.is_char_device() or (match and not path.exists()):
-        what = f"an address ({match[1]}://)" if match else "a camera"
-        raise MediaError(
-            f"{path} is {what}, not a recording: let a camera driver of ROS 2 publish it and "
-            "start 'ros2 launch stemseg camera.launch.py image_topic:=TOPIC', or save a part of "
-            "it as a video first, for example with ffmpeg -i ADDRESS -t 60 clip.mp4"
-        )
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path))
+    if path.is_char_device():
+        named, what = str(path), "a camera"
+    elif match and not path.exists():
+        named, what = f"{match[1]}://{match[2]}", "an address"
+    else:
+        return
+    raise MediaError(
+        f"{named} is {what}, not a recording: let a camera driver of ROS 2 publish it and "
+        "start 'ros2 launch stemseg camera.launch.py image_topic:=TOPIC', or save a part of "
+        f"it as a video first, for example with ffmpeg -i '{named}' -t 60 clip.mp4"
+    )
 
 
 def is_bag(path: Path) -> bool:

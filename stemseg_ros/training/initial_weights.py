@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from stemseg_ros.models.layers.weights import checked_state, load_state, read_pickle, read_state
+from stemseg_ros.models.layers.weight_files import checked_state, read_content, state_of
+from stemseg_ros.models.layers.weights import load_state
 from stemseg_ros.models.stemseg.load import IGNORED_PREFIX
 from stemseg_ros.models.stemseg.network import StemSeg
 
@@ -73,15 +74,11 @@ class Start:
 def read_start(path: Path) -> Start:
     """Weights of a .safetensors or .pth file, or the average of a run's checkpoint. Raises
     CheckpointError."""
-    if path.suffix == ".safetensors" or not path.is_file():
-        return Start(path, read_state(path), folded=False)  # which also names a missing file
-    content = read_pickle(path)
+    content = read_content(path)
     if isinstance(content, Mapping) and "average" in content:
         average = checked_state(content["average"], path)
         return Start(path, average, folded=not any(key.endswith(NORM_KEY) for key in average))
-    # Weights of a backbone alone are published without a key around them, too.
-    state = content["model"] if isinstance(content, Mapping) and "model" in content else content
-    plain = checked_state(state, path)
+    plain = state_of(content, path)
     return Start(
         path,
         {key: value for key, value in plain.items() if not key.startswith(IGNORED_PREFIX)},

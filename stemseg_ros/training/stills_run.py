@@ -27,7 +27,8 @@ from stemseg_ros.models.hodor.settings import Settings
 from stemseg_ros.models.hodor.trainable import StillsBatch, compute_losses
 from stemseg_ros.models.layers.backbone import MobileNetV2
 from stemseg_ros.models.layers.preprocess import normalise
-from stemseg_ros.models.layers.weights import load_state, read_state, save_weights
+from stemseg_ros.models.layers.weight_files import read_state
+from stemseg_ros.models.layers.weights import load_state, save_weights
 from stemseg_ros.training.model import in_float32
 from stemseg_ros.training.pretrained import load_imagenet
 from stemseg_ros.training.schedule import rate_factor

@@ -239,6 +239,17 @@ def test_what_is_left_is_read_and_the_rest_named(
     assert re.search(words, caplog.text)
 
 
+def test_an_index_that_is_cut_off_costs_no_message(tmp_path: Path) -> None:
+    path = mcap(tmp_path / "x.mcap", **SMALL_CHUNKS)
+    path.write_bytes(path.read_bytes()[:-100])
+    with ImageBagReader(path) as reader:
+        assert [stamp for stamp, _ in reader] == STAMPS
+        assert reader.damage.losses == [
+            "x.mcap: the file is cut off behind its last message: no message is lost, but its "
+            "index"
+        ]
+
+
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     with ImageBagReader(missing_part(tmp_path / "x")) as reader:
         assert len(list(reader)) == COUNT

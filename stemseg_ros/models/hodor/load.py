@@ -8,11 +8,11 @@ import torch
 
 from stemseg_ros.models.hodor.network import Hodor
 from stemseg_ros.models.hodor.settings import Settings
+from stemseg_ros.models.layers.weight_files import read_state
 from stemseg_ros.models.layers.weights import (
     RANDOM,
     bundled_checkpoint,
     load_state,
-    read_state,
 )
 
 

@@ -1,22 +1,16 @@
-"""Reading and writing weights: released pickles as they are, our own safetensors files.
-
-No pickle is ever executed: torch's restricted unpickler reads tensors and plain containers,
-nothing else.
-"""
+"""Weights in networks: bundled, copied key by key, seeded, and written as safetensors files."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from stemseg_ros.config import Config, load_config
-from stemseg_ros.errors import StemsegError
+from stemseg_ros.models.layers.weight_files import CheckpointError
 from stemseg_ros.resources import resource_path
 
 RANDOM = "random"
@@ -24,10 +18,6 @@ RANDOM = "random"
 AUTHORS_SOURCE = (
     "the authors publish theirs at https://github.com/sabarim/STEm-Seg (section Model Zoo)"
 )
-
-
-class CheckpointError(StemsegError):
-    """A checkpoint cannot be used; the message names the file and the key or the reason."""
 
 
 def bundled_checkpoint(config: Config) -> Path:
@@ -68,36 +58,6 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path, conf
     network.load_state_dict({key: tensor.to(wanted[key].dtype) for key, tensor in state.items()})
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """State dict of a .safetensors file, or of a pickle with the key ``model``. Raises
-    CheckpointError."""
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise CheckpointError(f"checkpoint '{path}' {what}")
-    if path.suffix == ".safetensors":
-        return checked_state(_read_safetensors(path), path)
-    content = read_pickle(path)
-    if isinstance(content, Mapping) and "model" in content:
-        return checked_state(content["model"], path)
-    raise CheckpointError(
-        f"{path}: the key 'model', which holds the state dict of a released checkpoint, is missing"
-    )
-
-
-def checked_state(content: object, path: Path) -> dict[str, Tensor]:
-    """``content`` of a file, which must be tensors by name. Raises CheckpointError."""
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path}: holds no state dict, but {type(content).__name__}")
-    for key, value in content.items():
-        if not isinstance(key, str):
-            raise CheckpointError(f"{path}: key {key!r} of the state dict is no string")
-        if not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path}: key '{key}' holds {type(value).__name__}, not a tensor"
-            )
-    return dict(content)
-
-
 def save_weights(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
     """Write the state dict as a half-precision safetensors file, atomically.
 
@@ -125,28 +85,6 @@ def initialise(network: nn.Module, seed: int) -> None:
                 module.bias.zero_()
 
 
-def _read_safetensors(path: Path) -> object:
-    try:
-        return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
-
-
-def read_pickle(path: Path) -> object:
-    """Tensors and plain containers of a file that torch saved; nothing in it is executed. Raises
-    CheckpointError."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # whose text recommends to read it without protection
-        raise CheckpointError(
-            f"{path}: refused, since reading it would run code or it is no checkpoint"
-        ) from None
-    except Exception as error:  # damaged bytes lead the unpickler to raise almost anything
-        raise CheckpointError(
-            f"{path}: truncated or no checkpoint: {_first_line(error)}"
-        ) from None
-
-
 def _refuse(path: Path, verb: str, keys: list[str]) -> None:
     if keys:
         shown = ", ".join(f"'{key}'" for key in keys[:3])
@@ -154,7 +92,3 @@ def _refuse(path: Path, verb: str, keys: list[str]) -> None:
         raise CheckpointError(
             f"{path}: {verb} {'key' if len(keys) == 1 else 'keys'} {shown}{more}"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

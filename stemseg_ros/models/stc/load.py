@@ -13,13 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from stemseg_ros.models.layers.weight_files import CheckpointError, read_state
 from stemseg_ros.models.layers.weights import (
     RANDOM,
-    CheckpointError,
     bundled_checkpoint,
-    checked_state,
-    read_pickle,
-    read_state,
 )
 from stemseg_ros.models.stc.condinst import CondInst
 from stemseg_ros.models.stc.settings import CondInstVariant, Settings
@@ -44,9 +41,6 @@ SAME_CLASS = {"pedestrian": "person", "rider": "person", "cyclist": "person"}
 """Names of ours for classes of COCO."""
 CLASS_LAYER = "bbox_head.conv_cls."
 TRACKING_HEAD = "tracking_head."
-STATE_KEYS = ("state_dict", "model")
-"""Under which a file keeps its state dict: mmdet's and AdelaiDet's; the latter also saves it
-bare."""
 IGNORED = ("mask_branch.seg_head.", "mask_branch.logits.", "mask_head.sizes_of_interest")
 """AdelaiDet's auxiliary semantic loss and constants."""
 IGNORED_KEY = "mask_head._iter"
@@ -164,7 +158,7 @@ def load_start(network: CondInst, path: Path, config: Settings) -> list[str]:
 def read_condinst(path: Path, variant: CondInstVariant) -> dict[str, Tensor]:
     """State dict of a file under our keys. Raises CheckpointError, also for a file of the other
     variant."""
-    state = _read(path)
+    state = read_state(path)
     found: CondInstVariant = "adelaidet" if any("bottom_up." in key for key in state) else "mmdet"
     if found == "adelaidet" and variant == "mmdet":
         raise CheckpointError(
@@ -217,17 +211,6 @@ def with_our_classes(
     return {
         key: value[order] if key.startswith(CLASS_LAYER) else value for key, value in state.items()
     }
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors" or not path.is_file():
-        return read_state(path)  # which also names a missing file
-    content = read_pickle(path)
-    if isinstance(content, Mapping):
-        for key in STATE_KEYS:
-            if key in content:
-                return checked_state(content[key], path)
-    return checked_state(content, path)
 
 
 def _copy(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

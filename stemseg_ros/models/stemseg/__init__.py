@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stemseg_ros.models.layers.weights import CheckpointError, save_weights
+    from stemseg_ros.models.layers.weight_files import CheckpointError
+    from stemseg_ros.models.layers.weights import save_weights
     from stemseg_ros.models.stemseg.load import load_network
     from stemseg_ros.models.stemseg.network import Maps, StemSeg
     from stemseg_ros.models.stemseg.settings import Settings
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CheckpointError": ("stemseg_ros.models.layers.weights", "CheckpointError"),
+    "CheckpointError": ("stemseg_ros.models.layers.weight_files", "CheckpointError"),
     "Maps": ("stemseg_ros.models.stemseg.network", "Maps"),
     "NetworkOutput": ("stemseg_ros.models.stemseg.tensors", "NetworkOutput"),
     "Settings": ("stemseg_ros.models.stemseg.settings", "Settings"),

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from stemseg_ros.config import Config
+from stemseg_ros.models.layers.weight_files import read_state
 from stemseg_ros.models.layers.weights import (
     RANDOM,
     bundled_checkpoint,
     initialise,
     load_state,
-    read_state,
 )
 from stemseg_ros.models.stemseg.network import StemSeg
 from stemseg_ros.models.stemseg.settings import own_settings

@@ -3,7 +3,12 @@ test_goldens.py."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -132,8 +137,8 @@ def test_truncated_file_is_refused(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"weights": {}}, "key 'model'"),
-        ([1, 2], "key 'model'"),
+        ({"weights": {}}, "under the key 'model' or 'state_dict', but: 'weights'"),
+        ([1, 2], "holds no state dict, but list"),
         ({"model": {}}, "holds no state dict"),
         ({"model": {"a": 3}}, "key 'a' holds int"),
         ({"model": {1: torch.zeros(1)}}, "key 1 of the state dict is no string"),
@@ -144,6 +149,86 @@ def test_other_content_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=words):
         load_network(config, _saved(content, tmp_path / "x.pth"))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
+    ],
+    ids=["bare", "state_dict", "parallel", "parallel and compiled"],
+)
+def test_state_dicts_load_however_they_were_wrapped(
+    wrap: Callable[[dict[str, torch.Tensor]], object],
+    config: Config,
+    state: dict[str, torch.Tensor],
+    tmp_path: Path,
+) -> None:
+    network = StemSeg(config)
+    initialise(network, seed=5)
+    loaded = load_network(
+        load_config("lite", {"runtime.fuse": False}),
+        _saved(wrap(network.state_dict()), tmp_path / "x.pth"),
+    )
+    for key, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize(
+    ("extra", "name"),
+    [
+        (np.float64(0.5), "scalar"),
+        (np.zeros(3), "_reconstruct"),
+        (Namespace(lr=0.1), "argparse.Namespace"),
+        (Path("out"), "PosixPath"),
+    ],
+)
+def test_what_blocks_a_checkpoint_is_named_with_the_remedy(
+    extra: object, name: str, old_format: bool, config: Config, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.pth"
+    torch.save(
+        {"model": {"a": torch.zeros(1)}, "extra": extra},
+        path,
+        _use_new_zipfile_serialization=not old_format,
+    )
+    with pytest.raises(CheckpointError, match=rf"it holds .*{name}.*python3 -c ") as caught:
+        load_network(config, path)
+    command = str(caught.value).partition("python3 -c ")[2]
+    subprocess.run([sys.executable, "-c", json.loads(command)], check=True)
+    with pytest.raises(CheckpointError, match="lacks keys"):
+        load_network(config, tmp_path / "x_clean.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "x.pth",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "git lfs",
+        ),
+        ("x.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        ("x.pth", b"\n<!DOCTYPE html><html><head></head></html>", "an HTML page, not weights"),
+        ("x.safetensors", b"<html>", "an HTML page, not weights"),
+        (
+            "x.pth",
+            safetensors.torch.save({"a": torch.zeros(1)}),
+            "a safetensors file under another name; rename it to 'x.safetensors'",
+        ),
+        ("x.safetensors", b"PK\x03\x04" + bytes(30), "rename it to 'x.pth'"),
+    ],
+)
+def test_what_is_taken_for_weights_is_called_what_it_is(
+    config: Config, tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=words):
+        load_network(config, tmp_path / name)
 
 
 def test_preset_without_bundled_weights_says_where_to_get_them() -> None:
