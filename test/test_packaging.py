@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -39,13 +40,13 @@ ROSDEP_KEYS = {
     "pycocotools": None,
     "pydantic": "python3-pydantic",
     "pyyaml": "python3-yaml",
-    "rich": None,
+    "rich": "python3-rich",
     "rosbags": "python3-rosbags-pip",
     "safetensors": None,
     "scipy": "python3-scipy",
     "torch": "python3-pytorch-pip",
     "torchvision": "python3-torchvision-pip",
-    "typer": None,
+    "typer": "python3-typer",
     "zstandard": None,
 }
 # The folders whose imports an extra may bring.
@@ -139,9 +140,15 @@ def test_version_is_the_same_everywhere() -> None:
     assert setup_cfg()["metadata"]["version"] == "attr: stemseg_ros.__version__"
 
 
-def test_licence_is_the_same_everywhere() -> None:
-    assert package_xml().findtext("license") == setup_cfg()["metadata"]["license"] == "Apache-2.0"
-    assert "Apache License" in (ROOT / "LICENSE").read_text()
+def test_licences_are_the_same_everywhere() -> None:
+    metadata = setup_cfg()["metadata"]
+    files = metadata["license_files"].split()
+    code, weights = package_xml().findall("license")
+    assert code.text == "Apache-2.0" and metadata["license"].startswith("Apache-2.0; ")
+    assert str(weights.text).lower() in metadata["license"].lower()
+    assert [code.get("file"), weights.get("file")] == files[:2]
+    assert "Apache License" in (ROOT / files[0]).read_text()
+    assert "research and other non-commercial purposes only" in (ROOT / files[1]).read_text()
 
 
 def test_package_xml_is_valid() -> None:
@@ -275,29 +282,64 @@ def test_core_imports_without_ros_and_without_extras() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_wheel_carries_the_shared_folders(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    for name in ("stemseg_ros", *PIP_SHARED):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-    ]
-    command += ["--no-index", "-w", str(tmp_path), str(source)]
+NOT_PACKED = shutil.ignore_patterns(
+    ".*", "__pycache__", "*.egg-info", "build", "dist", "install", "log", "out", "runs", "shared"
+)
+"""What a checkout gathers and .gitignore names."""
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an unpacked source distribution."""
+    folder = tmp_path_factory.mktemp("sdist")
+    shutil.copytree(ROOT, folder / "checkout", ignore=NOT_PACKED)
+    code = f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder / "checkout", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (archive,) = folder.glob("*.tar.gz")
+    shutil.unpack_archive(archive, folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
+
+
+def test_the_source_distribution_is_the_checkout_and_its_tests_run(unpacked: Path) -> None:
+    checkout = unpacked.parent / "checkout"
+    expected = {path.relative_to(checkout) for path in checkout.rglob("*") if path.is_file()}
+    generated = {path for path in expected if ".egg-info" in str(path)}
+    assert not [path for path in expected - generated if not (unpacked / path).is_file()]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"]
+    done = subprocess.run(
+        [*command, "test/test_stamps.py", "test/formats/test_kitti_lines.py"],
+        cwd=unpacked,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_wheel_carries_the_shared_folders_and_the_metadata(unpacked: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", "--no-index", "-w", str(tmp_path), str(unpacked)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
-    installed = zipfile.ZipFile(wheel).namelist()
+    archive = zipfile.ZipFile(wheel)
+    installed = archive.namelist()
     shared = [path for name in PIP_SHARED for path in (ROOT / name).rglob("*") if path.is_file()]
     expected = {
         f"share/stemseg/{path.relative_to(ROOT)}" for path in shared if path.suffix != ".pyc"
     }
     assert expected <= {name.partition(".data/data/")[2] for name in installed}
     assert {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")} <= set(installed)
+    (info,) = [name for name in installed if name.endswith(".dist-info/METADATA")]
+    metadata = archive.read(info).decode()
+    for line in (
+        "Project-URL: Paper, ",
+        "Classifier: ",
+        "Description-Content-Type: text/markdown",
+    ):
+        assert f"\n{line}" in metadata
+    assert (ROOT / "README.md").read_text().splitlines()[0] in metadata
+    licences = {Path(name).name for name in installed if ".dist-info/licenses/" in name}
+    assert {"LICENSE", "LICENSE-WEIGHTS"} <= licences

@@ -30,7 +30,14 @@ class StorageFormat(str, Enum):
 
 bag_app = typer.Typer(no_args_is_help=True, help="ROS 2 bags from videos and images, without ROS.")
 
-BagOut = Annotated[Path, typer.Argument(metavar="BAG", help="The bag to write, a new folder.")]
+BagOut = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[BAG]",
+        help="The bag to write: a new folder, or a .mcap or .db3 file.",
+        show_default="out/NAME.mcap",
+    ),
+]
 TopicOption = Annotated[str, typer.Option(help="Topic of the images.")]
 FrameIdOption = Annotated[str, typer.Option(help="frame_id of the headers.")]
 EncodingOption = Annotated[
@@ -44,7 +51,7 @@ StorageOption = Annotated[
 @bag_app.command("from-video")
 def bag_from_video(
     video: Annotated[Path, typer.Argument(help="Video file.")],
-    bag: BagOut,
+    bag: BagOut = None,
     topic: TopicOption = "/camera/image_raw",
     frame_id: FrameIdOption = "camera",
     encoding: EncodingOption = Encoding.bgr8,
@@ -59,7 +66,7 @@ def bag_from_video(
 @bag_app.command("from-frames")
 def bag_from_frames(
     folder: Annotated[Path, typer.Argument(help="Folder of images, or 'folder/*.jpg'.")],
-    bag: BagOut,
+    bag: BagOut = None,
     fps: Annotated[float, typer.Option(help="Frames per second.")] = 10.0,
     topic: TopicOption = "/camera/image_raw",
     frame_id: FrameIdOption = "camera",
@@ -83,6 +90,7 @@ def bag_from_frames(
 
     # Frames are counted against the ground truth: none may be left out.
     source = ImageFolder(folder, fps, strict=ground_truth is not None)
+    bag = bag or _default_bag(source, storage)
     if ground_truth is None:
         _write_bag(source, bag, topic, frame_id, encoding, storage)
         return
@@ -115,9 +123,14 @@ def bag_info(
     print_bag(read_info(bag))
 
 
+def _default_bag(source: FrameSource, storage: StorageFormat | None) -> Path:
+    suffix = ".db3" if storage is StorageFormat.sqlite3 else ".mcap"
+    return Path("out") / f"{source.name}{suffix}"
+
+
 def _write_bag(
     source: FrameSource,
-    bag: Path,
+    bag: Path | None,
     topic: str,
     frame_id: str,
     encoding: Encoding,
@@ -126,6 +139,7 @@ def _write_bag(
     from stemseg_ros.cli.console import frames_progress, report_damage
     from stemseg_ros.media.bags import write_bag
 
+    bag = bag or _default_bag(source, storage)
     with source, frames_progress(source.name, source.frames) as progress:
         count = write_bag(
             source,

@@ -28,9 +28,10 @@ from rich.table import Table
 
 from stemseg_ros.cli.console import report_damage
 from stemseg_ros.config import load_config
-from stemseg_ros.labelling.job import percentiles, prepare_output, write_json
+from stemseg_ros.labelling.job import percentiles, write_json
 from stemseg_ros.media.bags import write_bag
 from stemseg_ros.media.image_bag import ImageBagReader
+from stemseg_ros.media.outputs import output_folder
 from stemseg_ros.media.overlay import VideoWriter, contact_sheet, draw_instances
 from stemseg_ros.media.result_bag import InstanceBagReader
 from stemseg_ros.media.sources import DEFAULT_FPS, open_source
@@ -84,10 +85,9 @@ def run_demo(
     settings = load_config(config)
     # Wrong weights are the likeliest mistake: found here, before anything is started.
     model_package(settings.model).load_network(settings, checkpoint)
-    prepare_output(out)
-    for name in (INPUT, OVERLAY, OVERVIEW, SUMMARY, *session.FILES):
-        (out / name).unlink(missing_ok=True)
-    with Bars() as bars, termination_as_exit():
+    with output_folder(out), Bars() as bars, termination_as_exit():
+        for name in (INPUT, OVERLAY, OVERVIEW, SUMMARY, *session.FILES):
+            (out / name).unlink(missing_ok=True)
         frames = _write_input(video or resource_path(VIDEO), out, bars)
         arguments = session.node_arguments(settings, config, checkpoint, device)
         in_flight = settings.latency.in_flight

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -30,21 +31,30 @@ def main() -> None:
     try:
         from stemseg_ros.cli.main import app
     except ModuleNotFoundError as error:
-        print(
-            f"stemseg: {error.name} is not installed for {sys.executable}; pip install "
-            "stemseg-ros brings it",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        _missing(error)
     if signal.getsignal(signal.SIGINT) == interrupts.quit:
         signal.signal(signal.SIGINT, interrupts.interrupt)
     try:
-        app(standalone_mode=True)
+        app(prog_name="stemseg")
+    except ModuleNotFoundError as error:
+        _missing(error)
     except BaseException:
         # Extension modules turn an interrupt during their import into errors of other kinds.
         if interrupts.seen:
             _end()
         raise
+
+
+def _missing(error: ModuleNotFoundError) -> NoReturn:
+    """End with what to install; a module of this package that is missing is a fault of ours."""
+    if (error.name or "").partition(".")[0] == __name__.partition(".")[0]:
+        raise error
+    print(
+        f"stemseg: {error.name} is not installed for {sys.executable}; pip install "
+        "stemseg-ros brings it",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 
 class _Interrupts:

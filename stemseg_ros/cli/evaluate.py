@@ -131,7 +131,8 @@ def evaluate(
     """
     from stemseg_ros.cli.main import config_from
     from stemseg_ros.errors import needs_extra
-    from stemseg_ros.labelling.job import prepare_output, write_json
+    from stemseg_ros.labelling.job import write_json
+    from stemseg_ros.media.outputs import output_folder
 
     tree = config_from(config, settings)
     with needs_extra("eval"):
@@ -142,25 +143,25 @@ def evaluate(
         from stemseg_ros.evaluation.runs import stored_masks
         from stemseg_ros.evaluation.variants import STORED, LinkingVariant
     given = read_input(ground_truth, format.value, images, sequence or (), topic)
-    prepare_output(out)
     sources = [STORED] if results else [m.value for m in mode or ()] or [tree.mode]
     wanted = [
         LinkingVariant(source, filtered, pixel_scores, through_ros and results is None)
         for source in sources
         for filtered in work.possible_filters(FILTERS[post_filter], given)
     ]
-    setup = None
-    if results is not None:
-        stored = work.read_stored(given, ground_truth, results)
-        variants = work.evaluate_stored(given, stored, wanted, jobs, _bar)
-        masks: Callable[[str], SequenceMasks] = stored.__getitem__
-    else:
-        setup = _setup(tree, checkpoint, device, jobs)
-        variants = work.evaluate_runs(given, setup, wanted, out, jobs, _bar)
-        masks = partial(stored_masks, work.results_folder(out, wanted[0]))
-    report = summarise(given, ground_truth, variants, setup)
-    write_json(out / "report.json", to_json(report))
-    write_page(out / "report.html", report, given, masks)
+    with output_folder(out):
+        setup = None
+        if results is not None:
+            stored = work.read_stored(given, ground_truth, results)
+            variants = work.evaluate_stored(given, stored, wanted, jobs, _bar)
+            masks: Callable[[str], SequenceMasks] = stored.__getitem__
+        else:
+            setup = _setup(tree, checkpoint, device, jobs)
+            variants = work.evaluate_runs(given, setup, wanted, out, jobs, _bar)
+            masks = partial(stored_masks, work.results_folder(out, wanted[0]))
+        report = summarise(given, ground_truth, variants, setup)
+        write_json(out / "report.json", to_json(report))
+        write_page(out / "report.html", report, given, masks)
     _print(variants)
     typer.echo(f"{out}: report.html, report.json")
 
@@ -168,8 +169,12 @@ def evaluate(
 def convert(
     bag: Annotated[Path, typer.Argument(help="A ROS 2 bag with recorded answers of the node.")],
     out: Annotated[
-        Path, typer.Argument(help="Folder to write to; for youtube_vis the JSON file.")
-    ],
+        Path | None,
+        typer.Argument(
+            help="Folder to write to; for youtube_vis the JSON file.",
+            show_default="out/converted, for youtube_vis out/converted.json",
+        ),
+    ] = None,
     format: Annotated[
         FormatName, typer.Option(help="Format of the results.")
     ] = FormatName.kitti_mots,
@@ -193,6 +198,9 @@ def convert(
     """Write the recorded answers of a bag as a benchmark's results."""
     from stemseg_ros.evaluation.truth_bag import convert_bag
 
+    if out is None:
+        single = format is FormatName.youtube_vis
+        out = Path("out") / ("converted.json" if single else "converted")
     result = convert_bag(bag, topic, format.value, out, name, ground_truth)
     typer.echo(f"{out}: {result.frames} frames, {len(result.by_track())} tracks")
 

@@ -42,7 +42,6 @@ class ErrorBoundary(TyperGroup):
 app = typer.Typer(
     cls=ErrorBoundary,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Video instance segmentation by spatio-temporal embeddings (STEm-Seg).",
 )
@@ -123,7 +122,7 @@ def run(
     ],
     out: Annotated[
         Path, typer.Option(help="Folder for instances.txt, overlay.mp4 and summary.json.")
-    ],
+    ] = Path("out/run"),
     config: ConfigOption = "lite",
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
@@ -145,19 +144,18 @@ def run(
     tree = config_from(config, settings)
     from stemseg_ros.cli.console import frames_progress, print_run, report_damage
     from stemseg_ros.execution.device import describe_device, resolve_device
-    from stemseg_ros.labelling.job import prepare_output, run_source
+    from stemseg_ros.labelling.job import run_source
     from stemseg_ros.media.outputs import appear_together
     from stemseg_ros.media.sources import open_source
     from stemseg_ros.stream import open_model
 
     place = resolve_device(device)
-    with open_source(source, topic, fps) as frames:
-        prepare_output(out)
+    with (
+        open_source(source, topic, fps) as frames,
+        appear_together(out, last="summary.json") as partial,
+    ):
         stream = open_model(tree, checkpoint, place).stream()
-        with (
-            appear_together(out, last="summary.json") as partial,
-            frames_progress(frames.name, frames.frames) as progress,
-        ):
+        with frames_progress(frames.name, frames.frames) as progress:
             summary = run_source(
                 frames,
                 stream,
@@ -236,7 +234,9 @@ def bench(
 @app.command()
 def train(
     data: Annotated[Path, typer.Argument(help="Folder of labelled clips and stills.")],
-    out: Annotated[Path, typer.Option(help="Run folder: settings, logs, checkpoint, weights.")],
+    out: Annotated[
+        Path, typer.Option(help="Run folder: settings, logs, checkpoint, weights.")
+    ] = Path("out/train"),
     config: ConfigOption = "lite",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder.")
@@ -292,7 +292,9 @@ def data_check(
 @data_app.command("show")
 def data_show(
     config: PresetArgument,
-    out: Annotated[Path, typer.Option(help="The contact sheet to write, a PNG.")],
+    out: Annotated[Path, typer.Option(help="The contact sheet to write, a PNG.")] = Path(
+        "out/clips.png"
+    ),
     data: DataOption = Path(),
     clips: Annotated[int, typer.Option(min=1, max=200, help="Clips, one row each.")] = 12,
     settings: SetOption = None,

@@ -31,7 +31,7 @@ def propagate(
     ],
     out: Annotated[
         Path, typer.Option(help="Folder for masks/NAME.png, overlay.mp4 and summary.json.")
-    ],
+    ] = Path("out/propagate"),
     config: Annotated[
         str, typer.Option(help="Preset of a model that takes prompts, or YAML file.")
     ] = "hodor_lite",
@@ -69,7 +69,6 @@ def propagate(
     from stemseg_ros.cli.main import config_from
     from stemseg_ros.execution.device import describe_device, resolve_device
     from stemseg_ros.formats.prompt_pngs import read_prompt_masks
-    from stemseg_ros.labelling.job import prepare_output
     from stemseg_ros.labelling.propagate import (
         SUMMARY,
         frame_names,
@@ -84,21 +83,18 @@ def propagate(
     _keep_inputs(out, source, masks)
     with open_source(source, topic, fps) as frames:
         read_prompt_masks(masks, frame_names(frames))  # mistakes show before the model is loaded
-        prepare_output(out)
-        stream = open_model(tree, checkpoint, place).stream()
-        with (
-            appear_together(out, last=SUMMARY) as partial,
-            frames_progress(frames.name, frames.frames) as progress,
-        ):
-            summary = propagate_source(
-                frames,
-                masks,
-                stream,
-                partial,
-                checkpoint=checkpoint or "bundled",
-                device=describe_device(place),
-                progress=progress,
-            )
+        with appear_together(out, last=SUMMARY) as partial:
+            stream = open_model(tree, checkpoint, place).stream()
+            with frames_progress(frames.name, frames.frames) as progress:
+                summary = propagate_source(
+                    frames,
+                    masks,
+                    stream,
+                    partial,
+                    checkpoint=checkpoint or "bundled",
+                    device=describe_device(place),
+                    progress=progress,
+                )
     _print(summary, out)
     report_damage(frames.damage)
     others = summary.skipped[len(frames.damage.skipped) :]

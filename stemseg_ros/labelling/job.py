@@ -13,7 +13,6 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import numpy as np
@@ -110,16 +109,6 @@ def pushed_frame(result: FrameResult) -> Pushed:
     """What was pushed by ``push_all`` for a result."""
     assert isinstance(result.source, Pushed)
     return result.source
-
-
-def prepare_output(out: Path) -> None:
-    """Create the folder and make sure that files can be written there. Raises MediaError."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise MediaError(f"cannot write to the folder {out}: {error.strerror}") from error
 
 
 def run_source(

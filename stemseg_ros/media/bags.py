@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from rosbags.rosbag2 import StoragePlugin
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from stemseg_ros.errors import BagError
+from stemseg_ros.errors import BagError, MediaError
 from stemseg_ros.media.bag_storage import (
     STORAGE_OF_SUFFIX,
     Storage,
@@ -34,6 +34,7 @@ from stemseg_ros.media.bag_storage import (
     refuse_foreign,
 )
 from stemseg_ros.media.bag_writer import QuotingWriter, check_topic
+from stemseg_ros.media.outputs import output_folder
 from stemseg_ros.resources import resource_path
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -183,13 +184,13 @@ class BagWriter:
         if self.path.exists():
             raise BagError(f"'{self.path}' exists already; remove it or choose another name")
         self._bare = self.path.suffix in STORAGE_OF_SUFFIX
+        self._stack = ExitStack()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(
-                tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-            )
-        except OSError as error:
-            raise BagError(f"cannot write '{self.path}': {error.strerror}") from error
+            self._stack.enter_context(output_folder(self.path.parent))
+        except MediaError as error:
+            raise BagError(f"cannot write '{self.path}': {error}") from error
+        self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+        self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
         self._writer = QuotingWriter(
             self._folder / (self.path.stem if self._bare else self.path.name),
             version=9,
@@ -203,7 +204,7 @@ class BagWriter:
                     topic, message_type, typestore=message_types()
                 )
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._stack.close()
             raise
 
     def write(self, log_ns: int, message: Any) -> None:
@@ -263,7 +264,7 @@ class BagWriter:
                 with suppress(OSError, sqlite3.Error):  # a full disk has been reported
                     self._writer.abort()
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._stack.close()
 
 
 class ImageBagWriter:

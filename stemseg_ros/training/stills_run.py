@@ -69,8 +69,8 @@ def train_from_stills(config: Settings, data: Path, out: Path, *, resume: bool =
         raise TrainingError(f"{checkpoint}: {hint}")
     weights = {name: entry.weight for name, entry in config.training.mix.items()}
     pool = StillPool(load_mix(config, data), weights)
-    out.mkdir(parents=True, exist_ok=True)
     run = start(config)
+    out.mkdir(parents=True, exist_ok=True)
     if resume:
         restore(run, checkpoint)
     (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")

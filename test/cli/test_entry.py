@@ -14,6 +14,8 @@ import pytest
 
 from stemseg_ros.media.bags import write_bag
 
+ROOT = Path(__file__).parents[2]
+
 
 def start(
     *arguments: object, importtime: bool = False, **environment: str
@@ -61,6 +63,31 @@ def test_names_that_the_terminal_cannot_print_are_escaped(tmp_path: Path) -> Non
     out, err = child.communicate()
     assert child.returncode == 0, err
     assert "f\\xe4hrt.mcap: mcap, 1 messages" in out
+
+
+@pytest.mark.parametrize(
+    "name, command", [("typer", "--help"), ("rich", "--help"), ("yaml", "run"), ("rosbags", "bag")]
+)
+def test_a_package_that_is_not_installed_is_one_line(
+    folder: Path, name: str, command: str
+) -> None:
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules['{name}'] = None\n")
+    arguments = {
+        "run": ("run", folder, "--out", folder / "out"),
+        "bag": ("bag", "info", folder / "x.mcap"),
+    }.get(command, (command,))
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", ""), str(ROOT)])
+    child = start(*arguments, PYTHONPATH=path)
+    _, err = child.communicate()
+    assert child.returncode == 2
+    assert err.startswith(f"stemseg: {name}") and err.count("\n") == 1, err
+    assert "pip install stemseg-ros brings it" in err
+
+
+def test_the_shell_completes_commands() -> None:
+    child = start(_STEMSEG_COMPLETE="complete_bash", COMP_WORDS="stemseg eva", COMP_CWORD="1")
+    out, err = child.communicate()
+    assert out.split() == ["evaluate"], err
 
 
 def test_a_loss_is_one_line(tmp_path: Path) -> None:

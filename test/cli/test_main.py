@@ -350,12 +350,13 @@ def test_mistakes_end_in_one_line_and_code_2(
     assert len(messages) == 1, result.output
     assert all(word in messages[0] for word in words), messages[0]
     assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (("run", "x.mp4"), "Missing option '--out'"),
+        (("run",), "Missing argument 'INPUT'"),
         (("fly",), "No such command 'fly'"),
         (("bench", "--frames", "0"), "'--frames'"),
         (("bag", "from-frames", "a", "b", "--encoding", "gif"), "'gif'"),

@@ -16,7 +16,7 @@ from colour_engine import colour_model
 
 from stemseg_ros.errors import MediaError
 from stemseg_ros.formats.kitti_lines import read_results
-from stemseg_ros.labelling.job import percentiles, prepare_output, run_source
+from stemseg_ros.labelling.job import percentiles, run_source
 from stemseg_ros.masks import encode
 from stemseg_ros.media.damage import Damage
 from stemseg_ros.media.overlay import track_color
@@ -110,7 +110,7 @@ class Weak(np.ndarray):
 
 def run(count: int, out: Path) -> tuple[Any, Frames]:
     frames = Frames(count)
-    prepare_output(out)
+    out.mkdir(parents=True, exist_ok=True)
     done: list[int] = []
     summary = run_source(
         frames,
@@ -177,12 +177,6 @@ def test_images_are_kept_only_until_their_result_is_there(tmp_path: Path) -> Non
 def test_no_frames_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="frames: no frames"):
         run(0, tmp_path)
-
-
-def test_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(MediaError, match=r"cannot write to the folder .*file/out"):
-        prepare_output(tmp_path / "file" / "out")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from stemseg_ros.errors import MediaError
-from stemseg_ros.media.outputs import appear_together
+from stemseg_ros.media.outputs import appear_together, output_folder
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -39,6 +40,21 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, error: type[BaseExcepti
         (partial / "a.txt").write_text("second")
         raise error
     assert contents(tmp_path) == {"a.txt": "first", "summary.json": "first"}
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_folders_that_were_made_and_stay_empty_go_again(tmp_path: Path, failing: bool) -> None:
+    out = tmp_path / "new" / "out"
+    with suppress(RuntimeError), output_folder(out):
+        assert out.is_dir()
+        if failing:
+            raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with output_folder(tmp_path):
+        pass
+    with output_folder(out):
+        (out / "a.txt").touch()
+    assert (out / "a.txt").is_file()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
