@@ -18,20 +18,22 @@ IMAGE_TOPIC, TOPIC = "/camera/image_raw", "/stemseg/instances"
 
 
 class ViewUsageError(StemsegError):
-    """Options of the command that do not go together."""
+    """Options of the command that contradict each other."""
 
 
 def view(
     bag: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[BAG]", help="ROS 2 bag with images and instances; without it: live."
+            metavar="[BAG]",
+            help="ROS 2 bag with images and instances; without one, a running node is shown.",
         ),
     ] = None,
-    answers: Annotated[
+    results: Annotated[
         Path | None,
         typer.Option(help="Bag of the instances.", show_default="the same bag"),
     ] = None,
+    answers: Annotated[Path | None, typer.Option(hidden=True)] = None,
     image_topic: Annotated[
         str | None,
         typer.Option(
@@ -51,7 +53,8 @@ def view(
         ),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=1024, max=65534, help="Port of the page; its data take the next.")
+        int,
+        typer.Option(min=1024, max=65534, help="Port of the page; the next one serves its data."),
     ] = 9090,
     host: Annotated[
         str, typer.Option(help="Name under which browsers reach this machine.")
@@ -59,8 +62,11 @@ def view(
     open: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
     """Show masks, ids, trails and timings, of a bag or of a running node, in a browser page."""
-    if bag is None and answers is not None:
-        raise ViewUsageError("--answers goes with a bag of images: stemseg view BAG --answers BAG")
+    if answers is not None:
+        typer.echo("stemseg: --answers is now called --results", err=True)
+        results = results or answers
+    if bag is None and results is not None:
+        raise ViewUsageError("--results needs a bag of images: stemseg view BAG --results BAG")
     if save is not None and save.suffix != ".rrd":
         raise ViewUsageError(f"--save {save}: expected a name that ends in .rrd")
     with needs_extra("view"):
@@ -84,7 +90,7 @@ def view(
         else:
             from stemseg_ros.view.bag_frames import BagFrames
 
-            with BagFrames(bag, image_topic, answers, topic) as frames:
+            with BagFrames(bag, image_topic, results, topic) as frames:
                 start(recording)
                 _show(recording, frames)
             if save is None:
@@ -101,10 +107,10 @@ def _show(recording: Recording, frames: BagFrames) -> None:
         for frame in frames:
             recording.show(frame)
             progress(recording.frames)
-    if frames.unanswered or frames.missing:
+    if frames.without_result or frames.missing:
         typer.echo(
-            f"stemseg: {frames.unanswered} images without an answer are not shown; "
-            f"{frames.missing} answers have no image in the bag",
+            f"stemseg: {frames.without_result} images without a result are not shown; "
+            f"{frames.missing} results have no image in the bag",
             err=True,
         )
 

@@ -18,7 +18,6 @@ from stemseg_ros.errors import MediaError
 from stemseg_ros.masks import decode
 from stemseg_ros.records import FrameResult, Image, Instance
 
-"""uint8 (H, W, 3), BGR."""
 Color = tuple[int, int, int]
 """Blue, green, red in 0..255."""
 

@@ -1,4 +1,4 @@
-"""Frames for the viewer out of bags: images, instances, and what the node said of itself."""
+"""Frames for the viewer out of bags: images, instances, and the node's diagnostics."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ DIAGNOSTICS = "/diagnostics"
 class BagFrames:
     """Iterates Shown, one for each message of instances, with the image of the same stamp.
 
-    answers: the bag of the instances, where that is another one than the images'; then nothing
-    tells the latency. Raises which names the bag and its topics.
+    results: the bag of the instances, if it is not that of the images; the latency is unknown
+    then. Raises BagError, which names the bag and its topics.
     """
 
     def __init__(
         self,
         bag: Path,
         image_topic: str | None = None,
-        answers: Path | None = None,
+        results: Path | None = None,
         topic: str | None = None,
     ) -> None:
-        self._one_clock = answers is None or answers == bag
+        self._one_clock = results is None or results == bag
         self._images = BagReader(bag, IMAGE_TYPES, image_topic)
         try:
-            self._results = BagReader(answers or bag, (INSTANCE_ARRAY,), topic)
+            self._results = BagReader(results or bag, (INSTANCE_ARRAY,), topic)
         except BaseException:
             self._images.close()
             raise
         self._node = self._results.topic.rpartition("/")[0]
         self.frames = self._results.count
-        self.unanswered = 0
-        """Images before the last answer that have none; known after the iteration."""
+        self.without_result = 0
+        """Images before the last result that have none; known after the iteration."""
         self.missing = 0
-        """Answers whose image is not in the bag; likewise."""
+        """Results whose image is not in the bag; likewise."""
 
     def __iter__(self) -> Iterator[Shown]:
         image_stamps = [stamp_ns(message) for _, message in self._images]
         chosen = match(image_stamps, [stamp_ns(message) for _, message in self._results])
         self.missing = chosen.count(None)
-        self.unanswered = len(image_stamps) - (len(chosen) - self.missing)
+        self.without_result = len(image_stamps) - (len(chosen) - self.missing)
         images = enumerate(self._images)
         reports = self._reports()
         report = next(reports, None)
@@ -83,7 +83,7 @@ class BagFrames:
         return Shown(result, self._decoded(taken[1], result.stamp_ns), latency, stages)
 
     def _decoded(self, message: Any, stamp: int) -> Image | None:
-        """The pixels; None, and a warning, if they cannot be read."""
+        """Decode the pixels; None, and a warning, if they cannot be read."""
         try:
             return bgr_from_message(message)
         except MediaError as error:
@@ -118,10 +118,10 @@ class BagFrames:
 
 
 def match(images: Sequence[int], results: Sequence[int]) -> list[int | None]:
-    """For the stamp of each result the index of its image: the first with that stamp behind the
-    one before. None where there is none.
+    """Find the image of each result by its stamp: the index of the first one with that stamp after
+    the image of the result before; None if there is none.
 
-    Stamps may come again, as in a bag that was played twice.
+    Stamps may repeat, as in a bag that was played twice.
     """
     places: dict[int, list[int]] = defaultdict(list)
     for index, stamp in enumerate(images):

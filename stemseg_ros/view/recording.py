@@ -35,7 +35,6 @@ from stemseg_ros.masks import label_image
 from stemseg_ros.media.overlay import track_color
 from stemseg_ros.records import FrameResult, Image, Instance
 
-"""uint8 (H, W, 3), BGR."""
 APPLICATION = "stemseg"
 LEAST_FREE_BYTES = 64 * 2**20
 """On the disk of a file that is written; far more than what rerun has in flight."""
@@ -264,7 +263,7 @@ def _layout(follow: bool) -> rrb.Blueprint:
         rrb.Horizontal(
             rrb.Spatial2DView(origin="camera", name="masks, ids, trails"),
             rrb.Vertical(
-                rrb.TimeSeriesView(origin="timing", name="latency of the answers"),
+                rrb.TimeSeriesView(origin="timing", name="latency of the results"),
                 rrb.TimeSeriesView(origin="stage", name="milliseconds by stage"),
                 rrb.TextLogView(origin="events", name="events"),
             ),

@@ -1,4 +1,4 @@
-"""``stemseg view``: bags to a file, and what it says about mistakes."""
+"""``stemseg view``: bags to a file, and its errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def view(*arguments: object) -> Any:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """drive.mcap with images and answers, plain.mcap with images alone, and no bag.txt."""
+    """drive.mcap with images and results, plain.mcap with images alone, and no bag.txt."""
     folder = tmp_path_factory.mktemp("files")
     write_drive(folder / "drive.mcap", [frame(i) for i in range(3)])
     write_bag(
@@ -46,12 +46,14 @@ def test_a_bag_becomes_a_file(files: Path, tmp_path: Path) -> None:
     assert values(rows, "/timing/latency_ms") == dict.fromkeys(range(3), 25.0)
 
 
-def test_frames_that_cannot_be_shown_are_told(files: Path, tmp_path: Path) -> None:
-    done = view(
-        files / "plain.mcap", "--answers", files / "drive.mcap", "--save", tmp_path / "a.rrd"
-    )
+@pytest.mark.parametrize("option", ["--results", "--answers"])
+def test_frames_that_cannot_be_shown_are_reported(
+    files: Path, tmp_path: Path, option: str
+) -> None:
+    done = view(files / "plain.mcap", option, files / "drive.mcap", "--save", tmp_path / "a.rrd")
     assert done.exit_code == 0, done.output
-    assert "2 images without an answer are not shown; 3 answers have no image" in done.output
+    assert "2 images without a result are not shown; 3 results have no image" in done.output
+    assert ("now called --results" in done.stderr) == (option == "--answers")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_frames_that_cannot_be_shown_are_told(files: Path, tmp_path: Path) -> No
         (["{files}/drive.mcap", "--image-topic", "/x"], "no topic named '/x'"),
         (["{files}/drive.mcap", "--save", "a.mp4"], "--save a.mp4: expected a name that ends in"),
         (["{files}/drive.mcap", "--save", "{files}/no bag.txt/a.rrd"], "cannot write"),
-        (["--answers", "{files}/drive.mcap"], "--answers goes with a bag of images"),
+        (["--results", "{files}/drive.mcap"], "--results needs a bag of images"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -31,10 +31,10 @@ def frame(index: int) -> FrameResult:
 
 
 def write_drive(path: Path, results: list[FrameResult], *, encoding: str = "bgr8") -> Path:
-    """Images of grey levels 40, 50, ...; each is answered 25 ms later, and reported on."""
+    """Images of grey levels 40, 50, ...; each has its result and diagnostics 25 ms later."""
     types = message_types().types
     with ImageBagWriter(path, encoding=encoding) as bag:
-        answer = bag.second_topic("/stemseg/instances", INSTANCE_ARRAY)
+        results_topic = bag.second_topic("/stemseg/instances", INSTANCE_ARRAY)
         report = bag.second_topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
         for index, result in enumerate(results):
             stamp = result.stamp_ns
@@ -50,5 +50,5 @@ def write_drive(path: Path, results: list[FrameResult], *, encoding: str = "bgr8
                 header=make_header(stamp, ""), status=[status]
             )
             report(stamp + 20 * MS, array)
-            answer(stamp + 25 * MS, message_from_result(result, "camera"))
+            results_topic(stamp + 25 * MS, message_from_result(result, "camera"))
     return path

@@ -1,4 +1,4 @@
-"""Images and answers of bags, put together."""
+"""Images and results of bags, put together."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from stemseg_ros.view.stages import stage_ms
     ("images", "results", "found"),
     [
         ([1, 2, 3], [1, 2, 3], [0, 1, 2]),
-        ([1, 2, 3], [2], [1]),  # frames without an answer
+        ([1, 2, 3], [2], [1]),  # frames without a result
         ([2], [1, 2, 3], [None, 0, None]),  # images that were not recorded
         ([1, 2, 1, 2], [1, 2, 1, 2], [0, 1, 2, 3]),  # a bag played twice
         ([1, 2, 1, 2], [2, 1], [1, 2]),
-        ([5, 4, 6], [5, 6], [0, 2]),  # out of order, and not answered
+        ([5, 4, 6], [5, 6], [0, 2]),  # out of order, and without a result
         ([], [1], [None]),
         ([1, 1], [1], [0]),  # a duplicate
     ],
@@ -45,30 +45,30 @@ def test_one_bag(tmp_path: Path, encoding: str) -> None:
     for index, item in enumerate(shown):
         assert item.image is not None
         assert abs(item.image.mean() - (40 + 10 * index)) < 2
-    assert (frames.unanswered, frames.missing) == (0, 0)
+    assert (frames.without_result, frames.missing) == (0, 0)
 
 
-def test_answers_in_a_bag_of_their_own(tmp_path: Path) -> None:
+def test_results_in_a_bag_of_their_own(tmp_path: Path) -> None:
     """Two recorders have two clocks: no latency. Frame 1 was dropped, image 3 not recorded."""
-    drive, answers = tmp_path / "drive.mcap", tmp_path / "answers.db3"
+    drive, results = tmp_path / "drive.mcap", tmp_path / "results.db3"
     picture = [(frame(i).stamp_ns, s) for i, s in enumerate(_pictures(3))]
     write_bag(iter(picture), drive)
-    with InstanceBagWriter(answers) as bag:
+    with InstanceBagWriter(results) as bag:
         for index in (0, 2, 3):
             bag.write(frame(index))
-    with BagFrames(drive, answers=answers) as frames:
+    with BagFrames(drive, results=results) as frames:
         shown = list(frames)
     assert [s.image is not None for s in shown] == [True, True, False]
     assert [s.image[0, 0, 0] for s in shown if s.image is not None] == [0, 2]
     assert {s.latency_ms for s in shown} == {None}
-    assert (frames.unanswered, frames.missing) == (1, 1)
+    assert (frames.without_result, frames.missing) == (1, 1)
 
 
 def _pictures(number: int) -> list[np.ndarray]:
     return [np.full((48, 64, 3), i, np.uint8) for i in range(number)]
 
 
-def test_a_bag_without_answers_names_its_topics(tmp_path: Path) -> None:
+def test_a_bag_without_results_names_its_topics(tmp_path: Path) -> None:
     write_bag(iter(enumerate(_pictures(2))), tmp_path / "a.mcap")
     with pytest.raises(BagError, match="InstanceArray; topics there are: /camera/image_raw"):
         BagFrames(tmp_path / "a.mcap")

@@ -17,7 +17,6 @@ from stemseg_ros.masks import decode
 from stemseg_ros.media.overlay import contact_sheet, draw_instances
 from stemseg_ros.records import FrameResult, Image, Instance
 
-"""uint8 (H, W, 3), BGR."""
 WORST = 6
 """Frames that are shown."""
 APART = 5

@@ -1,4 +1,4 @@
-"""What ``stemseg view`` does with a running node: pairs its answers with the images."""
+"""The live side of ``stemseg view``: pairs a running node's results with the images."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from stemseg_ros.view.stages import stage_ms
 
 NAME = "stemseg_view"
 KEPT_IMAGES = 64
-"""Images that may wait for their answer: more than the largest window has in flight."""
+"""Images kept until their result comes: more than the largest window has in flight."""
 IMAGE_PATIENCE_S = 1.0
-"""An answer waits so long for an image that comes later than itself."""
+"""Seconds that a result waits for an image that arrives later than itself."""
 REPORT_S = 5.0
 
 
 class Viewer:
-    """Shows each answer with its image; latency is the time between their arrivals here."""
+    """Pairs each result with its image; latency is the time between their arrivals here."""
 
     def __init__(self, program: Program, recording: Recording, image: str, topic: str) -> None:
         self._program = program
@@ -37,15 +37,15 @@ class Viewer:
         self._image, self._topic = image, topic
         self._node_name = topic.rpartition("/")[0]
         self._images: OrderedDict[int, tuple[float, Any]] = OrderedDict()
-        self._answers: deque[tuple[float, InstanceArray]] = deque()
+        self._results: deque[tuple[float, InstanceArray]] = deque()
         self._stages: dict[str, float] = {}
         reliable = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
         node = program.node
-        node.create_subscription(InstanceArray, topic, self._on_answer, reliable)
+        node.create_subscription(InstanceArray, topic, self._on_result, reliable)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def show(self) -> None:
-        """Until a signal comes."""
+        """Show results until a signal comes."""
         try:
             settings = self._settings()
             log = self._program.node.get_logger()
@@ -71,7 +71,7 @@ class Viewer:
             pass  # the usual end
 
     def _settings(self) -> Config:
-        """Those of a subscription to the images as they are published: raw or compressed."""
+        """Choose the transport of the images as they are published: raw or compressed."""
         node = self._program.node
         compressed = f"{self._image}/compressed"
 
@@ -92,21 +92,21 @@ class Viewer:
             self._images.popitem(last=False)
         self._show_ready()
 
-    def _on_answer(self, message: InstanceArray) -> None:
-        self._answers.append((time.monotonic(), message))
+    def _on_result(self, message: InstanceArray) -> None:
+        self._results.append((time.monotonic(), message))
         self._show_ready()
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self._stages |= stage_ms(message, self._node_name)
 
     def _show_ready(self) -> None:
-        """The answers whose image is here, or will not come any more, in order."""
-        while self._answers:
-            arrived, message = self._answers[0]
+        """Show, in order, the results whose image is here or will not come any more."""
+        while self._results:
+            arrived, message = self._results[0]
             image = self._images.pop(stamp_ns(message), None)
             if image is None and time.monotonic() - arrived < IMAGE_PATIENCE_S:
                 return
-            self._answers.popleft()
+            self._results.popleft()
             self._show(arrived, message, image)
 
     def _show(
@@ -125,7 +125,7 @@ class Viewer:
 
 
 def run(recording: Recording, image_topic: str, topic: str) -> None:
-    """Show what comes until SIGINT or SIGTERM."""
+    """Show results until SIGINT or SIGTERM."""
     with ros_program(NAME, []) as program:
         viewer = Viewer(program, recording, image_topic, topic)
         program.node.get_logger().info(f"shows {topic} on {image_topic}")
