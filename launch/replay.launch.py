@@ -62,7 +62,6 @@ NOT_CONFIGURED = "cannot configure: "
 """What the node logs, before the reason, when it cannot load its model."""
 SETTLE_S = 2.0
 """The last messages may be on their way to the recorder when the player has all its results."""
-EVALUATE = (sys.executable, "-c", "from stemseg_ros.cli.entry import main; main()", "evaluate")
 
 
 def generate_launch_description() -> LaunchDescription:

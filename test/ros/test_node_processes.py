@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,25 @@ def test_signals_end_it_without_waiting_for_the_window(
             f"exit code {code} after {seconds:.1f} s:\n{child.log}"
         )
         assert "Traceback" not in child.log
+
+
+@pytest.mark.parametrize(
+    ("number", "parameters"), [(signal.SIGINT, ()), (signal.SIGTERM, ("autostart:=false",))]
+)
+def test_it_leaves_no_shared_memory_behind(number: int, parameters: tuple[str, ...]) -> None:
+    ready = "waiting for configure" if parameters else "is ready"
+    with toy_node(*WINDOW, *parameters, FASTDDS_BUILTIN_TRANSPORTS="DEFAULT") as child:
+        child.wait_for_log(ready)
+        used = shared_memory_of(child.popen.pid)
+        assert used, "the node uses no shared memory"
+        assert child.stop(number)[0] == 0
+        assert [path for path in sorted(used) if path.exists()] == []
+
+
+def shared_memory_of(pid: int) -> set[Path]:
+    """The files of Fast DDS in /dev/shm that a process has mapped."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return {Path(line.split(maxsplit=5)[5]) for line in lines if " /dev/shm/fast" in line}
 
 
 @pytest.mark.parametrize(
