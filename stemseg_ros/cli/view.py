@@ -52,6 +52,13 @@ def view(
             help="Write this .rrd file instead of serving a page; 'rerun FILE' opens it."
         ),
     ] = None,
+    bind: Annotated[
+        str,
+        typer.Option(
+            help="IP address that page and data listen on: 127.0.0.1 serves this machine alone, "
+            "0.0.0.0 everybody who reaches it, without a password."
+        ),
+    ] = "127.0.0.1",
     port: Annotated[
         int,
         typer.Option(min=1024, max=65534, help="Port of the page; the next one serves its data."),
@@ -61,7 +68,11 @@ def view(
     ] = "localhost",
     open: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
-    """Show masks, ids, trails and timings, of a bag or of a running node, in a browser page."""
+    """Show masks, ids, trails and timings, of a bag or of a running node, in a browser page.
+
+    The page and its program come from this machine; the server sends no usage statistics. What the
+    page itself may send to rerun.io from the browser is switched off in its menu, under Settings.
+    """
     if answers is not None:
         typer.echo("stemseg: --answers is now called --results", err=True)
         results = results or answers
@@ -69,6 +80,8 @@ def view(
         raise ViewUsageError("--results needs a bag of images: stemseg view BAG --results BAG")
     if save is not None and save.suffix != ".rrd":
         raise ViewUsageError(f"--save {save}: expected a name that ends in .rrd")
+    from stemseg_ros.replay.processes import termination_as_exit
+
     with needs_extra("view"):
         from stemseg_ros.view.recording import Recording
 
@@ -76,9 +89,12 @@ def view(
         if save is not None:
             recording.save(save)
         else:
-            typer.echo(recording.serve(port, host, open_browser=open))
+            typer.echo(recording.serve(port, host, bind=bind, open_browser=open))
 
-    with Recording(bag.stem if bag else "live", follow=bag is None) as recording:
+    with (
+        termination_as_exit(),
+        Recording(bag.stem if bag else "live", follow=bag is None) as recording,
+    ):
         if bag is None:
             from stemseg_ros.replay.session import check_ros
 
@@ -93,6 +109,8 @@ def view(
             with BagFrames(bag, image_topic, results, topic) as frames:
                 start(recording)
                 _show(recording, frames)
+                for reason in recording.left_out():
+                    typer.echo(f"stemseg: {reason}", err=True)
             if save is None:
                 typer.echo("Ctrl-C ends the page")
                 _until_interrupted()

@@ -17,12 +17,10 @@ Time lines: ``frame``, counted from 0, and ``stamp``, that of the image's header
 from __future__ import annotations
 
 import shutil
-import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -30,10 +28,10 @@ import numpy.typing as npt
 import rerun as rr
 import rerun.blueprint as rrb
 
-from stemseg_ros.errors import StemsegError
 from stemseg_ros.masks import label_image
 from stemseg_ros.media.overlay import track_color
 from stemseg_ros.records import FrameResult, Image, Instance
+from stemseg_ros.view.page_server import LOOPBACK, PageServer, ViewError
 
 APPLICATION = "stemseg"
 LEAST_FREE_BYTES = 64 * 2**20
@@ -46,16 +44,16 @@ JPEG_QUALITY = 85
 MASK_OPACITY = 0.45
 MAX_CLASS_ID = 2**16 - 1
 """Highest one that rerun takes."""
-MEMORY_LIMIT = "2GiB"
-"""What the server keeps for pages that open late; beyond it, the oldest frames are dropped."""
 
 
+PANELS = {
+    "timing": "no panel of latencies: images and results were not recorded by one clock",
+    "stage": "no panel of stages: nobody reported them on /diagnostics",
+    "events": "no panel of events: there were none",
+}
+"""Panels beside the frame, by the entity that they show, and why one may be missing."""
 BACKGROUND = rr.AnnotationInfo(0, None, (0, 0, 0, 0))
 """Not tinted."""
-
-
-class ViewError(StemsegError):
-    """The page cannot be served, or the recording not be written."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +80,9 @@ class Recording:
         self._trails = Trails()
         self._epoch: int | None = None
         self._file: Path | None = None
+        self._server: PageServer | None = None
+        self._panels: list[str] = []
+        self._stages: list[str] = []
         self.frames = 0
 
     def save(self, path: Path) -> None:
@@ -89,27 +90,32 @@ class Recording:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _check_space(path)
-            self._stream.save(_partial(path), default_blueprint=_layout(self._follow))
+            self._stream.save(_partial(path), default_blueprint=self._blueprint())
             self._file = path
         except (OSError, RuntimeError) as error:
             raise ViewError(f"cannot write '{path}': {error}") from error
 
-    def serve(self, port: int, host: str = "localhost", *, open_browser: bool = False) -> str:
+    def serve(
+        self,
+        port: int,
+        host: str = "localhost",
+        *,
+        bind: str = LOOPBACK,
+        open_browser: bool = False,
+    ) -> str:
         """Serve a page on ``port``, its data on the next one; returns the page's address.
 
-        host: the name under which browsers reach this machine. Raises ViewError.
+        host and bind as PageServer has them. Raises ViewError.
         """
-        for number in (port, port + 1):
-            _check_free(number)
-        self._stream.serve_grpc(
-            grpc_port=port + 1,
-            default_blueprint=_layout(self._follow),
-            server_memory_limit=MEMORY_LIMIT,
-            cors_allow_origin=[f"http://{host}:{port}"],
-        )
-        data = f"rerun+http://{host}:{port + 1}/proxy"
-        rr.serve_web_viewer(web_port=port, open_browser=open_browser, connect_to=data)
-        return f"http://{host}:{port}/?url={quote(data, safe='')}"
+        self._server = PageServer(port, host, bind)
+        self._stream.connect_grpc(self._server.data, default_blueprint=self._blueprint())
+        if open_browser:
+            self._server.open_browser()
+        return self._server.address
+
+    def left_out(self) -> list[str]:
+        """Why panels are not there, one sentence for each."""
+        return [why for name, why in PANELS.items() if name not in self._panels]
 
     def show(self, frame: Shown) -> None:
         """Append one frame. Raises ViewError if the file cannot be written."""
@@ -119,21 +125,46 @@ class Recording:
         self.frames += 1
         if result.epoch != self._epoch:
             self._trails = Trails()
-            stream.log("events", rr.TextLog(f"epoch {result.epoch}: tracking starts anew"))
+            if self._epoch is not None:
+                self._show_event(f"epoch {result.epoch}: tracking starts anew")
             self._epoch = result.epoch
         self._show_image(frame.image)
         self._show_instances(result)
         if frame.latency_ms is not None:
+            self._need("timing")
             stream.log("timing/latency_ms", rr.Scalars(frame.latency_ms))
         for stage, milliseconds in frame.stage_ms.items():
-            stream.log(f"stage/{stage}", rr.Scalars(milliseconds))
+            self._show_stage(stage, milliseconds)
         if self._file is not None:
             _check_space(self._file)
+
+    def _show_event(self, text: str) -> None:
+        self._need("events")
+        self._stream.log("events", rr.TextLog(text))
+
+    def _show_stage(self, stage: str, milliseconds: float) -> None:
+        entity = f"stage/{stage}"
+        if stage not in self._stages:
+            self._need("stage")
+            self._stages.append(stage)
+            blue, green, red = track_color(len(self._stages))
+            line = rr.SeriesLines(names=f"{stage}, ms", colors=[(red, green, blue)])
+            self._stream.log(entity, line, static=True)
+        self._stream.log(entity, rr.Scalars(milliseconds))
+
+    def _need(self, panel: str) -> None:
+        """Add a panel to the page, at the first thing that it shows."""
+        if panel not in self._panels:
+            self._panels.append(panel)
+            self._stream.send_blueprint(self._blueprint())
+
+    def _blueprint(self) -> rrb.Blueprint:
+        return _layout(self._follow, self._panels)
 
     def _show_image(self, image: Image | None) -> None:
         if image is None:
             self._stream.log("camera/image", rr.Clear(recursive=False))
-            self._stream.log("events", rr.TextLog("a result whose image is not there"))
+            self._show_event("a result whose image is not there")
             return
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         self._stream.log(
@@ -177,6 +208,9 @@ class Recording:
                 raise ViewError(f"cannot write '{path}': {error}") from error
         finally:
             self._stream.disconnect()
+            if self._server is not None:
+                self._server.close()
+                self._server = None
         if path is not None:
             _partial(path).replace(path)
 
@@ -254,33 +288,21 @@ def _rgb(item: Instance) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _layout(follow: bool) -> rrb.Blueprint:
-    """The frame on the left; timings and events on the right."""
+def _layout(follow: bool, panels: Collection[str]) -> rrb.Blueprint:
+    """The frame on the left; on the right the panels that have something to show."""
     time = rrb.TimePanel(state="collapsed", timeline="frame")
     if follow:
         time = rrb.TimePanel(state="collapsed", timeline="frame", play_state="following")
+    views = {
+        "timing": rrb.TimeSeriesView(origin="timing", name="latency of the results, ms"),
+        "stage": rrb.TimeSeriesView(origin="stage", name="stages, ms"),
+        "events": rrb.TextLogView(origin="events", name="events"),
+    }
+    right = [view for name, view in views.items() if name in panels]
+    frame = rrb.Spatial2DView(origin="camera", name="masks, ids, trails")
     return rrb.Blueprint(
-        rrb.Horizontal(
-            rrb.Spatial2DView(origin="camera", name="masks, ids, trails"),
-            rrb.Vertical(
-                rrb.TimeSeriesView(origin="timing", name="latency of the results"),
-                rrb.TimeSeriesView(origin="stage", name="milliseconds by stage"),
-                rrb.TextLogView(origin="events", name="events"),
-            ),
-            column_shares=[3, 1],
-        ),
+        rrb.Horizontal(frame, rrb.Vertical(*right), column_shares=[3, 1]) if right else frame,
         rrb.BlueprintPanel(state="collapsed"),
         rrb.SelectionPanel(state="collapsed"),
         time,
     )
-
-
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise ViewError(
-                f"port {port} is not free ({error.strerror}); choose another one with --port"
-            ) from error

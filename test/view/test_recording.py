@@ -144,9 +144,13 @@ def free_ports() -> int:
     raise AssertionError("no free ports")
 
 
-def test_the_page_is_served_from_this_machine_alone() -> None:
-    """Page, program and WebAssembly come from the package: no network is needed."""
+def test_the_page_is_served_from_and_to_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Page, program and WebAssembly come from the package: no network is needed. Nobody else can
+    connect, and rerun keeps no statistics to send."""
     port = free_ports()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     with Recording("test") as recording:
         address = recording.serve(port)
         assert address == (
@@ -157,12 +161,43 @@ def test_the_page_is_served_from_this_machine_alone() -> None:
         assert b"re_viewer.js" in page
         program = urllib.request.urlopen(f"http://localhost:{port}/re_viewer_bg.wasm").read(4)
         assert program == b"\0asm"
+        assert listening(port) == listening(port + 1) == {"0100007F"}
+    assert listening(port) == listening(port + 1) == set()
+    assert list(tmp_path.rglob("analytics*")) == []
+
+
+def listening(port: int) -> set[str]:
+    """Addresses that listen on a port, as the kernel has them: hexadecimal, 127.0.0.1 from
+    behind."""
+    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    places = [line.split()[1].split(":") for table in tables for line in table if " 0A " in line]
+    return {address for address, number in places if int(number, 16) == port}
+
+
+@pytest.mark.parametrize(
+    ("bind", "words"), [("localhost", "expected an IP address"), ("192.0.2.1", "is not free on")]
+)
+def test_an_address_that_is_not_ours_is_named(bind: str, words: str) -> None:
+    with Recording("test") as recording, pytest.raises(ViewError, match=words):
+        recording.serve(free_ports(), bind=bind)
+
+
+def test_panels_are_there_for_what_is_shown(tmp_path: Path) -> None:
+    with Recording("test") as recording:
+        recording.save(tmp_path / "a.rrd")
+        recording.show(Shown(frame(0), grey(1)))
+        assert len(recording.left_out()) == 3
+        recording.show(Shown(frame(1), grey(1), 20.0, {"encode": 4.0, "decode": 3.0}))
+        assert recording.left_out() == ["no panel of events: there were none"]
+    rows = read(tmp_path / "a.rrd")
+    assert values(rows, "/stage/encode") == {1: 4.0}
+    assert values(rows, "/stage/decode") == {1: 3.0}
 
 
 def test_a_port_in_use_is_named() -> None:
     port = free_ports()
     with socket.socket() as taken, Recording("test") as recording:
-        taken.bind(("", port + 1))
+        taken.bind(("127.0.0.1", port + 1))
         taken.listen()
         with pytest.raises(ViewError, match=rf"port {port + 1} is not free .* --port"):
             recording.serve(port)
