@@ -28,6 +28,7 @@ from stemseg_ros.models.hodor.regions import (
     regions_from_predicted,
 )
 from stemseg_ros.models.hodor.settings import BACKGROUNDS, Settings
+from stemseg_ros.models.hodor.sights import Sight, limit_to_reach, updated_sights
 from stemseg_ros.tracker import Call
 
 OTHERS = BACKGROUNDS + 1
@@ -79,10 +80,14 @@ class State:
     """Position of the frame in the stream."""
     previous: dict[int, Tensor] = field(default_factory=dict)
     """(h, w) at stride 8 by id: where each object was one frame ago."""
+    sights: dict[int, Sight] = field(default_factory=dict)
+    """Where each object was last seen, by id."""
 
     def copy(self) -> State:
         """A state to come back to."""
-        return State(self.memory.copy(), self.ids, self.index, dict(self.previous))
+        return State(
+            self.memory.copy(), self.ids, self.index, dict(self.previous), dict(self.sights)
+        )
 
     def forget(self, ids: Collection[int]) -> None:
         """Follow some objects no longer."""
@@ -92,6 +97,7 @@ class State:
         else:
             self.memory = Memory()
         self.previous = {n: mask for n, mask in self.previous.items() if n not in ids}
+        self.sights = {n: sight for n, sight in self.sights.items() if n not in ids}
 
 
 class Propagator:
@@ -184,7 +190,7 @@ class Propagator:
         if self.config.network.previous_masks:
             inputs = (*inputs, self._previous_regions(ids, seen))
         (logits,) = yield Call("decode", inputs)
-        logits = logits.float()
+        logits = self._limit(logits.float(), ids)
         enlarged = _enlarge(logits).softmax(0)
         inner = _enlarge(logits.softmax(0))
         for probability in (enlarged, inner):
@@ -222,7 +228,17 @@ class Propagator:
 
     def _keep(self, described: Described, regions: Tensor) -> None:
         self.state.memory.put(described)
-        self.state.previous = dict(zip(self.state.ids, regions[BACKGROUNDS:], strict=True))
+        masks = dict(zip(self.state.ids, regions[BACKGROUNDS:], strict=True))
+        self.state.previous = masks
+        self.state.sights = updated_sights(self.state.sights, masks, self.state.index)
+
+    def _limit(self, logits: Tensor, ids: tuple[int, ...]) -> Tensor:
+        """(10 + I, h, w): objects only where they can be."""
+        reach, state = self.config.propagation.reach, self.state
+        if not reach:
+            return logits
+        objects = limit_to_reach(logits[OTHERS:], ids, state.sights, state.index, reach)
+        return torch.cat((logits[:OTHERS], objects))
 
     def _previous_regions(self, ids: tuple[int, ...], seen: _Seen) -> Tensor:
         """(9 + I, h, w): where everything was one frame ago, new objects as they are given."""

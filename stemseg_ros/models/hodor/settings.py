@@ -63,6 +63,9 @@ class PropagationConfig(Switches):
     """Sets the switches below that say "variant"."""
     window: int = Field(7, ge=1, le=1000, json_schema_extra=LIVE)
     """Earlier frames whose descriptors a frame is decoded from."""
+    reach: float = Field(0.0, ge=0, le=100, json_schema_extra=LIVE)
+    """Beyond the paper: how far objects can move between two frames, in shares of their size
+    (root of the area); objects out of reach do not compete for a pixel. 0: anywhere."""
     first_frame: Switch = Field("variant", json_schema_extra=LIVE)
     """reference: in the first frame with prompts masks come back grown by interpolation.
     corrected: as they were given."""
