@@ -234,6 +234,9 @@ def _print(variants: list[VariantReport]) -> None:
     console = Console()
     for variant in variants:
         measured = next(iter(variant.measures.values()), {})
+        if not measured:
+            console.print(f"{variant.variant.name}: no object in truth or results, no measures")
+            continue
         names = [name for name in measured if name not in COUNTS or name == "IDS"]
         table = Table(
             "percent",

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from stemseg_ros.errors import needs_extra
+from stemseg_ros.evaluation.official import DavisJAndF, YouTubeVisMAP, scored_objects
 from stemseg_ros.formats import davis_pngs, youtube_vis_json
 from stemseg_ros.formats.kitti_lines import ResultRow, write_results
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks, check_pair
@@ -39,6 +40,8 @@ MEAN_CLASSES = "mean of classes"
 """Mean over classes (TrackEval's class_averaged)."""
 COUNTS = ("IDS", "TP", "FP", "FN", "MT", "ML", "Frag")
 """Measures that are numbers, not percent."""
+SHORTEST_BINARY = 3
+"""Frames of a sequence of which the first and the last do not count."""
 _TRACKER = "results"
 _QUIET = {"PRINT_CONFIG": False}
 _TEXT_CLASS = 100
@@ -168,6 +171,11 @@ def _numbered(row: ResultRow) -> ResultRow:
     return replace(row, class_id=row.class_id * _TEXT_CLASS)
 
 
+def _objects_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
+    """Several objects, as many as the first frame names."""
+    return _davis_dataset(folder, scored_objects(truth), result)
+
+
 def _davis_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
     davis_pngs.INSTANCES.write(folder / "truth", [replace(truth, files=())], truth=True)
     davis_pngs.INSTANCES.write(folder / _TRACKER, [replace(result, files=(), name=truth.name)])
@@ -185,7 +193,12 @@ def _davis_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) ->
 
 def _binary_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
     """One foreground object, and as in the DAVIS 2016 toolkit neither the first nor the last
-    frame."""
+    frame. Raises EvaluationError."""
+    if truth.frames < SHORTEST_BINARY:
+        raise EvaluationError(
+            f"sequence {truth.name}: {truth.frames} frames; DAVIS 2016 leaves out the first and "
+            f"the last one, so it takes {SHORTEST_BINARY}"
+        )
     return _davis_dataset(folder, *(_inner_frames(davis_pngs.united(s)) for s in (truth, result)))
 
 
@@ -255,10 +268,12 @@ def _mots_summary(raw: Mapping[str, Raw]) -> Measures:
 
 
 def _davis_metrics() -> dict[str, Any]:
-    return {"JAndF": metrics.JAndF()}
+    return {"JAndF": DavisJAndF()}
 
 
 def _davis_summary(raw: Mapping[str, Raw]) -> Measures:
+    if not raw["JAndF"]["num_gt_tracks"]:
+        return {}
     return _percent(
         {
             name: raw["JAndF"][name]
@@ -271,7 +286,7 @@ def _track_metrics() -> dict[str, Any]:
     """AP counts up to 100 tracks of a class in a video, AR10 and AR1 so many."""
     quiet = {**_QUIET, "USE_AREA_RANGES": False, "USE_TIME_RANGES": False}
     return {
-        name: metrics.TrackMAP({**quiet, "MAX_DETECTIONS": limit})
+        name: YouTubeVisMAP({**quiet, "MAX_DETECTIONS": limit})
         for name, limit in (("AP", 100), ("AR10", 10), ("AR1", 1))
     }
 
@@ -296,7 +311,7 @@ def _percent(shares: Mapping[str, Any]) -> Measures:
 
 
 MOTS = Protocol("mots", _text_dataset, _mots_metrics, _mots_summary)
-DAVIS = Protocol("davis", _davis_dataset, _davis_metrics, _davis_summary)
+DAVIS = Protocol("davis", _objects_dataset, _davis_metrics, _davis_summary)
 DAVIS_BINARY = Protocol("davis2016", _binary_dataset, _davis_metrics, _davis_summary)
 YOUTUBE_VIS = Protocol("youtube_vis", _track_dataset, _track_metrics, _track_summary)
 PROTOCOLS = {

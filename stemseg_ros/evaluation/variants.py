@@ -107,7 +107,8 @@ def _renumbered(
         for row in result.rows
         if row.class_id in mapping
     )
-    return replace(result, rows=tuple(rows), classes=classes)
+    unseen = {id_: mapping[c] for id_, c in result.unseen.items() if c in mapping}
+    return replace(result, rows=tuple(rows), classes=classes, unseen=unseen)
 
 
 def has_post_filter(classes: Mapping[int, str]) -> bool:
@@ -126,7 +127,8 @@ def scored_by_pixels(result: SequenceMasks) -> SequenceMasks:
     """Scores in (0, 1]: pixels of a track over those of the largest."""
     pixels = _pixels(result)
     most = max(pixels.values(), default=1)
-    return replace(result, scores={id_: count / most for id_, count in pixels.items()})
+    scores = {id_: pixels[id_] / most for id_ in (*pixels, *result.unseen)}
+    return replace(result, scores=scores)
 
 
 def largest_tracks(result: SequenceMasks, count: int) -> SequenceMasks:

@@ -41,6 +41,9 @@ class SequenceMasks:
     """Number of the video, where the format has such (YouTube-VIS)."""
     crowd: frozenset[int] = frozenset()
     """Tracks of the ground truth that need not be found (``iscrowd`` of YouTube-VIS)."""
+    unseen: Mapping[int, int] = field(default_factory=dict)
+    """Class by id of tracks of results without a single mask, which YouTube-VIS counts as
+    false."""
 
     @classmethod
     def of_files(
@@ -64,11 +67,11 @@ class SequenceMasks:
         return grouped
 
     def by_track(self) -> dict[int, list[ResultRow]]:
-        """Rows of each track in order of time, by id."""
-        tracks: defaultdict[int, list[ResultRow]] = defaultdict(list)
+        """Rows of each track in order of time, by id; tracks in the order of the file."""
+        tracks: dict[int, list[ResultRow]] = {row.id: [] for row in self.rows}
         for row in sorted(self.rows, key=lambda row: row.frame):
             tracks[row.id].append(row)
-        return dict(tracks)
+        return tracks
 
 
 def from_results(

@@ -138,8 +138,10 @@ def read_truth(path: Path) -> dict[str, SequenceMasks]:
     tracks: defaultdict[int, list[VideoTrack]] = defaultdict(list)
     for track in scan_tracks(path, videos, names, optional=("annotations",)):
         tracks[track.video].append(track)
+    # By number, in which order the benchmark breaks ties of scores across videos.
     return {
-        video.name: _sequence(video, tracks[number], names) for number, video in videos.items()
+        video.name: _sequence(video, tracks[number], names)
+        for number, video in sorted(videos.items())
     }
 
 
@@ -151,6 +153,7 @@ def read_results(path: Path, truths: Mapping[str, SequenceMasks]) -> dict[str, S
     by_number = {truth.number: truth for truth in truths.values()}
     rows: defaultdict[str, list[ResultRow]] = defaultdict(list)
     scores: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    unseen: defaultdict[str, dict[int, int]] = defaultdict(dict)
     for id_, entry in enumerate(content, start=1):
         with naming(f"{path}, [{id_ - 1}]"):
             if not isinstance(entry, dict):
@@ -162,6 +165,8 @@ def read_results(path: Path, truths: Mapping[str, SequenceMasks]) -> dict[str, S
             masks = _masks(entry, truth.frames, truth.size)
             rows[truth.name] += _rows(id_, class_id, masks)
             scores[truth.name][id_] = _score(entry)
+            if not any(masks):
+                unseen[truth.name][id_] = class_id
     return {
         name: replace(
             truth,
@@ -169,6 +174,7 @@ def read_results(path: Path, truths: Mapping[str, SequenceMasks]) -> dict[str, S
             ignored={},
             scores=scores[name],
             crowd=frozenset(),
+            unseen=unseen[name],
         )
         for name, truth in truths.items()
     }
@@ -255,7 +261,10 @@ def _score(entry: Json) -> float:
 
 
 def _entries(sequence: SequenceMasks, truth: bool) -> Iterator[Json]:
-    for id_, rows in sequence.by_track().items():
+    tracks = sequence.by_track() | {id_: [] for id_ in sequence.unseen}
+    for id_ in sorted(tracks) if sequence.unseen else tracks:  # results: in the order of the file
+        rows = tracks[id_]
+        class_id = rows[0].class_id if rows else sequence.unseen[id_]
         masks: list[Json | None] = [None] * sequence.frames
         areas: list[int | None] = [None] * sequence.frames
         for row in rows:
@@ -266,7 +275,7 @@ def _entries(sequence: SequenceMasks, truth: bool) -> Iterator[Json]:
             areas[row.frame] = int(coco_mask.area(row.rle))
         if truth:
             yield {
-                "category_id": rows[0].class_id,
+                "category_id": class_id,
                 "segmentations": masks,
                 "areas": areas,
                 "height": sequence.size[0],
@@ -275,7 +284,7 @@ def _entries(sequence: SequenceMasks, truth: bool) -> Iterator[Json]:
             }
         else:
             yield {
-                "category_id": rows[0].class_id,
+                "category_id": class_id,
                 "score": sequence.scores.get(id_, 1.0),
                 "segmentations": masks,
             }

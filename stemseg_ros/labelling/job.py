@@ -4,6 +4,7 @@ summary out."""
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections import Counter
@@ -232,8 +233,21 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Readable JSON, newline at the end. Raises MediaError."""
+    """Readable JSON, newline at the end; numbers that JSON lacks become null. Raises
+    MediaError."""
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
     try:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise MediaError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _finite(content: object) -> object:
+    """With None for NaN and infinities, in any depth."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content

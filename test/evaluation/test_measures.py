@@ -265,6 +265,35 @@ def test_davis_missed_object_counts_as_zero() -> None:
     assert_measures(davis(two_cars(), result), **{"J-Mean": 50, "F-Mean": 50})
 
 
+def test_davis_assigns_results_by_the_mean_of_j_and_f() -> None:
+    """The object's columns 0-19 have one boundary, behind column 19. Result 1, columns 0-9: J 1/2,
+    F 0, as its boundary is elsewhere. Result 2, columns 10-20: J 10/21; of its two boundaries one
+    is right within a pixel: precision 1/2, recall 1, F 2/3. J alone would assign result 1."""
+    truth = sequence(row(t, 1, 0, 20) for t in FRAMES)
+    result = sequence([r for t in FRAMES for r in (row(t, 1, 0, 10), row(t, 2, 10, 21))])
+    j, f = 100 * 10 / 21, 100 * 2 / 3
+    assert_measures(davis(truth, result), **{"J&F": (j + f) / 2, "J-Mean": j, "F-Mean": f})
+
+
+def test_davis_scores_the_objects_that_the_first_frame_names() -> None:
+    """Object 2 appears later: to miss it costs nothing."""
+    truth = sequence([*(row(t, 1, 0, 12) for t in FRAMES), *(row(t, 2, 20, 40) for t in (5, 6))])
+    result = sequence(row(t, 1, 0, 12) for t in FRAMES)
+    assert_measures(davis(truth, result), **{"J&F": 100})
+
+
+def test_davis_without_objects_has_no_measures() -> None:
+    scores = score_sequence(DAVIS, sequence([]), two_cars())
+    assert sequence_measures(DAVIS, scores) == {}
+    some = score_sequence(DAVIS, two_cars(), two_cars())
+    assert_measures(combine(DAVIS, {"a": scores, "b": some})["general"], **{"J&F": 100})
+
+
+def test_davis_2016_needs_a_frame_between_the_first_and_the_last() -> None:
+    with pytest.raises(EvaluationError, match=r"sequence 0000: 2 frames; DAVIS 2016 leaves out"):
+        score_sequence(DAVIS_BINARY, two_cars(2), two_cars(2))
+
+
 def binary(truth: SequenceMasks, result: SequenceMasks) -> Measures:
     return sequence_measures(DAVIS_BINARY, score_sequence(DAVIS_BINARY, truth, result))["general"]
 
@@ -322,6 +351,39 @@ def test_youtube_vis_confident_mistake_costs_precision() -> None:
         scores={1001: 0.5, 1002: 0.9},
     )
     assert_measures(vis(truth, result), AP=50, AR1=0, AR10=100)
+
+
+def test_youtube_vis_ties_of_scores_keep_the_order_of_the_file() -> None:
+    """Track 9 stands first in the file, though track 1 appears earlier: AR1 takes track 9."""
+    truth = sequence(row(t, 1, 0, 10) for t in range(5, 10))
+    result = sequence(
+        [*(row(t, 9, 0, 10) for t in range(5, 10)), *(row(t, 1, 30, 40) for t in FRAMES)],
+        scores={1009: 0.5, 1001: 0.5},
+    )
+    assert_measures(vis(truth, result), AR1=100, AP=100)
+    swapped = replace(result, rows=(*result.rows[5:], *result.rows[:5]))
+    assert_measures(vis(truth, swapped), AR1=0, AR10=100, AP=50)
+
+
+def test_youtube_vis_a_track_without_masks_is_a_mistake() -> None:
+    """It has the highest score, so the precision at every recall is 1/2."""
+    truth = sequence(row(t, 1, 0, 10) for t in FRAMES)
+    result = replace(truth, scores={1001: 0.5, 1002: 0.9}, unseen={1002: 1})
+    assert_measures(vis(truth, result), AP=50, AR1=0, AR10=100)
+    assert_measures(vis(truth, replace(result, unseen={})), AP=100)
+
+
+def test_youtube_vis_several_results_match_one_crowd() -> None:
+    """Both results on the crowd are neither right nor wrong, whatever their scores."""
+    truth = sequence([r for t in FRAMES for r in (row(t, 1, 0, 10), row(t, 2, 20, 30))])
+    truth = replace(truth, crowd=frozenset({1002}))
+    result = sequence(
+        [r for t in FRAMES for r in (row(t, 1, 0, 10), row(t, 2, 20, 30), row(t, 3, 20, 30))],
+        scores={1001: 0.5, 1002: 0.9, 1003: 0.8},
+    )
+    assert_measures(vis(truth, result), AP=100)
+    plain = replace(truth, crowd=frozenset())
+    assert_measures(vis(plain, result), AP=100 * (51 / 101 + 50 / 101 * 2 / 3))
 
 
 @pytest.mark.skipif(

@@ -16,7 +16,7 @@ from colour_engine import colour_model
 
 from stemseg_ros.errors import MediaError
 from stemseg_ros.formats.kitti_lines import read_results
-from stemseg_ros.labelling.job import percentiles, run_source
+from stemseg_ros.labelling.job import percentiles, run_source, write_json
 from stemseg_ros.masks import encode
 from stemseg_ros.media.damage import Damage
 from stemseg_ros.media.overlay import track_color
@@ -206,3 +206,12 @@ def test_frames_dropped_for_their_stamps_are_counted(tmp_path: Path) -> None:
     summary = run_source(Glitches(), stream, tmp_path, checkpoint="none", device="cpu")  # type: ignore[arg-type]
     assert (summary.frames, summary.epochs) == (5, 1)
     assert summary.dropped == {"duplicate": 1, "out_of_order": 2}
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": [1.5, float("nan"), (float("inf"), 2)], "b": "nan"})
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "a": [1.5, None, [None, 2]],
+        "b": "nan",
+    }

@@ -1,0 +1,60 @@
+"""TrackEval's measures where they differ from the benchmarks' own code, put right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from stemseg_ros.errors import needs_extra
+from stemseg_ros.formats.sequence_masks import SequenceMasks
+
+with needs_extra("eval"):
+    from trackeval import metrics
+
+EPSILON = np.finfo(float).eps
+
+
+class DavisJAndF(metrics.JAndF):  # type: ignore[misc]
+    """Assigns results to objects by (J + F) / 2, as davis2017-evaluation does; TrackEval: by J
+    alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.optim_type = "J&F"
+
+    def eval_sequence(self, data: dict[str, Any]) -> dict[str, Any]:
+        """See TrackEval, which fails where there is no object."""
+        if not data["num_gt_ids"]:
+            return {**dict.fromkeys(self.float_fields, 0.0), "num_gt_tracks": 0}
+        measured: dict[str, Any] = super().eval_sequence(data)
+        return measured
+
+
+def scored_objects(truth: SequenceMasks) -> SequenceMasks:
+    """The objects that davis2017-evaluation scores: ids up to the largest of the first frame.
+    Others, which appear later, are background to it."""
+    largest = max((row.id for row in truth.rows if row.frame == 0), default=0)
+    return replace(truth, rows=tuple(row for row in truth.rows if row.id <= largest))
+
+
+class YouTubeVisMAP(metrics.TrackMAP):  # type: ignore[misc]
+    """Lets any number of results match one crowd object, as the cocoapi of YouTube-VIS does;
+    TrackEval counts all but the first as false."""
+
+    def eval_sequence(self, data: dict[str, Any]) -> dict[Any, Any]:
+        """See TrackEval: beside other things the matches by number of the range of sizes."""
+        found: dict[Any, Any] = super().eval_sequence(data)
+        crowds = np.flatnonzero(data["gt_track_iscrowd"])
+        if not len(crowds) or not data["dt_tracks"]:
+            return found
+        ious = self._compute_track_ious(
+            data["dt_tracks"], [data["gt_tracks"][i] for i in crowds], iou_function="mask"
+        )
+        best = np.asarray(ious).max(axis=1)
+        thresholds = np.minimum(self.array_labels, 1 - 1e-10)[:, None]
+        for matches in (found[number] for number in range(self.num_ig_masks)):
+            left = (matches["dt_matches"] == -1) & (best >= thresholds - EPSILON)
+            matches["dt_ignore"] = matches["dt_ignore"] | left
+        return found
