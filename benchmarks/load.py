@@ -161,6 +161,9 @@ def run_node(stand_in: list[float] | None, arguments: list[str]) -> NoReturn:
 class StandIn:
     """An engine that waits, and finds nothing."""
 
+    description = "a fake engine that waits"
+    precision = "float32"
+
     def __init__(self, config: Settings, frame: float, window: float) -> None:
         """frame, window: seconds."""
         self.device = torch.device("cpu")

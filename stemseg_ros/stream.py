@@ -14,8 +14,11 @@ import torch
 from stemseg_ros.config import Config, load_config
 from stemseg_ros.errors import PromptError
 from stemseg_ros.execution.device import resolve_device
-from stemseg_ros.execution.engine import Engine, open_engine
+from stemseg_ros.execution.engine import Engine, open_engine, open_exported
+from stemseg_ros.execution.function_files import ExportedFolder
 from stemseg_ros.execution.lockstep import Outcome, run_steps
+from stemseg_ros.execution.onnx_export import ExportError
+from stemseg_ros.masks import encode
 from stemseg_ros.models.registry import model_package
 from stemseg_ros.records import Frame, FrameResult, Image, Prompt
 from stemseg_ros.stamps import Event, StampOrder
@@ -36,14 +39,21 @@ def open_model(
 ) -> Model:
     """Load a model, by its settings or the name of a preset.
 
-    checkpoint: a file of weights; None for those bundled with the preset; "random" for seeded
-    random weights (benchmarks only). device: auto, cpu, cuda or cuda:N. timed: see
-    ``open_engine``. Raises ConfigError, CheckpointError, DeviceError.
+    checkpoint: a file of weights, or a folder that ``stemseg export`` wrote; None for the weights
+    bundled with the preset; "random" for seeded random ones (benchmarks only). device: auto, cpu,
+    cuda or cuda:N. timed: see ``open_engine``. Raises ConfigError, CheckpointError,
+    DeviceError, ExportError, MissingExtraError.
     """
     settings = config if isinstance(config, Config) else load_config(config)
     place = resolve_device(device)
+    if checkpoint not in (None, "") and Path(str(checkpoint)).is_dir():
+        return Model(
+            settings,
+            open_exported(_exported(Path(str(checkpoint)), settings), settings.runtime, place),
+        )
     network = model_package(settings.model).load_network(settings, checkpoint)
-    return Model(settings, open_engine(network, settings.runtime, place, timed=timed))
+    engine = open_engine(network, settings.runtime, place, name=settings.name, timed=timed)
+    return Model(settings, engine)
 
 
 class Model:
@@ -75,7 +85,7 @@ class Model:
 
     def warm_up(self, size: tuple[int, int], streams: int = 1) -> float:
         """Run grey images of (H, W) through fresh streams, alone and side by side, so that the
-        first real frame meets a warm device.
+        first real frame meets a warm device; a model that follows prompts is given one.
 
         Returns the seconds of the slowest push.
         """
@@ -83,9 +93,11 @@ class Model:
         slowest = 0.0
         for number in sorted({1, streams}):
             warmed = [self.stream() for _ in range(number)]
-            for index in range(warmed[0].latency.in_flight):
+            prompts = warmed[0].example_prompts(size)
+            for index in range(warmed[0].latency.in_flight + bool(prompts)):
+                frame = Frame(grey, 1 + index, () if index else prompts)
                 begin = time.perf_counter()
-                for outcome in self.push_all([(s, Frame(grey, 1 + index)) for s in warmed]):
+                for outcome in self.push_all([(s, frame) for s in warmed]):
                     if isinstance(outcome, Exception):
                         raise outcome
                 slowest = max(slowest, time.perf_counter() - begin)
@@ -123,6 +135,11 @@ class Stream:
         self._tracker = model.tracker(self.config)
         self._sources: deque[object] = deque()
         self._size: tuple[int, int] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """What computes the network."""
+        return self._model.engine
 
     @property
     def latency(self) -> Latency:
@@ -167,6 +184,15 @@ class Stream:
                 f"the model '{self.config.name}' follows no prompts; 'hodor_lite' does"
             )
         return self._tracker
+
+    def example_prompts(self, size: tuple[int, int]) -> tuple[Prompt, ...]:
+        """An object in the middle of an (H, W) image; nothing for a model without prompts."""
+        if not isinstance(self._tracker, PromptTracker):
+            return ()
+        height, width = size
+        mask = np.zeros(size, bool)
+        mask[height // 4 : -(height // 4), width // 4 : -(width // 4)] = True
+        return (Prompt(1, 1, encode(mask)),)
 
     def flush(self) -> list[FrameResult]:
         """Finish all pending frames; the stream may go on afterwards. Held frames stay held."""
@@ -264,6 +290,17 @@ class Stream:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+
+def _exported(folder: Path, config: Config) -> ExportedFolder:
+    exported = ExportedFolder(folder)
+    made = exported.content
+    if (made.config, made.classes) != (config.name, tuple(config.classes)):
+        raise ExportError(
+            f"{folder} holds the config '{made.config}' with the classes "
+            f"{', '.join(made.classes)}, not '{config.name}' with {', '.join(config.classes)}"
+        )
+    return exported
 
 
 def check_image(image: Image) -> None:

@@ -32,6 +32,8 @@ class ColourEngine:
     """
 
     device = torch.device("cpu")
+    description = "a fake engine"
+    precision = "float32"
 
     def __init__(self, config: Settings) -> None:
         self.config = config

@@ -45,6 +45,8 @@ os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
 # One core for each process that tests beside others.
 _threads = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
 os.environ.setdefault("OMP_NUM_THREADS", str(_threads))
+# What engines keep of networks is made once for all tests, and does not mix with the user's.
+os.environ.setdefault("STEMSEG_CACHE", str(GOLDEN.parents[1] / ".pytest_cache" / "stemseg"))
 # A job in the background of a script starts with SIGINT ignored, one under nohup with SIGHUP, and
 # processes inherit that: tests that send these signals to their children would wait in vain.
 for _number, _handler in (

@@ -49,8 +49,13 @@ ROSDEP_KEYS = {
     "typer": "python3-typer",
     "zstandard": None,
 }
-# The folders whose imports an extra may bring.
-EXTRAS = {"training": "train", "evaluation": "eval", "view": "view", "export": "export"}
+# The folders whose imports extras may bring.
+EXTRAS = {
+    "training": ["train"],
+    "evaluation": ["eval"],
+    "view": ["view"],
+    "execution": ["cpu", "onnx", "export"],
+}
 # The folders that are installed to share/stemseg; rosidl_generate_interfaces installs msg/ itself.
 AMENT_SHARED = ("config", "launch", "media")
 PIP_SHARED = (*AMENT_SHARED, "msg")
@@ -195,6 +200,9 @@ def test_ament_and_pip_install_the_same_folders() -> None:
         ("train", ["train"]),
         ("eval", ["eval", "no-deps"]),
         ("view", ["view"]),
+        ("cpu", ["cpu"]),
+        ("onnx", ["onnx"]),
+        ("onnx-gpu", ["onnx-gpu"]),
         ("export", ["export"]),
         ("dev", ["dev"]),
     ],
@@ -206,7 +214,7 @@ def test_every_requirement_is_pinned(extra: str | None, files: list[str]) -> Non
 @pytest.mark.parametrize("folder", ["core", "ros", *EXTRAS])
 def test_every_import_is_declared(folder: str) -> None:
     imported = third_party_imports(path for path in PACKAGE.rglob("*.py") if part(path) == folder)
-    declared = required() | (required(EXTRAS[folder]) if folder in EXTRAS else set())
+    declared = required().union(*(required(extra) for extra in EXTRAS.get(folder, [])))
     ros = ros_dependencies() if folder == "ros" else set()
     undeclared = {
         name: path.name
@@ -267,14 +275,13 @@ for module in {modules!r}:
 def test_core_imports_without_ros_and_without_extras() -> None:
     extras = {
         name
-        for extra in ("train", "eval", "view", "export", "dev")
+        for extra in ("train", "eval", "view", "cpu", "onnx", "export", "dev")
         for name in required(extra) - required()
     }
     ros = {name for name in ros_dependencies() if not name.startswith("python3-")}
     blocked = {name.replace("-", "_") for name in extras | ros} | {
         "stemseg",
         "cv_bridge",
-        "onnxruntime",
         "rerun",
     }
     code = BLOCKED_IMPORT.format(blocked=blocked, modules=core_modules())

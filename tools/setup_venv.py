@@ -29,7 +29,7 @@ INTERRUPTED = (
     VENV / "pip-at-work"
 )  # still there: pip was killed, and what it had half done is unknown
 REQUIREMENTS = ROOT / "requirements"
-GROUPS = ("base", "train", "eval", "view", "dev")
+GROUPS = ("base", "train", "eval", "view", "cpu", "onnx", "export", "dev")
 DISK_GIB = 12  # the environment itself takes about 7
 LARGE_DOWNLOAD = re.compile(
     r"(?:Downloading|Using cached) (\S+\.whl)\S* \((\d{2,}(?:\.\d+)? MB)\)"

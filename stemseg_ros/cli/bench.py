@@ -49,6 +49,8 @@ class BenchReport:
     """(width, height) of the frames."""
     traits: dict[str, str]
     """What the settings say of the model."""
+    engine: str
+    """The runtime that computed, and where."""
     precision: str
     warmup: int
     """Frames that came out before the measurement, at least."""
@@ -116,7 +118,8 @@ def bench(
         threads=torch.get_num_threads(),
         size=size,
         traits=config.traits,
-        precision=config.runtime.precision,
+        engine=stream.engine.description,
+        precision=stream.engine.precision,
         warmup=warm,
         frames=measured.frames,
         stages={stage: StageTime.of(values) for stage, values in measured.stages.items()},

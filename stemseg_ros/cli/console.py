@@ -108,7 +108,7 @@ def print_bench(report: BenchReport) -> None:
     table = Table(
         "stage",
         title=f"{report.config}, {width}x{height}, {', '.join(report.traits.values())}, "
-        f"{report.precision}, {report.device}",
+        f"{report.precision}, {report.engine}",
     )
     table.add_column("median ms / frame", justify="right")
     table.add_column("p90", justify="right")

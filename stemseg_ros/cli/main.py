@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from stemseg_ros import __version__
 from stemseg_ros.cli.bag import bag_app
 from stemseg_ros.cli.evaluate import convert, evaluate
+from stemseg_ros.cli.export import export
 from stemseg_ros.cli.propagate import propagate
 from stemseg_ros.cli.view import view
 from stemseg_ros.errors import StemsegError, needs_extra
@@ -50,6 +51,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Labelled data that a preset t
 app.add_typer(data_app, name="data")
 app.command()(evaluate)
 app.command()(convert)
+app.command()(export)
 app.command()(propagate)
 app.command()(view)
 
@@ -205,7 +207,7 @@ def bench(
     tree = config_from(
         config, settings, {name: value for name, value in given.items() if value is not None}
     )
-    frame_size = _size(size)
+    shape = frame_size(size)
     from dataclasses import asdict
 
     from stemseg_ros.cli import bench as benchmark
@@ -219,7 +221,7 @@ def bench(
     with frames_progress("bench", warmup + frames) as progress:
         report = benchmark.bench(
             stream,
-            frame_size,
+            shape,
             frames=frames,
             warmup=warmup,
             checkpoint=checkpoint,
@@ -334,7 +336,7 @@ def _overrides(settings: list[str]) -> dict[str, Any]:
     return overrides
 
 
-def _size(text: str) -> tuple[int, int]:
+def frame_size(text: str) -> tuple[int, int]:
     """(width, height) from "1242x375"."""
     match = re.fullmatch(r"([0-9]+)x([0-9]+)", text)
     if match is None or not all(16 <= int(side) <= 16384 for side in match.groups()):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from stemseg_ros.errors import DeviceError
+from stemseg_ros.execution.device import fast_precision, resolve_device
+from stemseg_ros.execution.function_files import CachedExports, ExportedFolder, FunctionFiles
 from stemseg_ros.execution.settings import RuntimeConfig
 from stemseg_ros.execution.torch_engine import TorchEngine
+from stemseg_ros.models.layers.norms import fuse_frozen_norms
 
 Tensors = tuple[Tensor, ...]
+log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -20,6 +27,16 @@ class Engine(Protocol):
     @property
     def device(self) -> torch.device:
         """Where inputs are expected and outputs lie."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """The runtime, its version and where it computes, for logs and diagnostics."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Type of the arithmetic: float32, bfloat16 or float16."""
         ...
 
     def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
@@ -31,12 +48,82 @@ class Engine(Protocol):
 
 
 def open_engine(
-    network: nn.Module, config: RuntimeConfig, device: str | torch.device, *, timed: bool = False
+    network: nn.Module,
+    config: RuntimeConfig,
+    device: str | torch.device,
+    *,
+    name: str = "custom",
+    timed: bool = False,
 ) -> Engine:
     """The engine that the settings ask for, with the network's weights on ``device``.
 
     network: has an attribute ``functions``, the names of those of its methods that take and return
-    tensors, batch first; it belongs to the engine from now on. timed: every call waits for the
-    device, so that its time is exact (benchmarks and evaluation only).
+    tensors, batch first; it belongs to the engine from now on. name: of the preset, for files and
+    messages. timed: every call waits for the device, so that its time is exact (benchmarks and
+    evaluation only). Raises DeviceError, MissingExtraError.
     """
-    return TorchEngine(network, config, device, timed=timed)
+    place = resolve_device(device)
+    kind, reason = choose_engine(config, place)
+    if kind == "torch":
+        engine: Engine = TorchEngine(network, config, place, timed=timed)
+    else:
+        network.eval().requires_grad_(False)
+        if config.fuse:
+            fuse_frozen_norms(network)
+        engine = _open(kind, network, config, place, name)
+    log.info("%s, %s (%s)", engine.description, engine.precision, reason)
+    return engine
+
+
+def open_exported(
+    exported: ExportedFolder, config: RuntimeConfig, device: str | torch.device
+) -> Engine:
+    """An engine for functions that 'stemseg export' wrote. Raises DeviceError,
+    MissingExtraError."""
+    place = resolve_device(device)
+    kind = config.engine
+    if kind == "torch":
+        raise DeviceError(
+            f"runtime.engine torch computes no exported functions ({exported.folder}); use auto, "
+            "openvino, onnxruntime or tensorrt"
+        )
+    if kind == "auto":
+        on_cpu = place.type == "cpu" and find_spec("openvino") is not None
+        kind = "openvino" if on_cpu else "onnxruntime"
+    engine = _open(kind, exported, config, place)
+    log.info("%s, %s (%s)", engine.description, engine.precision, exported.folder)
+    return engine
+
+
+def choose_engine(config: RuntimeConfig, device: torch.device) -> tuple[str, str]:
+    """Name of the engine for ``runtime.engine`` on a device, and why."""
+    if config.engine != "auto":
+        return config.engine, "as runtime.engine says"
+    if device.type != "cpu":
+        return "torch", "the choice for a GPU"
+    if config.compile:
+        return "torch", "runtime.compile asks for it"
+    if config.precision in ("bfloat16", "float16"):
+        return "torch", f"runtime.precision asks for {config.precision}"
+    if config.precision == "auto" and fast_precision(device) != torch.float32:
+        return "torch", "the CPU computes in bfloat16"
+    if find_spec("openvino") is None:
+        return "torch", "OpenVINO is not installed: pip install 'stemseg-ros[cpu]' brings it"
+    return "openvino", "the fastest on a CPU without bfloat16"
+
+
+def _open(
+    kind: str,
+    source: nn.Module | FunctionFiles,
+    config: RuntimeConfig,
+    device: torch.device,
+    name: str = "",
+) -> Engine:
+    if kind == "openvino":
+        from stemseg_ros.execution.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(source, config, device)
+    from stemseg_ros.execution.onnx_engine import OnnxRuntimeEngine
+
+    files = CachedExports(source, name) if isinstance(source, nn.Module) else source
+    return OnnxRuntimeEngine(files, config, device)

@@ -47,6 +47,11 @@ class TorchEngine:
         )
         auto = config.precision == "auto"
         self._dtype = fast_precision(self.device) if auto else DTYPES[config.precision]
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.precision = str(self._dtype).removeprefix("torch.")
+        compiled = ", compiled" if config.compile else ""
+        self.description = f"PyTorch {torch.__version__} on {self.device}{compiled}"
 
     @torch.inference_mode()
     def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:

@@ -125,7 +125,7 @@ class StemsegNode(ManagedNode):
         self._supervisor.serve(model)
         self.get_logger().info(
             f"model '{self._config.name}' is ready on {self._supervisor.device} "
-            f"after {time.monotonic() - self.requested_at:.1f} s"
+            f"after {time.monotonic() - self.requested_at:.1f} s: {self._supervisor.engine}"
         )
         return super().on_configure(state)
 

@@ -19,6 +19,7 @@ from stemseg_ros.models.stemseg.tensors import Features, Window
 EXACT = {
     "input.min_dim": 96,
     "input.max_dim": 128,
+    "runtime.engine": "torch",
     "runtime.precision": "float32",
     "runtime.channels_last": False,
     "runtime.fuse": False,

@@ -57,6 +57,8 @@ class ToyEngine:
     """Gives back the pixels that it gets."""
 
     device = torch.device("cpu")
+    description = "a fake engine"
+    precision = "float32"
 
     def __init__(self) -> None:
         self.delay = 0.0

@@ -16,6 +16,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
+from stemseg_ros.execution.engine import Engine, choose_engine
 from stemseg_ros.ros.health.process import resident_mb
 from stemseg_ros.ros.health.verdicts import ERROR, OK, WARN, Level
 from stemseg_ros.ros.inference.camera import Camera
@@ -80,6 +81,8 @@ class Supervisor:
         self._load_seconds = 0.0
         self._slowest_push = 0.0
         """Seconds, in the warm-up."""
+        self._engine: Engine | None = None
+        """What computes the model in use."""
         self._restarted_at: float | None = None
         self.restarts = 0
         self.failed = ""
@@ -196,6 +199,15 @@ class Supervisor:
         """The device in use."""
         return self._fallbacks.device(self._request.device) if self._request else ""
 
+    @property
+    def engine(self) -> str:
+        """The engine in use, and why it was chosen."""
+        if self._engine is None or self._request is None:
+            return ""
+        runtime = self._fallbacks.config(self._request.config).runtime
+        why = choose_engine(runtime, self._engine.device)[1]
+        return f"{self._engine.description}, {self._engine.precision} ({why})"
+
     def level(self) -> Level:
         """The level of its status, and why."""
         recent = self._restarted_at is not None and (
@@ -222,7 +234,8 @@ class Supervisor:
             "preset": config.name,
             **config.traits,
             "checkpoint": self._request.checkpoint or "bundled",
-            "precision": config.runtime.precision,
+            "engine": self._engine.description if self._engine else "",
+            "precision": self._engine.precision if self._engine else "",
             "input": f"{config.input.min_dim} (at most {config.input.max_dim})",
             "fallback": "yes" if self._fallbacks.active else "no",
         }
@@ -278,7 +291,7 @@ class Supervisor:
                     reason = f"out of memory on {device}: {error}"
                 else:
                     worker.check()
-                    self._slowest_push = slowest_push
+                    self._slowest_push, self._engine = slowest_push, model.engine
                     return model
                 _free_device_memory()
                 self._fall_back(reason)

@@ -251,6 +251,7 @@ def test_the_real_network_streams_what_it_predicts_at_once() -> None:
             "input.min_dim": 96,
             "input.max_dim": 128,
             "clustering.min_heat": 0.3,
+            "runtime.engine": "torch",
             "runtime.precision": "float32",
             "runtime.fuse": False,
         },

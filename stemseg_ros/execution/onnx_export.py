@@ -1,0 +1,161 @@
+"""Writing a function of a network as an ONNX file, and checking the file against PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stemseg_ros.errors import StemsegError, needs_extra
+
+Tensors = tuple[Tensor, ...]
+OPSET = 20
+"""The oldest one with everything that the networks need."""
+CLOSE = 1e-3
+"""Largest difference from PyTorch's outputs, relative to their largest value, that a written file
+may show."""
+
+
+class ExportError(StemsegError):
+    """A function cannot be written as ONNX, or a file is not what it should be; the message names
+    it and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionFile:
+    """One function of a network as an ONNX file."""
+
+    function: str
+    file: str
+    """Name inside its folder."""
+    sha256: str
+    inputs: tuple[tuple[int | None, ...], ...]
+    """Shapes of the inputs, batch first; None where any length will do."""
+
+    def takes(self, shapes: Sequence[Sequence[int]]) -> bool:
+        """Whether inputs of these shapes fit."""
+        return len(shapes) == len(self.inputs) and all(
+            len(shape) == len(own)
+            and all(fixed in (None, length) for fixed, length in zip(own, shape, strict=True))
+            for shape, own in zip(shapes, self.inputs, strict=True)
+        )
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> FunctionFile:
+        """From its entry in JSON."""
+        shapes = tuple(tuple(shape) for shape in entry["inputs"])
+        return cls(str(entry["function"]), str(entry["file"]), str(entry["sha256"]), shapes)
+
+
+class FunctionModule(nn.Module):
+    """A method of a network as a module; ``dtype``: that of autocast."""
+
+    def __init__(self, network: nn.Module, name: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self._name, self._dtype = network, name, dtype
+
+    def forward(self, *inputs: Tensor) -> Tensors:
+        """The outputs of the function."""
+        compute = getattr(self.network, self._name)
+        if self._dtype == torch.float32:
+            outputs: Tensors = compute(*inputs)
+        else:
+            with torch.autocast(inputs[0].device.type, dtype=self._dtype):
+                outputs = compute(*inputs)
+        return tuple(output.float() for output in outputs)
+
+
+def export_function(
+    network: nn.Module,
+    function: str,
+    inputs: Tensors,
+    path: Path,
+    *,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype = torch.float32,
+    opset: int = OPSET,
+    fixed: bool = False,
+) -> FunctionFile:
+    """Write a function as ONNX by PyTorch's exporter and check it with the checker of ONNX.
+
+    inputs: one example, without the batch dimension. The lengths of all axes are left open where
+    the function allows it, the batch always; fixed: the batch alone. dtype: type of the
+    arithmetic; inputs and outputs are float32. metadata: goes into the file. Raises ExportError.
+    """
+    with needs_extra("export"):
+        import onnx
+        import onnxscript  # noqa: F401  (what PyTorch's exporter needs)
+    module = FunctionModule(network, function, dtype).eval()
+    # Two items, as an axis of length 1 counts as fixed; copies, as nothing that inference mode
+    # made can be traced.
+    with torch.inference_mode(False), torch.no_grad():
+        batch = tuple(torch.stack([item.clone(), item.clone()]) for item in inputs)
+        try:
+            program = _trace(module, batch, opset, fixed)
+        except Exception as error:  # the exporter raises almost anything
+            raise ExportError(
+                f"'{function}' cannot be written as ONNX: {_first_line(error)}; the engine torch "
+                "computes it as it is (runtime.engine)"
+            ) from error
+    program.model.metadata_props.update(metadata)
+    partial = path.with_name(path.name + ".partial")
+    program.save(str(partial), external_data=False)
+    written = onnx.load(str(partial))
+    onnx.checker.check_model(written)
+    shapes = tuple(_shape(value) for value in written.graph.input)
+    partial.replace(path)
+    return FunctionFile(function, path.name, sha256_of(path), shapes)
+
+
+def largest_difference(
+    network: nn.Module, function: str, inputs: Tensors, outputs: Tensors
+) -> float:
+    """How far outputs of a file are from PyTorch's, relative to the largest value of each; 0 for
+    outputs without elements. inputs, outputs: of one item, without the batch dimension."""
+    with torch.no_grad():
+        expected = getattr(network, function)(*(item.unsqueeze(0) for item in inputs))
+    differences = [0.0]
+    for output, wanted in zip(outputs, expected, strict=True):
+        if output.numel():
+            scale = wanted.abs().max().clamp(min=1e-6)
+            differences.append(float((output - wanted[0]).abs().max() / scale))
+    return max(differences)
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _trace(module: nn.Module, batch: Tensors, opset: int, fixed: bool) -> Any:
+    axis = torch.export.Dim.AUTO
+    shapes = tuple({0: axis} if fixed else dict.fromkeys(range(item.ndim), axis) for item in batch)
+    # The exporter tells its steps to whoever runs it; what matters comes as an exception.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        return torch.onnx.export(
+            module,
+            batch,
+            dynamo=True,
+            opset_version=opset,
+            verbose=False,
+            dynamic_shapes=(shapes,),
+        )
+
+
+def _shape(value: Any) -> tuple[int | None, ...]:
+    axes = value.type.tensor_type.shape.dim
+    return tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

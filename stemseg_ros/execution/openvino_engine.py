@@ -1,0 +1,178 @@
+"""OpenVINO, the engine for CPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import platform
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stemseg_ros.errors import DeviceError, needs_extra
+from stemseg_ros.execution.function_files import FunctionFiles, cache_folder, fingerprint
+from stemseg_ros.execution.onnx_export import FunctionModule
+from stemseg_ros.execution.settings import RuntimeConfig
+
+Tensors = tuple[Tensor, ...]
+Shapes = tuple[tuple[int, ...], ...]
+HINTS = {"auto": "f32", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+
+
+@dataclass(slots=True, eq=False)
+class _Compiled:
+    """A function for inputs of given shapes."""
+
+    request: Any
+    outputs: tuple[tuple[int, ...], ...]
+    """Shapes of the outputs, batch first."""
+
+
+class OpenVinoEngine:
+    """Compiles a function for each shape of its inputs; the items of a batch are computed one
+    after the other, since a CPU gains nothing from more.
+
+    A network is converted in memory, and what was compiled of it is kept in the cache. Inputs and
+    outputs are PyTorch's memory: nothing is copied on the way in or out.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self, source: nn.Module | FunctionFiles, config: RuntimeConfig, device: torch.device
+    ) -> None:
+        """source: the network, or files of its functions. Raises DeviceError for another device
+        than the CPU, and for a precision that it does not compute in."""
+        if device.type != "cpu":
+            raise DeviceError(
+                f"runtime.engine openvino computes on the CPU, not on {device}; use device cpu, "
+                "or runtime.engine torch"
+            )
+        with needs_extra("cpu"):
+            import openvino
+        self._source = source
+        self._key = fingerprint(source) if isinstance(source, nn.Module) else ""
+        self._core = openvino.Core()
+        self._tensor = openvino.Tensor
+        self._version = openvino.__version__
+        self._properties = self._choose(config)
+        self._compiled: dict[tuple[str, Shapes], _Compiled] = {}
+        self.description = f"OpenVINO {self._version.split('-')[0]} on the CPU"
+        self.precision = NAMES[self._properties["INFERENCE_PRECISION_HINT"]]
+
+    def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
+        """See ``Engine``."""
+        return [self._infer(function, item) for item in batch]
+
+    def _choose(self, config: RuntimeConfig) -> dict[str, Any]:
+        hint = HINTS[config.precision]
+        able: Sequence[str] = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if hint != "f32" and {"bf16": "BF16", "f16": "FP16"}[hint] not in able:
+            raise DeviceError(
+                f"OpenVINO does not compute in {config.precision} on this CPU "
+                "(runtime.precision); use float32"
+            )
+        properties: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": hint,
+        }
+        if config.threads:
+            properties["INFERENCE_NUM_THREADS"] = config.threads
+        return properties
+
+    def _infer(self, function: str, item: Tensors) -> Tensors:
+        inputs = tuple(tensor.float().unsqueeze(0).contiguous() for tensor in item)
+        key = function, tuple(tuple(tensor.shape) for tensor in inputs)
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            compiled = self._compiled[key] = self._compile(function, inputs)
+        outputs = tuple(torch.empty(shape) for shape in compiled.outputs)
+        for index, tensor in enumerate(inputs):
+            compiled.request.set_input_tensor(index, self._shared(tensor))
+        for index, tensor in enumerate(outputs):
+            compiled.request.set_output_tensor(index, self._shared(tensor))
+        compiled.request.infer()
+        return tuple(output[0] for output in outputs)
+
+    def _compile(self, function: str, inputs: Tensors) -> _Compiled:
+        kept = self._kept(function, inputs)
+        compiled = self._load(kept)
+        if compiled is None:
+            model = self._model(function, inputs)
+            model.reshape({n: tuple(tensor.shape) for n, tensor in enumerate(inputs)})
+            compiled = self._core.compile_model(model, "CPU", self._properties)
+            _keep(kept, compiled)
+        shapes = tuple(tuple(output.shape) for output in compiled.outputs)
+        return _Compiled(compiled.create_infer_request(), shapes)
+
+    def _model(self, function: str, inputs: Tensors) -> Any:
+        if not isinstance(self._source, nn.Module):
+            return self._core.read_model(
+                self._source.find(function, tuple(tensor[0] for tensor in inputs))
+            )
+        return convert(self._source, function, inputs)
+
+    def _kept(self, function: str, inputs: Tensors) -> Path | None:
+        """Where a compiled function lies in the cache; None for one that came from a file."""
+        if not self._key:
+            return None
+        shapes = [tuple(tensor.shape) for tensor in inputs]
+        what = f"{self._key} {shapes} {sorted(self._properties.items())} {self._version} {_cpu()}"
+        digest = hashlib.sha256(what.encode()).hexdigest()[:32]
+        return cache_folder() / "openvino" / f"{function}-{digest}.blob"
+
+    def _load(self, kept: Path | None) -> Any:
+        if kept is None or not kept.is_file():
+            return None
+        try:
+            return self._core.import_model(kept.read_bytes(), "CPU")
+        except (RuntimeError, OSError):  # damaged, or of another build: it is only a cache
+            return None
+
+    def _shared(self, tensor: Tensor) -> Any:
+        return self._tensor(tensor.numpy(), shared_memory=True)
+
+
+def convert(network: nn.Module, function: str, inputs: Tensors) -> Any:
+    """A function of a network as an OpenVINO model. inputs: an example, batch first."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    module = FunctionModule(network, function, torch.float32).eval()
+    # Copies, as nothing that inference mode made can be traced.
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example = tuple(tensor.clone() for tensor in inputs)
+        decoder = TorchScriptPythonDecoder(module, example_input=example)
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        return frontend.convert(frontend.load(decoder))
+
+
+def _keep(kept: Path | None, compiled: Any) -> None:
+    """Write a compiled function into the cache; where that cannot be done, it is compiled anew
+    next time."""
+    if kept is None:
+        return
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_name(f"{kept.name}.{platform.node()}-{id(compiled)}.partial")
+        partial.write_bytes(compiled.export_model().getvalue())
+        partial.replace(kept)
+
+
+def _cpu() -> str:
+    """What tells CPUs apart for which other code is generated."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    lines = dict.fromkeys(
+        line for line in text.splitlines() if line.startswith(("model name", "flags"))
+    )
+    return "\n".join(lines)
