@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stemseg_ros.errors import DeviceError, needs_extra
 from stemseg_ros.execution.function_files import FunctionFiles, cache_folder
-from stemseg_ros.execution.onnx_export import sha256_of
+from stemseg_ros.execution.onnx_export import as_input, sha256_of
 from stemseg_ros.execution.settings import RuntimeConfig
 
 Tensors = tuple[Tensor, ...]
 Shapes = tuple[tuple[int, ...], ...]
+TYPES = {torch.float32: np.float32, torch.bool: np.bool_, torch.int64: np.int64}
+"""Of inputs."""
 CPU, CUDA, TENSORRT = (
     "CPUExecutionProvider",
     "CUDAExecutionProvider",
@@ -46,7 +49,7 @@ class OnnxRuntimeEngine:
 
     def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
         """See ``Engine``."""
-        inputs = [torch.stack([t.float() for t in items]) for items in zip(*batch, strict=True)]
+        inputs = [torch.stack([as_input(t) for t in items]) for items in zip(*batch, strict=True)]
         key = function, tuple(tuple(tensor.shape) for tensor in inputs)
         if key not in self._found:
             self._found[key] = self._functions.find(function, batch[0])
@@ -114,13 +117,12 @@ class OnnxRuntimeEngine:
         binding = session.io_binding()
         outputs = [torch.empty(shape, device=self.device) for shape in shapes]
         place = self.device.type, self.device.index or 0
-        float32 = "float32"
         for value, tensor in zip(session.get_inputs(), inputs, strict=True):
             shape, address = list(tensor.shape), tensor.data_ptr()
-            binding.bind_input(value.name, *place, float32, shape, address)
+            binding.bind_input(value.name, *place, TYPES[tensor.dtype], shape, address)
         for value, tensor in zip(session.get_outputs(), outputs, strict=True):
             shape, address = list(tensor.shape), tensor.data_ptr()
-            binding.bind_output(value.name, *place, float32, shape, address)
+            binding.bind_output(value.name, *place, np.float32, shape, address)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the provider computes on a stream of its own
         session.run_with_iobinding(binding)

@@ -130,6 +130,11 @@ def largest_difference(
     return max(differences)
 
 
+def as_input(tensor: Tensor) -> Tensor:
+    """A tensor in the type that exported functions take: float32 for floating-point ones."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 def sha256_of(path: Path) -> str:
     """Digest of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stemseg_ros.errors import DeviceError, needs_extra
 from stemseg_ros.execution.function_files import FunctionFiles, cache_folder, fingerprint
-from stemseg_ros.execution.onnx_export import FunctionModule
+from stemseg_ros.execution.onnx_export import ExportError, FunctionModule, as_input
 from stemseg_ros.execution.settings import RuntimeConfig
 
 Tensors = tuple[Tensor, ...]
@@ -87,7 +87,7 @@ class OpenVinoEngine:
         return properties
 
     def _infer(self, function: str, item: Tensors) -> Tensors:
-        inputs = tuple(tensor.float().unsqueeze(0).contiguous() for tensor in item)
+        inputs = tuple(as_input(tensor).unsqueeze(0).contiguous() for tensor in item)
         key = function, tuple(tuple(tensor.shape) for tensor in inputs)
         compiled = self._compiled.get(key)
         if compiled is None:
@@ -122,7 +122,7 @@ class OpenVinoEngine:
         """Where a compiled function lies in the cache; None for one that came from a file."""
         if not self._key:
             return None
-        shapes = [tuple(tensor.shape) for tensor in inputs]
+        shapes = [(tensor.dtype, tuple(tensor.shape)) for tensor in inputs]
         what = f"{self._key} {shapes} {sorted(self._properties.items())} {self._version} {_cpu()}"
         digest = hashlib.sha256(what.encode()).hexdigest()[:32]
         return cache_folder() / "openvino" / f"{function}-{digest}.blob"
@@ -140,7 +140,8 @@ class OpenVinoEngine:
 
 
 def convert(network: nn.Module, function: str, inputs: Tensors) -> Any:
-    """A function of a network as an OpenVINO model. inputs: an example, batch first."""
+    """A function of a network as an OpenVINO model. inputs: an example, batch first. Raises
+    ExportError for a function that OpenVINO does not understand."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -149,9 +150,16 @@ def convert(network: nn.Module, function: str, inputs: Tensors) -> Any:
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         example = tuple(tensor.clone() for tensor in inputs)
-        decoder = TorchScriptPythonDecoder(module, example_input=example)
         frontend = FrontEndManager().load_by_framework("pytorch")
-        return frontend.convert(frontend.load(decoder))
+        try:
+            decoder = TorchScriptPythonDecoder(module, example_input=example)
+            return frontend.convert(frontend.load(decoder))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[-200:]
+            raise ExportError(
+                f"OpenVINO cannot compute '{function}': {reason}; the engine torch computes it "
+                "(runtime.engine)"
+            ) from error
 
 
 def _keep(kept: Path | None, compiled: Any) -> None:

@@ -20,6 +20,7 @@ class SteadyStream:
 
     def __init__(self, windows_a_result: int = 1) -> None:
         self.config = Config(name="steady")
+        self.engine = SimpleNamespace(description="a fake engine", precision="float32")
         self.timings: dict[str, float] = {}
         self.windows_a_result = windows_a_result
         self.pushed = 0

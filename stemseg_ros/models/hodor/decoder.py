@@ -82,13 +82,13 @@ class DecoderLayer(nn.Module):
         (9 + I, C), bias of the attention logits (B, 1 or h * w, T * (9 + I)) -> (B, C, h, w)."""
         size = features.shape[-2:]
         features = features + self.self_attn_conv_substitute(features)
-        pixels = features.flatten(2).mT
+        pixels = features.flatten(2).transpose(-2, -1)
         pixels = self.norm1(
             pixels + self._attend(pixels + positions, descriptors, embeddings, bias)
         )
         hidden = self.dropout(F.relu(self.fc1(pixels)))
         pixels = self.norm2(pixels + self.dropout(self.fc2(hidden)))
-        result: Tensor = pixels.mT.unflatten(-1, size)
+        result: Tensor = pixels.transpose(-2, -1).unflatten(-1, size)
         return result
 
     def _attend(
@@ -99,7 +99,7 @@ class DecoderLayer(nn.Module):
         values = _by_kind(descriptors, self.v_proj_bg, self.v_proj_fg)
         q = split_heads(self.cross_attn.q_proj(queries), self.heads)
         k, v = (split_heads(x.flatten(1, 2), self.heads) for x in (keys, values))
-        logits = q @ k.mT * q.shape[-1] ** -0.5
+        logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         bias = bias[:, None]
         if bias.shape[2] > 1:  # by pixel: where objects were
             bias = bias * self.location_scales[:, None, None]
@@ -161,7 +161,7 @@ class Decoder(nn.Module):
         bias = missing.flatten(1)[:, None]
         if not self.previous_masks or previous is None:
             return bias
-        return bias + previous.flatten(2).mT.repeat(1, 1, present.shape[1])
+        return bias + previous.flatten(2).transpose(-2, -1).repeat(1, 1, present.shape[1])
 
     def _pixels(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """(B, C, 2h, 2w): features that descriptors are compared with."""

@@ -28,7 +28,7 @@ class SoftMaskedAttention(nn.Module):
         q = split_heads(self.q_proj(descriptors), self.heads)
         k = split_heads(self.k_proj(pixels), self.heads)
         v = split_heads(self.v_proj(pixels), self.heads)
-        logits = q @ k.mT * q.shape[-1] ** -0.5
+        logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         logits = logits - self.scaling_factors[:, None, None] * (1 - masks[:, None])
         logits = logits.masked_fill(~seen[:, None, None], -torch.inf)
         result: Tensor = self.out_proj(join_heads(self.dropout(logits.softmax(-1)) @ v))
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
         """
         descriptors = initial_descriptors(features, regions)
         seen = seen_pixels(content, features.shape[-2:])
-        pixels, masks = features.flatten(2).mT, regions.flatten(2)
+        pixels, masks = features.flatten(2).transpose(-2, -1), regions.flatten(2)
         embeddings = self.embeddings(regions.shape[1] - BACKGROUNDS)
         for layer in self.attn_layers:
             descriptors = layer(descriptors, embeddings, pixels, masks, seen)
@@ -103,7 +103,7 @@ def initial_descriptors(features: Tensor, regions: Tensor) -> Tensor:
 
     Without such pixels an object takes the feature at its best pixel, a background cell zeros.
     """
-    pixels, masks = features.flatten(2).mT, regions.flatten(2)
+    pixels, masks = features.flatten(2).transpose(-2, -1), regions.flatten(2)
     inside = (masks > 0.5).to(pixels.dtype)
     count = inside.sum(-1, keepdim=True)
     mean = inside @ pixels / count.clamp(min=1)

@@ -40,7 +40,7 @@ class WindowAttention(nn.Module):
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         if shift_mask is not None:
             bias = bias + shift_mask[:, None]
-        logits = (q * HEAD_WIDTH**-0.5) @ k.mT + bias
+        logits = (q * HEAD_WIDTH**-0.5) @ k.transpose(-2, -1) + bias
         mixed = logits.softmax(-1) @ v
         result: Tensor = self.proj(mixed.transpose(2, 3).reshape(batch, windows, tokens, width))
         return result
