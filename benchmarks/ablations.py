@@ -48,7 +48,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "xyff second seed": {"network.mixing": "xyff", "training.seed": 1001},
     "xytf second seed": {"network.mixing": "xytf", "training.seed": 1001},
     "xyf": {"network.mixing": "xyf"},
-    "clips not mended": {"mix": "not mended"},
+    "clips not repaired": {"mix": "not repaired"},
     "no copy-paste": {"training.copy_paste": 0.0},
 }
 """Name -> what differs from the preset, by dotted name; ``mix`` changes the preset's own mix."""
@@ -98,8 +98,8 @@ def _mix(base: Settings, change: str) -> dict[str, Any]:
     """The preset's mix without clips or without stills, or with clips as they come."""
     mix = {name: entry.model_dump() for name, entry in base.training.mix.items()}
     for name, entry in mix.items():
-        if change == "not mended":
-            entry["mend"] = False
+        if change == "not repaired":
+            entry["repair"] = False
         elif name.startswith("stills_") != (change == "stills"):
             entry["weight"] = 0.0
     return mix

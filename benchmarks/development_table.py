@@ -5,10 +5,10 @@
 
 Each model is a preset or YAML file and, after a colon, its weights (else the bundled ones).
 
-Measured on data that training never sees: the KITTI-MOTS validation frames that are at hand (clip
-and stills), every fifth KITTI and Penn-Fudan still, and the held-out clip of the driving pack with
-mended labels. The clip is small, so each of its numbers is given as it is and with its range over
-small disturbances of the images.
+Measured on data that training never sees: the available KITTI-MOTS validation frames (clip and
+stills), every fifth KITTI and Penn-Fudan still, and the held-out clip of the driving pack with
+repaired labels. The clip is small, so each of its numbers comes with its range over small
+disturbances of the images.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from stemseg_ros.datasets.classes import class_targets
 from stemseg_ros.datasets.driving import CLASSES, load_driving, load_stills
 from stemseg_ros.datasets.folders import images_in
 from stemseg_ros.datasets.kitti_mots import mask_labels
-from stemseg_ros.datasets.pseudo_label_repair import mend
+from stemseg_ros.datasets.pseudo_label_repair import repair
 from stemseg_ros.datasets.sequence import LabelledFrame, LabelledSequence
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.formats.kitti_mots_text import CLASSES as KITTI_CLASSES
@@ -106,19 +106,18 @@ def load_development(data: Path, config: Config) -> DevelopmentData:
 
 
 def development_rows(stream: Stream, data: DevelopmentData) -> Rows:
-    """Everything that is measured of one model, in per cent. Raises DataError,
-    MissingExtraError."""
+    """All measures of one model, in per cent. Raises DataError, MissingExtraError."""
     rows = clip_rows(stream, data.kitti_clip)
     for name, stills in data.stills.items():
         results = [run_sequence(stream, still) for still in stills]
         rows |= still_rows(name, results, stream.config)
     if data.driving_clip is not None:
         clip = data.driving_clip
-        found = measures([_with_mended_truth(clip, run_sequence(stream, clip))])
-        rows[f"{clip.name}, mended: car sMOTSA / IDS"] = (
+        found = measures([_with_repaired_truth(clip, run_sequence(stream, clip))])
+        rows[f"{clip.name}, repaired: car sMOTSA / IDS"] = (
             f"{found['sMOTSA']:.1f} / {found['IDS']:.0f}"
         )
-        rows[f"{clip.name}, mended: car sMOTSA ≥ 1,000 px"] = f"{found['sMOTSA_large']:.1f}"
+        rows[f"{clip.name}, repaired: car sMOTSA ≥ 1,000 px"] = f"{found['sMOTSA_large']:.1f}"
     return rows
 
 
@@ -169,9 +168,9 @@ def _kitti_clip(root: Path, config: Config) -> LabelledSequence:
     return LabelledSequence(CLIP, "kitti_mots", images, mask_labels(file, masks, images, targets))
 
 
-def _with_mended_truth(sequence: LabelledSequence, result: SequenceResult) -> SequenceResult:
-    mended, _ = mend([sequence.read(index) for index in range(len(sequence))])
-    return replace(result, truth=[frame.labels for frame in mended])
+def _with_repaired_truth(sequence: LabelledSequence, result: SequenceResult) -> SequenceResult:
+    repaired, _ = repair([sequence.read(index) for index in range(len(sequence))])
+    return replace(result, truth=[frame.labels for frame in repaired])
 
 
 def _coded(frame: LabelledFrame) -> LabelledFrame:

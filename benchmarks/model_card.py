@@ -33,7 +33,7 @@ from benchmarks.development import (
     measures,
     run_sequence,
 )
-from stemseg_ros.datasets.pseudo_label_repair import mend
+from stemseg_ros.datasets.pseudo_label_repair import repair
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledSequence
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.media.overlay import track_color
@@ -93,7 +93,7 @@ def card(
         "torch": torch.__version__,
         "precision": settings.runtime.precision,
         "clips/0003": measures([clip]),
-        "clips/0003 with mended truth": measures([_with_mended_truth(clips[0], clip)]),
+        "clips/0003 with repaired truth": measures([_with_repaired_truth(clips[0], clip)]),
         "by_size": {
             group: {name: [_counts(quality) for quality in bins] for name, bins in found.items()}
             for group, found in by_size.items()
@@ -106,12 +106,12 @@ def card(
         _curves(log, out / "curves.jpg")
 
 
-def _with_mended_truth(sequence: LabelledSequence, result: SequenceResult) -> SequenceResult:
-    """The same prediction against labels that datasets/mend.py repaired; it sees images and labels
-    alone."""
-    mended, report = mend([sequence.read(index) for index in range(len(sequence))])
+def _with_repaired_truth(sequence: LabelledSequence, result: SequenceResult) -> SequenceResult:
+    """The same prediction against repaired labels (datasets/pseudo_label_repair.py, which sees
+    images and labels alone)."""
+    repaired, report = repair([sequence.read(index) for index in range(len(sequence))])
     Console().print(f"{sequence.name}: {report}")
-    return replace(result, truth=[frame.labels for frame in mended])
+    return replace(result, truth=[frame.labels for frame in repaired])
 
 
 def _bins() -> list[tuple[int, float]]:

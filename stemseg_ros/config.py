@@ -45,7 +45,7 @@ class ConfigError(StemsegError, ValueError):
 
 
 class Config(Section):
-    """What the trees of all models have in common.
+    """Common settings of all models.
 
     Each model composes its own sections with these (``models/*/settings.py``).
     """
@@ -66,27 +66,27 @@ class Config(Section):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; class ids count from 1."""
-        raise NotImplementedError(f"the settings of the model {self.model} name no classes")
+        raise NotImplementedError(f"the settings of the model {self.model} define no classes")
 
     @property
     def latency(self) -> Latency:
-        """When a tracker with these settings returns results."""
-        raise NotImplementedError(f"the settings of the model {self.model} tell no latency")
+        """Latency of a tracker with these settings."""
+        raise NotImplementedError(f"the settings of the model {self.model} define no latency")
 
     @property
     def mode(self) -> str:
-        """How frames are grouped: "online" for models that answer frame by frame."""
+        """How frames are grouped: "online" for models that return each frame's result at once."""
         return "online"
 
     def in_mode(self, mode: str) -> Config:
         """The same settings in another mode. Raises ConfigError if the model has no modes."""
         if mode != self.mode:
-            raise ConfigError(f"the model {self.model} knows no mode '{mode}', only '{self.mode}'")
+            raise ConfigError(f"the model {self.model} has no mode '{mode}', only '{self.mode}'")
         return self
 
     @property
     def traits(self) -> dict[str, str]:
-        """What reports and diagnostics name of the model, beside its preset."""
+        """Properties of the model in reports and diagnostics, besides its preset."""
         return {"model": self.model}
 
 
@@ -126,9 +126,10 @@ def dump_config(config: Config) -> str:
 
 
 def result_settings(config: Config) -> str:
-    """The settings that affect what a model finds, as YAML: for fingerprints of stored results.
+    """Dump the settings that affect what a model finds, as YAML, for fingerprints of stored
+    results.
 
-    How the node looks and reports, and how the weights were trained, is left out.
+    Settings of the node, of reports and of training are left out.
     """
     tree = config.model_dump(mode="json", exclude=set(PRESENTATION))
     return yaml.safe_dump(tree, sort_keys=True, allow_unicode=True)
@@ -218,7 +219,7 @@ def current_name(dotted: str) -> str:
         return dotted
     renamed = RENAMED[dotted]
     warnings.warn(
-        f"the setting '{dotted}' is now '{renamed}'; the old name will go with the next version",
+        f"the setting '{dotted}' is now '{renamed}'; the next version will refuse the old name",
         FutureWarning,
         stacklevel=2,
     )

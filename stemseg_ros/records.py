@@ -21,7 +21,7 @@ Image = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An object that is to be tracked: "this is here, in this frame"."""
+    """An object to follow: "this object is here, in this frame"."""
 
     track_id: int
     """>= 1, the id under which its masks are reported."""
@@ -40,10 +40,10 @@ class Frame:
     stamp_ns: int
     """Time of the image in ns; 0 if the camera sets none."""
     prompts: tuple[Prompt, ...] = ()
-    """Objects that are pointed at in this image."""
+    """Objects to follow from this image on."""
     source: object = None
-    """Whatever the caller wants back with the result, such as the header of a message; never
-    looked at."""
+    """Anything that the caller wants back with the result, such as the header of a message; never
+    inspected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Instance:
     """1-based position in the configured class list."""
     class_name: str
     score: float
-    """[0, 1]; what it means is up to the model (for STEm-Seg: heat map value of the track's
-    cluster centre times the probability of its class)."""
+    """[0, 1]; its meaning depends on the model (STEm-Seg: heat map value of the track's cluster
+    centre times the probability of its class)."""
     rle: Rle
     """Mask in the source image."""
     box: tuple[int, int, int, int]
@@ -68,7 +68,7 @@ class Instance:
     def from_mask(
         cls, mask: Bools, track_id: int, class_id: int, class_name: str, score: float = 1.0
     ) -> Instance:
-        """The instance of a bool (H, W) mask. Raises ValueError if the mask is empty."""
+        """Build the instance of a bool (H, W) mask. Raises ValueError if the mask is empty."""
         box = mask_box(mask)
         if box is None:
             raise ValueError(f"the mask of track {track_id} is empty")

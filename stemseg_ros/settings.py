@@ -1,4 +1,4 @@
-"""What the settings of all parts have in common, and the sections that every model shares.
+"""Common parts of all settings, and the sections that every model shares.
 
 Each part keeps its own sections beside its code (``models/stemseg/settings.py``,
 ``execution/settings.py``, ``ros/settings.py``, ``training/settings.py``); ``config.py`` composes
@@ -62,7 +62,7 @@ class OutputConfig(Section):
     """A track that came out before is left out only below this score, too, so that scores that
     vary around min_score do not interrupt it; from min_score on without effect."""
     min_area: int = Field(0, ge=0, json_schema_extra=LIVE)
-    """Masks below so many pixels of the source image are left out."""
+    """Masks of fewer pixels of the source image are left out."""
     min_track_frames: int = Field(1, ge=1, le=100, json_schema_extra=LIVE)
     """A track is reported from its n-th frame on (causal: earlier frames are not revised)."""
 
@@ -71,6 +71,7 @@ class StreamConfig(Section):
     """The stream of frames, whatever the model."""
 
     max_gap: float = Field(10.0, ge=0, le=86_400, json_schema_extra=LIVE)
-    """A step of the stamps by more seconds is a jump of time: tracking starts anew; 0: never."""
+    """A step of the stamps by more seconds is a jump of time, after which tracking starts anew; 0:
+    never."""
     flush_after: float = Field(1.0, ge=0, le=3600)
-    """A pause of so many seconds without frames finishes what is pending; 0 waits for ever."""
+    """Seconds without frames after which pending frames are finished; 0: never."""

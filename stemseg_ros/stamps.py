@@ -1,4 +1,4 @@
-"""The order of the stamps of a stream: what follows, what is a glitch, and where time jumps.
+"""Order of the stamps of a stream: glitches and jumps of time.
 
 One rule for the node, for recordings and for evaluation: a frame whose stamp does not follow the
 newest one is held back. If the next frames go on from its stamp, time has jumped: they start a new
@@ -14,18 +14,18 @@ from typing import Literal, NamedTuple
 from stemseg_ros.records import Frame
 
 LATE_NS = 1_000_000_000
-"""A frame at most so far behind the newest one may be late; farther behind, time has jumped."""
+"""A frame at most this far behind the newest one may be late; farther behind, time has jumped."""
 LATE_IN_A_ROW = 3
-"""So many late frames that follow each other are no exchanged ones: time has jumped by a little,
-as at the end of a very short bag that is played in a loop."""
+"""Number of successive late frames that cannot be exchanged ones: time has jumped by a little, as
+at the end of a very short bag that is played in a loop."""
 JUMPED_IN_A_ROW = 2
-"""The same for frames that are farther off."""
+"""The same for frames that are farther behind or ahead."""
 
 Kind = Literal["epoch", "duplicate", "out_of_order"]
 
 
 class Event(NamedTuple):
-    """What a stream did beside returning results."""
+    """Something that a stream did besides returning results."""
 
     kind: Kind
     """A new epoch began, or a frame was dropped because of its stamp."""
@@ -42,9 +42,9 @@ class Admitted(NamedTuple):
 
 
 class StampOrder:
-    """Judges the frames of a stream, one after the other.
+    """Decides for each frame of a stream whether it is processed, held or dropped.
 
-    Stamps of zero say nothing (a driver that sets none), so that they are no duplicates of each
+    Stamps of zero (a driver that sets none) are not compared, so they are no duplicates of each
     other.
     """
 
@@ -54,12 +54,12 @@ class StampOrder:
         self.newest: int | None = None
         """Stamp of the last frame that was admitted, in ns; None before the first."""
         self.held: list[Frame] = []
-        """Frames that follow each other, but not the newest one."""
+        """Frames whose stamps follow each other, but not the newest admitted one."""
         self.events: list[Event] = []
-        """What happened since the list was cleared."""
+        """Events since the list was cleared."""
 
     def admit(self, frame: Frame) -> list[Admitted]:
-        """Take in a frame; those that are to be processed now, in order."""
+        """Take in a frame; returns those to process now, in order."""
         if self._repeats(frame.stamp_ns):
             self.events.append(
                 Event("duplicate", "a frame has the stamp of the one before: dropped")
@@ -75,7 +75,7 @@ class StampOrder:
         return self._jump() if len(self.held) >= enough else []
 
     def forget(self) -> int:
-        """The next stamp may be any; how many frames were held and are dropped."""
+        """Accept any next stamp; returns how many held frames are dropped."""
         held = len(self.held)
         self.newest, self.held = None, []
         return held

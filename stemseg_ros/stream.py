@@ -76,10 +76,10 @@ class Model:
         return tracker
 
     def push_all(self, turns: Sequence[tuple[Stream, Frame]]) -> list[Outcome]:
-        """Push one frame into each of several streams side by side; what came of each.
+        """Push one frame into each of several streams side by side; returns the outcome of each.
 
-        Equal calls are computed in one batch. An exception in one stream is its outcome and leaves
-        the others alone; that stream has to be reset before its next frame.
+        Equal calls are computed in one batch. An exception in one stream is its outcome and does
+        not affect the others; that stream must be reset before its next frame.
         """
         return self._run([(stream, stream.step(frame)) for stream, frame in turns])
 
@@ -143,7 +143,7 @@ class Stream:
 
     @property
     def latency(self) -> Latency:
-        """When results come."""
+        """When results are returned."""
         return self._tracker.latency
 
     @property
@@ -153,7 +153,7 @@ class Stream:
 
     @property
     def held(self) -> int:
-        """Frames that wait for further ones to confirm their stamps (``stamps.py``)."""
+        """Frames that are held until further ones confirm their stamps (``stamps.py``)."""
         return len(self._order.held)
 
     @property
@@ -162,10 +162,10 @@ class Stream:
         return self._order.newest
 
     def push(self, frame: Frame) -> list[FrameResult]:
-        """Add a frame; the results that are ready now.
+        """Add a frame; returns the results that are ready.
 
         Raises PromptError for prompts that cannot be followed, which leaves the stream as it was;
-        ValueError for an image of another type or shape, and whatever the model raises: reset the
+        ValueError for an image of another type or shape, and whatever the model raises; reset the
         stream before the next frame then.
         """
         return self._finished(self._model.push_all([(self, frame)])[0])
@@ -178,7 +178,7 @@ class Stream:
 
     @property
     def prompt_tracker(self) -> PromptTracker:
-        """What follows prompts in this epoch. Raises PromptError for a model that does not."""
+        """The tracker, if it follows prompts. Raises PromptError if it does not."""
         if not isinstance(self._tracker, PromptTracker):
             raise PromptError(
                 f"the model '{self.config.name}' follows no prompts; 'hodor_lite' does"
@@ -199,13 +199,14 @@ class Stream:
         return self._finished(self._model._run([(self, self._flush())])[0])
 
     def restart(self, reason: str) -> list[FrameResult]:
-        """Finish all pending frames and start a new epoch, to which frames belong whose stamp was
-        to be confirmed; ``reason`` goes into the event."""
+        """Finish all pending frames and start a new epoch with the frames that were held;
+        ``reason`` goes into the event."""
         self._clear_events()
         return self._finished(self._model._run([(self, self._restart(reason))])[0])
 
     def reset(self) -> int:
-        """Forget everything and start a new epoch; how many frames, pending and held, are lost."""
+        """Forget everything and start a new epoch; returns how many frames, pending and held, are
+        lost."""
         dropped = self.pending + self.held
         self._order.forget()
         self._sources.clear()
@@ -215,7 +216,7 @@ class Stream:
         return dropped
 
     def update(self, config: Config) -> None:
-        """Take over changed settings. Raises ValueError for those that need a new model."""
+        """Apply changed settings. Raises ValueError for those that need a new model."""
         for name in FIXED:
             if getattr(config, name) != getattr(self.config, name):
                 raise ValueError(f"'{name}' settings cannot change in a running stream")
@@ -224,7 +225,7 @@ class Stream:
         self._order.max_gap_ns = round(config.stream.max_gap * 1e9)
 
     def step(self, frame: Frame) -> Step:
-        """The work of ``push``, for ``Model.push_all``."""
+        """The generator behind ``push``, for ``Model.push_all``."""
         check_image(frame.image)
         if frame.prompts:
             self._check_prompts(frame)

@@ -1,4 +1,4 @@
-"""What the author of a model writes: a tracker, which turns frames into results.
+"""The contract of a model: a tracker, which turns frames into results.
 
 A tracker knows no threads, no ROS and no engine. It is a generator: where it needs the network, it
 yields a ``Call`` and is resumed with the outputs. Whoever drives it (``execution/lockstep.py``)
@@ -19,17 +19,17 @@ if TYPE_CHECKING:  # settings say their latency, and cost no PyTorch
 
 
 class Latency(NamedTuple):
-    """What a caller has to know about when results come, all in frames."""
+    """When results are returned, in frames."""
 
     look_ahead: int
-    """Most frames after a frame that must come in before its result comes out."""
+    """Most further frames that must come in before the result of a frame comes out."""
     burst: int
-    """Most results that one frame brings."""
+    """Most results that one frame yields."""
     in_flight: int
     """Frames without a result that keep the tracker busy: a caller that waits for results must
-    not wait before so many are under way."""
+    have this many in flight before it waits."""
     frames_per_pass: int
-    """Frames from one pass of the heavy part of the network to the next."""
+    """Frames between two passes of the heavy part of the network."""
 
 
 class Call(NamedTuple):
@@ -48,50 +48,48 @@ Step: TypeAlias = "Generator[Call, tuple[Tensor, ...], list[FrameResult]]"
 class Tracker(Protocol):
     """The state of one epoch of one stream.
 
-    Every frame that goes in comes out exactly once and in order. ``FrameResult.epoch`` and
-    ``source`` are filled in by the stream. Between two frames all images have one size and stamps
-    do not fall.
+    Every frame yields exactly one result, in order. The stream fills in ``FrameResult.epoch`` and
+    ``source``; within an epoch all images have one size and stamps do not decrease.
     """
 
     @property
     def latency(self) -> Latency:
-        """When results come."""
+        """When results are returned."""
         ...
 
     def step(self, frame: Frame) -> Step:
-        """Take in a frame; the results that are ready now."""
+        """Process a frame; returns the results that are ready."""
         ...
 
     def finish(self) -> Step:
-        """The results of all pending frames, at the end of a stream or in a pause; frames may
-        follow."""
+        """Finish all pending frames, at the end of a stream or in a pause; returns their results.
+        Frames may follow."""
         ...
 
     def update(self, config: Config) -> None:
-        """Take over changed settings from the next frame on. Raises ValueError for settings that
-        cannot change while the tracker lives."""
+        """Apply changed settings from the next frame on. Raises ValueError for settings that are
+        fixed for the life of the tracker."""
         ...
 
 
 @runtime_checkable
 class PromptTracker(Tracker, Protocol):
-    """A tracker of objects that are pointed at. What it refuses changes nothing."""
+    """A tracker of objects given by prompts. A refused prompt changes nothing."""
 
     def check(self, frame: Frame) -> None:
         """Raises PromptError unless all prompts of the next frame can be followed."""
         ...
 
     def track(self, stamp_ns: int, prompts: tuple[Prompt, ...]) -> Step:
-        """Follow objects from an earlier frame on, as if they had been given with it; its results
-        and those of the frames since stay as they were reported.
+        """Follow objects from an earlier frame on, as if they had been given with it; results
+        already reported stay as they are.
 
-        Raises PromptError for prompts that ``check`` would refuse, and for a frame that is not
-        kept.
+        Raises PromptError for prompts that ``check`` refuses, and for a frame that is not kept.
         """
         ...
 
     def untrack(self, ids: Collection[int]) -> None:
-        """Follow objects no longer. Raises PromptError for ids that are not followed."""
+        """Stop following objects. Raises PromptError for ids that are not followed."""
         ...
 
     def kept_image(self, stamp_ns: int) -> Image:
@@ -99,5 +97,5 @@ class PromptTracker(Tracker, Protocol):
         ...
 
     def free_ids(self, number: int) -> tuple[int, ...]:
-        """The lowest ids that no object of the epoch has had."""
+        """The lowest ids that no object of the epoch has used."""
         ...

@@ -1,4 +1,4 @@
-"""Every file of a training mix read, counted and checked."""
+"""Reads, counts and checks every file of a training mix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 @dataclass(slots=True)
 class EntryReport:
-    """What one entry of the mix holds."""
+    """Content of one entry of the mix."""
 
     name: str
     format: str
@@ -45,7 +45,7 @@ class EntryReport:
     pixels: int = 0
     ignored_pixels: int = 0
     bad: list[str] = field(default_factory=list)
-    """What is wrong with each bad file."""
+    """Error of each bad file."""
 
     @property
     def ignored(self) -> float:
@@ -54,7 +54,7 @@ class EntryReport:
 
 
 def check_mix(config: Config, data: Path, progress: Progress) -> list[EntryReport]:
-    """Read every frame of the mix, one at a time; what is bad is noted, and the rest goes on.
+    """Read every frame of the mix, one at a time; errors are collected, and the rest is read.
 
     An entry whose files do not fit together (one is missing, annotations are broken) is bad as
     a whole.

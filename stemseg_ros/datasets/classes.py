@@ -1,4 +1,4 @@
-"""Classes of the datasets, by name, to the classes of a configuration."""
+"""Maps the classes of datasets, by name, to those of a configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SYNONYMS = {
     "pottedplant": "potted_plant",
     "diningtable": "dining_table",
 }
-"""Names that mean the same."""
+"""Synonyms."""
 LOOKALIKES = {
     "rider": "pedestrian",
     "bicyclist": "pedestrian",

@@ -35,7 +35,7 @@ LAST_NUMBER = CLASS_STEP - 1
 HELD_OUT_CLIPS = frozenset({"0003"})
 """Clips that training never sees."""
 HELD_OUT_STILL = 5
-"""Every so-many-th still of a folder, from the first on, belongs to the development split."""
+"""Every n-th still of a folder, from the first, belongs to the development split."""
 CLASSES = {1: "car", 2: "pedestrian", 3: "large_vehicle"}
 
 

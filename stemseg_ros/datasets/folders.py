@@ -1,4 +1,4 @@
-"""Finding the files of a dataset; whatever is missing is named."""
+"""Finds the files of a dataset; errors name what is missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def first_folder(root: Path, *names: str) -> Path:
-    """The first of the folders below ``root`` that exists. Raises DataError that lists them."""
+    """Find the first of the folders below ``root`` that exists. Raises DataError, which lists
+    them."""
     for name in names:
         if (root / name).is_dir():
             return root / name
@@ -24,7 +25,8 @@ def first_folder(root: Path, *names: str) -> Path:
 
 
 def first_file(root: Path, *names: str) -> Path:
-    """The first of the files below ``root`` that exists. Raises DataError that lists them."""
+    """Find the first of the files below ``root`` that exists. Raises DataError, which lists
+    them."""
     for name in names:
         if (root / name).is_file():
             return root / name
@@ -36,7 +38,7 @@ def first_file(root: Path, *names: str) -> Path:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders in the folder, in order of their names. Raises DataError for none."""
+    """List the subfolders by name. Raises DataError for none."""
     found = sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=natural_key)
     if not found:
         raise DataError(f"{folder}: no folders in it, one per sequence expected")
@@ -44,7 +46,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """JPEG and PNG files in natural order. Raises DataError for none."""
+    """List JPEG and PNG files in natural order. Raises DataError for none."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     found = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
@@ -53,7 +55,8 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def refuse_missing(files: Iterable[Path], why: str) -> None:
-    """Raises DataError that names the first file that does not exist, and how many there are."""
+    """Check that all files exist. Raises DataError, which names the first missing one and their
+    number."""
     missing = [file for file in files if not file.is_file()]
     if missing:
         more = f" ({len(missing)} missing in all)" if len(missing) > 1 else ""
@@ -61,7 +64,7 @@ def refuse_missing(files: Iterable[Path], why: str) -> None:
 
 
 def refuse_orphans(found: Iterable[Path], known: Iterable[Path]) -> None:
-    """Raises DataError for a label file that belongs to no image."""
+    """Check that every label file belongs to an image. Raises DataError."""
     orphans = sorted(set(found) - set(known))
     if orphans:
         more = f" ({len(orphans)} in all)" if len(orphans) > 1 else ""
@@ -71,7 +74,7 @@ def refuse_orphans(found: Iterable[Path], known: Iterable[Path]) -> None:
 def paired_folders(
     images: Path, labels: Path
 ) -> tuple[tuple[Path, ...], tuple[tuple[Path, ...], ...]]:
-    """Images of a sequence and the label images of the same names. Raises DataError."""
+    """Pair the images of a sequence with the label images of the same names. Raises DataError."""
     found = images_in(images)
     files = [labels / f"{image.stem}.png" for image in found]
     refuse_missing(files, "an image has no labels")
@@ -80,7 +83,7 @@ def paired_folders(
 
 
 def list_file(file: Path) -> list[str]:
-    """Lines that are not empty. Raises DataError."""
+    """Read the non-empty lines. Raises DataError."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -91,6 +94,6 @@ def list_file(file: Path) -> list[str]:
 
 
 def refuse_empty(found: Sequence[object], place: Path | str, what: str) -> None:
-    """Raises DataError if nothing was found."""
+    """Check that something was found. Raises DataError."""
     if not found:
         raise DataError(f"{place}: {what}")

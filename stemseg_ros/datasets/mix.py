@@ -1,4 +1,4 @@
-"""The datasets that ``training.mix`` names, found and checked before anything is trained."""
+"""Finds and checks the datasets of ``training.mix`` before training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FORMATS: dict[str, Loader] = {
 
 
 def entries(config: Config) -> dict[str, DatasetConfig]:
-    """Entries of the mix that have a weight, by name, in alphabetical order.
+    """Select the entries of the mix with a weight, in alphabetical order.
 
     Raises ConfigError for a format that does not exist, DataError if there are no entries.
     """
@@ -69,7 +69,7 @@ def entries(config: Config) -> dict[str, DatasetConfig]:
 
 
 def load_entry(config: Config, data: Path, name: str) -> list[LabelledSequence]:
-    """Sequences of one entry of the mix; nothing is decoded yet. Raises DataError."""
+    """Find the sequences of one entry of the mix without decoding them. Raises DataError."""
     entry = config.training.mix[name]
     source = name if entry.folder is None else entry.folder
     sequences = FORMATS[entry.format](
@@ -81,7 +81,7 @@ def load_entry(config: Config, data: Path, name: str) -> list[LabelledSequence]:
 
 
 def load_mix(config: Config, data: Path) -> dict[str, list[LabelledSequence]]:
-    """Sequences of every entry that has a weight, all of their files looked at but not decoded.
+    """Find the sequences of every entry with a weight; their files are checked, but not decoded.
 
     data: folder that the entries' roots are relative to. Raises ConfigError, DataError.
     """

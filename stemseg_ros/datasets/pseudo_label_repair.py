@@ -1,10 +1,10 @@
-"""Repair of machine-made labels of a video: split masks, broken ids, and what cannot be trusted.
+"""Repairs machine-made labels of a video: split masks, broken ids, untrustworthy regions.
 
 Machine-made labels are drawn frame by frame and linked afterwards. One car may lie in two masks
-for a frame or two, its id may change, and far cars come out differently in every frame. What
-neighbouring frames say, carried over by optical flow, is the evidence here. Nothing is drawn:
-pixels keep their object, change to another that they were part of a frame before and after, or
-become ignored. Wrong merges do more harm than a gap, so doubt ends in an ignored region.
+for a frame or two, its id may change, and far cars come out differently in every frame. The
+evidence is neighbouring frames, warped by optical flow. Nothing is drawn: pixels keep their
+object, change to another that they were part of a frame before and after, or become ignored. Wrong
+merges do more harm than a gap, so doubt ends in an ignored region.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from stemseg_ros.datasets.sequence import (
 log = logging.getLogger(__name__)
 
 UNKNOWN = -1
-"""Carried label of a pixel that came from outside the image."""
+"""Warped label of a pixel that came from outside the image."""
 REACH = 2
 """Frames before and after that tell whether two masks are one object."""
 COVERED = 0.7
-"""Share of both masks that must lie in one carried mask, and its IoU with their union."""
+"""Share of both masks that must lie in one warped mask, and its IoU with their union."""
 TOGETHER = 4
 """Two ids that stand side by side in more frames than these are two objects."""
 LONGEST_GAP = 4
 """Frames from the end of an id to the start of its continuation."""
 REJOIN_IOU = 0.5
-"""Lowest IoU, carried over the gap, at which one id continues another."""
+"""Lowest IoU after warping over the gap at which one id continues another."""
 SAME_IOU = 0.25
 """IoU below which two successive masks of one id are two objects."""
 STEADY_IOU = 0.5
@@ -59,15 +59,15 @@ SMALLEST_DOUBT = 5
 disagree; rims of masks waver by a pixel or two in any case."""
 
 CARRIED = 256
-"""Label images that are kept after they have been carried to another frame."""
+"""Number of warped label images that are cached."""
 
 Volume = npt.NDArray[np.int32]
 """int32 (T, H, W): labels of a video."""
 
 
 @dataclass(slots=True)
-class Mended:
-    """What was changed in a video."""
+class Repaired:
+    """Changes in a video."""
 
     ids_before: int = 0
     ids_after: int = 0
@@ -90,16 +90,16 @@ class Mended:
         )
 
 
-def mend(frames: Sequence[LabelledFrame]) -> tuple[list[LabelledFrame], Mended]:
-    """Repaired copies of the successive frames of one video, and what was changed.
+def repair(frames: Sequence[LabelledFrame]) -> tuple[list[LabelledFrame], Repaired]:
+    """Repair the successive frames of one video; returns repaired copies and the changes.
 
     The images are the same; the frames of a video of less than four come back as they are.
     """
     if len(frames) < SHORTEST:
-        return list(frames), Mended()
+        return list(frames), Repaired()
     before = np.stack([frame.labels for frame in frames])
     video = _Video(before.copy(), _flows([frame.image for frame in frames]))
-    report = Mended(ids_before=len(_ids(before)))
+    report = Repaired(ids_before=len(_ids(before)))
     report.merged = _merge_splits(video)
     report.parted = _part(video)
     report.rejoined = _rejoin(video)
@@ -107,14 +107,14 @@ def mend(frames: Sequence[LabelledFrame]) -> tuple[list[LabelledFrame], Mended]:
     _ignore_doubt(video)
     report.ids_after = len(_ids(video.labels))
     report.ignored_pixels = int(((video.labels == IGNORE_LABEL) & (before != IGNORE_LABEL)).sum())
-    mended = zip(frames, video.labels, strict=True)
-    return [replace(frame, labels=labels) for frame, labels in mended], report
+    repaired = zip(frames, video.labels, strict=True)
+    return [replace(frame, labels=labels) for frame, labels in repaired], report
 
 
-def mend_all(
+def repair_all(
     sequences: Sequence[LabelledSequence], classes: int | None = None
 ) -> list[list[LabelledFrame]]:
-    """Every frame of every sequence, decoded and repaired; what changed goes to the log.
+    """Decode and repair every frame of every sequence; changes are logged.
 
     Raises DataError at the first bad file, and for a video whose frames differ in size.
     """
@@ -122,9 +122,9 @@ def mend_all(
     for sequence in sequences:
         frames = [sequence.read(index, classes) for index in range(len(sequence))]
         _refuse_mixed_sizes(frames, sequence.name)
-        mended, report = mend(frames)
-        log.info("%s mended: %s", sequence.name, report)
-        videos.append(mended)
+        repaired, report = repair(frames)
+        log.info("%s repaired: %s", sequence.name, report)
+        videos.append(repaired)
     return videos
 
 
@@ -134,14 +134,14 @@ def _refuse_mixed_sizes(frames: Sequence[LabelledFrame], name: str) -> None:
         if frame.labels.shape != (height, width):
             rows, columns = frame.labels.shape
             raise DataError(
-                f"{name}, frame {index}: {columns}x{rows} in a video of {width}x{height}; mending "
-                "needs frames of one size, or mend: false"
+                f"{name}, frame {index}: {columns}x{rows} in a video of {width}x{height}; repair "
+                "needs frames of one size, or repair: false"
             )
 
 
 @dataclass(slots=True, eq=False)
 class _Video:
-    """Labels that are being repaired, and the way from each frame to the next and back."""
+    """Labels under repair, and the optical flow between neighbouring frames in both directions."""
 
     labels: Volume
     flows: dict[tuple[int, int], npt.NDArray[np.float32]]
@@ -149,7 +149,7 @@ class _Video:
     _carried: dict[tuple[int, int], LabelArray] = field(default_factory=dict)
 
     def carried(self, source: int, target: int) -> LabelArray:
-        """Labels of one frame on the pixels of another."""
+        """Warp the labels of one frame to another."""
         if source == target:
             return np.asarray(self.labels[target])
         if (source, target) not in self._carried:
@@ -165,7 +165,7 @@ class _Video:
         self._carried = {key: image for key, image in self._carried.items() if key[0] != frame}
 
     def iou(self, source: int, source_label: int, target: int, label: int) -> float:
-        """IoU of an object's mask, carried from one frame to another, with a mask there.
+        """Compute the IoU of an object's mask, warped to another frame, with a mask there.
 
         Pixels that are ignored in the target count on neither side.
         """
@@ -179,7 +179,7 @@ class _Video:
 def _flows(
     images: Sequence[npt.NDArray[np.uint8]],
 ) -> dict[tuple[int, int], npt.NDArray[np.float32]]:
-    """Places in the neighbouring frames of every pixel, by dense inverse search."""
+    """Compute the position of every pixel in the neighbouring frames, by dense inverse search."""
     grey = [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images]
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     rows, columns = np.indices(grey[0].shape, dtype=np.float32)
@@ -258,7 +258,8 @@ def _splits(
 
 
 def _whole(carried: LabelArray, a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> int:
-    """The object of another frame that covers both masks; 0: they are two there; -1: no say."""
+    """Find the object of another frame that covers both masks; 0: they are two there; -1:
+    undecided."""
     in_a, in_b = _main(carried[a]), _main(carried[b])
     if in_a <= 0 or in_b <= 0:
         return -1
@@ -293,7 +294,7 @@ def _part(video: _Video) -> int:
 
 
 def _free_label(labels: Volume, like: int) -> int:
-    """An unused label of the same class."""
+    """Choose an unused label of the same class."""
     first = like // CLASS_STEP * CLASS_STEP + 1
     used = set(_ids(labels))
     return next((i for i in range(first, first + CLASS_STEP - 1) if i not in used), IGNORE_LABEL)

@@ -1,4 +1,4 @@
-"""The one type that every dataset is read as."""
+"""The common type of all datasets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IGNORE_LABEL = 10000
 """Label of pixels about which nothing is known. Number 0 of a class, as in 1000, labels a group:
 pixels of that class whose instances are not told apart."""
 END_MARKS = {".png": (b"IEND", 64), ".jpg": (b"\xff\xd9", 4096), ".jpeg": (b"\xff\xd9", 4096)}
-"""Bytes that a whole file has near its end, and how near."""
+"""Bytes near the end of a complete file, and how near."""
 
 LabelArray = npt.NDArray[np.int32]
 """int32 (H, W): 0 background, class * 1000 + track id, IGNORE_LABEL."""
@@ -45,7 +45,7 @@ class LabelledFrame:
 
 
 class Labels(Protocol):
-    """The labels of a sequence; nothing is decoded before it is asked for."""
+    """The labels of a sequence, decoded on request."""
 
     def read(self, index: int) -> LabelArray:
         """Labels of one frame. Raises DataError."""
@@ -54,7 +54,7 @@ class Labels(Protocol):
         """(H, W) of one frame's labels; looks for damage, decodes nothing. Raises DataError."""
 
     def place(self, index: int) -> str:
-        """Where the labels of a frame come from, for messages."""
+        """Source of the labels of a frame, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ def is_group(labels: LabelArray) -> npt.NDArray[np.bool_]:
 
 
 def read_all(sequences: Sequence[LabelledSequence], classes: int) -> list[list[LabelledFrame]]:
-    """Every frame of every sequence, decoded. Raises DataError at the first bad file."""
+    """Decode every frame of every sequence. Raises DataError at the first bad file."""
     return [
         [sequence.read(index, classes) for index in range(len(sequence))] for sequence in sequences
     ]
@@ -232,7 +232,7 @@ def image_size(path: Path, *, checksums: bool = False) -> tuple[int, int]:
 
 @contextmanager
 def data_errors(place: str) -> Iterator[None]:
-    """What goes wrong inside comes out as a DataError that names the place."""
+    """Raise errors inside as a DataError that names the place."""
     try:
         yield
     except DataError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
@@ -37,7 +38,7 @@ class DatasetConfig(Section):
     """Part of the dataset, by the name its own files use."""
     weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Share among the clips drawn, relative to the other entries."""
-    mend: bool = False
+    repair: bool = False
     """Repair split masks and broken ids of machine-made labels when the data is loaded; its frames
     then stay decoded in memory."""
     crop: Crop | None = None
@@ -57,3 +58,12 @@ class DatasetConfig(Section):
     @classmethod
     def _bare_weight(cls, value: Any) -> Any:
         return {"weight": value} if isinstance(value, int | float) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_name(cls, value: Any) -> Any:
+        if not (isinstance(value, dict) and "mend" in value):
+            return value
+        message = "the setting 'mend' is now 'repair'; the next version will refuse the old name"
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        return {"repair" if key == "mend" else key: given for key, given in value.items()}

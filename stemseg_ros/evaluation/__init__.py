@@ -1,1 +1,1 @@
-"""Result files and the numbers computed from them."""
+"""Scores of results against ground truth, and their report."""

@@ -1,5 +1,4 @@
-"""``stemseg evaluate``: sequences through the pipeline or stored results, scored against ground
-truth."""
+"""Scores sequences against ground truth: fresh runs of the model, or stored results."""
 
 from __future__ import annotations
 
@@ -32,11 +31,11 @@ from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.labelling.job import percentiles
 
 Task = TypeVar("Task")
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 Masks = Callable[[], SequenceMasks]
 """Reads the results of a sequence where they are needed."""
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Opens a bar by title and total; yields a function that takes how much is done."""
+"""Opens a progress bar by title and total; yields a function that takes the number done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +46,14 @@ class Timing:
     fps_end_to_end: float
     """Frames per second with reading the images and collecting results."""
     fps_network_and_clustering: float | None
-    """The way the paper counts: network and clustering alone; none through ROS."""
+    """As the paper counts: network and clustering alone; None through ROS."""
     latency_ms: dict[str, float]
     """median and p99 over all frames."""
 
 
 @dataclass(slots=True)
 class VariantReport:
-    """Everything about one variant."""
+    """Scores, mistakes and timing of one variant."""
 
     variant: LinkingVariant
     measures: dict[str, Measures]
@@ -87,7 +86,7 @@ def evaluate_stored(
     jobs: int,
     progress: Progress,
 ) -> list[VariantReport]:
-    """Score results that exist, in every variant. Raises EvaluationError."""
+    """Score stored results in every variant. Raises EvaluationError."""
     masks = {name: partial(_given, result) for name, result in results.items()}
     return [score_variant(variant, given, masks, jobs, progress) for variant in variants]
 
@@ -104,8 +103,8 @@ def evaluate_runs(
     jobs: int,
     progress: Progress,
 ) -> list[VariantReport]:
-    """Run every sequence in the mode of every variant and score what comes out; write the
-    benchmark's files.
+    """Run every sequence in the mode of every variant and score the results; write the benchmark's
+    files.
 
     Sequences that are stored in results_folder are not run again. Raises EvaluationError,
     MediaError, CheckpointError.
@@ -133,8 +132,8 @@ def evaluate_runs(
 def write_benchmark_files(
     variant: LinkingVariant, given: EvaluationInput, results: Mapping[str, Masks], out: Path
 ) -> None:
-    """What the benchmark's own tools and servers take: ``out/benchmark/VARIANT``. Raises
-    EvaluationError."""
+    """Write the files for the benchmark's own tools and servers to ``out/benchmark/VARIANT``.
+    Raises EvaluationError."""
     if given.format == BAG:
         return
     folder = out / "benchmark" / variant.name.replace(" + ", "_").replace(" ", "-")
@@ -147,7 +146,7 @@ def write_benchmark_files(
 
 
 def results_folder(out: Path, variant: LinkingVariant) -> Path:
-    """Where the results of a run are stored; variants of one run share them."""
+    """Folder with the results of a run; variants of one run share it."""
     return out / "results" / variant.run.replace(" ", "-")
 
 
@@ -159,7 +158,7 @@ def run_all(
     jobs: int,
     progress: Progress,
 ) -> dict[str, StoredRun]:
-    """Runs of all sequences by name; longest first, so that the last one is short."""
+    """Run all sequences, the longest first, so that no long one remains alone at the end."""
     setup = setup.in_mode(variant.source)
     lengths = {name: truth.frames for name, truth in given.truths.items()}
     runs = {
@@ -180,10 +179,10 @@ def run_all(
                 stored += lengths[name]
         else:
             tasks = [(setup, name, given.images[name], folder) for name in names]
-            answers = parallel(
+            values = parallel(
                 _run, tasks, jobs, lambda at: done(stored + sum(lengths[names[i]] for i in at))
             )
-            runs |= zip(names, answers, strict=True)
+            runs |= zip(names, values, strict=True)
     for name, run in runs.items():
         _check_length(given, name, run)
     return {name: runs[name] for name in given.truths}
@@ -198,8 +197,7 @@ def _run(task: tuple[Any, ...]) -> StoredRun:
 
 
 def _check_length(given: EvaluationInput, name: str, run: StoredRun) -> None:
-    """Ground truth texts do not say how long a sequence is, but it has no more frames than
-    images."""
+    """Take the length of each sequence from its images: ground truth texts do not state it."""
     if run.frames < given.truths[name].frames:
         raise EvaluationError(
             f"sequence {name}: {run.frames} images in {given.images[name].path}, but the "
@@ -218,10 +216,10 @@ def score_variant(
     names = list(given.truths)
     tasks = [(variant, given.format, given.truths[name], results[name]) for name in names]
     with progress(f"score {variant.name}", len(names)) as done:
-        answers = parallel(_score, tasks, jobs, lambda at: done(len(at)))
+        values = parallel(_score, tasks, jobs, lambda at: done(len(at)))
     protocol = protocol_of(given.format)
-    scores = {name: scores for name, (scores, _) in zip(names, answers, strict=True)}
-    diagnostics = {name: found for name, (_, found) in zip(names, answers, strict=True) if found}
+    scores = {name: scores for name, (scores, _) in zip(names, values, strict=True)}
+    diagnostics = {name: found for name, (_, found) in zip(names, values, strict=True) if found}
     return VariantReport(
         variant,
         combine(protocol, scores),
@@ -246,33 +244,33 @@ def protocol_of(format_name: str) -> Protocol:
 
 
 def parallel(
-    function: Callable[[Task], Answer],
+    function: Callable[[Task], Value],
     tasks: Sequence[Task],
     jobs: int,
     done: Callable[[Collection[int]], None],
-) -> list[Answer]:
-    """Answers in order of the tasks, from ``jobs`` processes; ``done`` is told which tasks are
-    finished."""
-    answers: dict[int, Answer] = {}
+) -> list[Value]:
+    """Compute a function of all tasks in ``jobs`` processes, in order; ``done`` is called with the
+    finished tasks."""
+    values: dict[int, Value] = {}
     if jobs == 1 or len(tasks) < 2:
         for i, task in enumerate(tasks):
-            answers[i] = function(task)
-            done(answers)
-        return list(answers.values())
+            values[i] = function(task)
+            done(values)
+        return list(values.values())
     with ProcessPoolExecutor(min(jobs, len(tasks)), multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(function, task): i for i, task in enumerate(tasks)}
         try:
             for future in as_completed(futures):
-                answers[futures[future]] = future.result()
-                done(answers)
+                values[futures[future]] = future.result()
+                done(values)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [answers[i] for i in range(len(tasks))]
+    return [values[i] for i in range(len(tasks))]
 
 
 def timing(runs: Iterable[StoredRun]) -> Timing:
-    """Speed over all sequences, also those of an earlier, stopped run."""
+    """Compute the speed over all sequences, including those of an earlier, stopped run."""
     everything = list(runs)
     frames = sum(run.frames for run in everything)
     known = [run.network_seconds for run in everything if run.network_seconds is not None]
@@ -285,7 +283,7 @@ def timing(runs: Iterable[StoredRun]) -> Timing:
 
 
 def possible_filters(filters: Sequence[bool], given: EvaluationInput) -> list[bool]:
-    """Those of the wished ones that fit the classes. Raises EvaluationError where none is left."""
+    """Keep the requested filters that fit the classes. Raises EvaluationError if none is left."""
     fits = all(has_post_filter(truth.classes) for truth in given.truths.values())
     if not fits and True in filters and False not in filters:
         raise EvaluationError(

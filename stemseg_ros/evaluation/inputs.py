@@ -1,5 +1,4 @@
-"""What is evaluated: ground truth with the images it belongs to, from benchmark folders and ROS 2
-bags."""
+"""Inputs of an evaluation: ground truth and its images, from benchmark folders and ROS 2 bags."""
 
 from __future__ import annotations
 
@@ -27,18 +26,18 @@ IGNORE_ID = 255
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Where the frames of a sequence are; they are opened when they are needed."""
+    """Location of the frames of a sequence; opened when needed."""
 
     path: Path
     """A folder of images, a pattern, a video or a bag."""
     topic: str | None = None
     names: tuple[str, ...] = ()
-    """File names without suffix of the frames that count, of a folder that may hold more; none:
+    """File names without suffix of the frames to use, in a folder that may hold more; None for
     all."""
 
     def open(self) -> FrameSource:
-        """Raises MediaError, also for a frame that is not there."""
-        # Frames are counted against the ground truth: none may be left out.
+        """Open the frames. Raises MediaError, also for a missing frame."""
+        # Frames are counted against the ground truth: none may be skipped.
         source = open_source(self.path, self.topic, strict=True)
         if self.names and isinstance(source, ImageFolder):
             files = {file.stem: file for file in source.paths}
@@ -53,7 +52,8 @@ class Images:
         return source
 
     def state(self) -> list[tuple[str, int, int]]:
-        """(name, bytes, time of change in ns) of every file; differs once images are changed."""
+        """(name, bytes, modification time in ns) of every file; differs once images are
+        changed."""
         if self.path.is_dir():
             files = [f for f in self.path.iterdir() if not self.names or f.stem in self.names]
         elif self.path.is_file():
@@ -66,7 +66,7 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationInput:
-    """Ground truth of every sequence, and images where there are any."""
+    """Ground truth of every sequence, and images where available."""
 
     format: str
     truths: dict[str, SequenceMasks]
@@ -80,9 +80,10 @@ def read_input(
     sequences: Collection[str] = (),
     topic: str | None = None,
 ) -> EvaluationInput:
-    """Ground truth, and the images in ``images`` or beside it. Raises EvaluationError, MediaError.
+    """Read ground truth, and find the images in ``images`` or beside it. Raises EvaluationError,
+    MediaError.
 
-    sequences: names of those to evaluate; none: all.
+    sequences: names of those to evaluate; empty for all.
     """
     if not ground_truth.exists():
         raise EvaluationError(f"no ground truth at {ground_truth}")
@@ -112,7 +113,7 @@ def read_input(
 def chosen(
     truths: dict[str, SequenceMasks], names: Collection[str], where: Path
 ) -> dict[str, SequenceMasks]:
-    """The named sequences, or all. Raises EvaluationError for a name that is not there."""
+    """Select the named sequences, or all. Raises EvaluationError for an unknown name."""
     unknown = sorted(set(names) - truths.keys())
     if unknown:
         raise EvaluationError(
@@ -129,7 +130,7 @@ IMAGE_ROOTS = ("{}", "JPEGImages/480p/{}", "JPEGImages/{}", "{}.mcap", "{}.db3")
 
 
 def find_images(root: Path, name: str, layouts: Collection[str]) -> Path | None:
-    """The folder of images, or the bag, of a sequence; none if no layout fits."""
+    """Find the folder of images, or the bag, of a sequence; None if no layout fits."""
     for layout in layouts:
         place = root / layout.format(name)
         if is_bag(place) and place.exists():
@@ -144,13 +145,15 @@ def _is_frame(file: Path) -> bool:
 
 
 def read_bag(path: Path, topic: str | None) -> SequenceMasks:
-    """Instances of a bag as a sequence that is named like it. Raises EvaluationError, BagError."""
+    """Read the instances of a bag as a sequence of the same name. Raises EvaluationError,
+    BagError."""
     with InstanceBagReader(path, topic) as bag:
         return from_results(path.stem, bag, {})
 
 
 def read_results_bag(path: Path, truth_bag: Path, truth: SequenceMasks) -> SequenceMasks:
-    """Recorded answers to the images of a ground truth bag. Raises EvaluationError, BagError."""
+    """Read recorded results for the images of a ground truth bag. Raises EvaluationError,
+    BagError."""
     topics = [
         t.name for t in bag_info(path).topics if t.type == INSTANCE_ARRAY and t.name != TRUTH_TOPIC
     ]
@@ -158,13 +161,13 @@ def read_results_bag(path: Path, truth_bag: Path, truth: SequenceMasks) -> Seque
     _same_stamps(
         stamps(truth_bag, (INSTANCE_ARRAY,), TRUTH_TOPIC),
         stamps(path, (INSTANCE_ARRAY,), topic),
-        f"{path}: answers",
+        f"{path}: results",
     )
     return replace(read_bag(path, topic), name=truth.name)
 
 
 def stamps(path: Path, types: Collection[str], topic: str | None) -> list[int]:
-    """Header stamps of a topic's messages in ns. Raises BagError."""
+    """Read the header stamps of a topic's messages, in ns. Raises BagError."""
     with BagReader(path, types, topic) as bag:
         return [stamp_ns(message) for _, message in bag]
 
@@ -182,8 +185,8 @@ def _same_stamps(truth: list[int], found: list[int], what: str) -> None:
 
 
 def _check_images(bag: Path, images: Images) -> bool:
-    """Whether there are images; raises EvaluationError unless they have the stamps of the ground
-    truth."""
+    """Check that images have the stamps of the ground truth, and return whether there are any.
+    Raises EvaluationError."""
     if not is_bag(images.path):
         return True
     if not any(topic.type in IMAGE_TYPES for topic in bag_info(images.path).topics):
@@ -197,7 +200,7 @@ def _check_images(bag: Path, images: Images) -> bool:
 
 
 def split_ignored(sequence: SequenceMasks) -> SequenceMasks:
-    """Masks of the class IGNORE as ignored pixels."""
+    """Turn masks of the class IGNORE into ignored pixels."""
     ids = {class_id for class_id, name in sequence.classes.items() if name == IGNORE}
     return replace(
         sequence,

@@ -1,4 +1,4 @@
-"""Where the measures come from: matches frame by frame, id switches, overlap by size.
+"""Mistakes behind the measures: matches frame by frame, id switches, overlap by size.
 
 IoUs, classes and ignored pixels are those of TrackEval's prepared data. A true mask is matched by
 the result of IoU 0.5 or more; masks do not overlap, so only at exactly 0.5 could there be two; the
@@ -24,7 +24,7 @@ IOU_BINS = 10
 
 @dataclass(frozen=True, slots=True)
 class IdSwitch:
-    """A true object that is matched by another track than the last time."""
+    """A true object that is matched by another track than before."""
 
     frame: int
     previous_frame: int
@@ -48,7 +48,7 @@ class FrameErrors:
 
     @property
     def cost(self) -> float:
-        """Mistakes, with the overlap that matched masks lack: what sMOTSA counts."""
+        """Mistakes plus the overlap that matched masks lack, as sMOTSA counts them."""
         return self.missed + self.false + self.switched + self.matched - self.iou
 
 
@@ -127,7 +127,7 @@ def _count(report: MatchDiagnostics, here: _Frame, data: Raw) -> None:
 
 
 def _follow(report: MatchDiagnostics, here: _Frame, last: dict[int, tuple[int, int]]) -> None:
-    """Note which result each true object has, and whether it is another one than before."""
+    """Record the result of each true object, and whether it differs from the one before."""
     matches = here.matches()
     for i, truth_id in enumerate(here.true_ids):
         id_ = here.ids[matches[i][0]] if i in matches else 0

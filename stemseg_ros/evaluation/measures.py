@@ -55,11 +55,11 @@ class Protocol:
 
     name: str
     open_dataset: Callable[[Path, SequenceMasks, SequenceMasks], Any]
-    """Writes both to the folder and returns TrackEval's dataset of it."""
+    """Writes truth and results to the folder; returns TrackEval's dataset of it."""
     metrics: Callable[[], dict[str, Any]]
     """TrackEval's metrics, new objects."""
     summary: Callable[[Mapping[str, Raw]], Measures]
-    """The benchmark's numbers from the raw results by metric; none where there is nothing to
+    """The benchmark's numbers from the raw results by metric; None where there is nothing to
     measure."""
 
 
@@ -130,7 +130,7 @@ def sequence_measures(protocol: Protocol, scores: SequenceScores) -> dict[str, M
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """TrackEval prints as it goes, and names the offender in exceptions of its own."""
+    """Silence TrackEval's output and translate its exceptions, which name the offender."""
     from trackeval.utils import TrackEvalException
 
     try:

@@ -1,5 +1,4 @@
-"""Sequences through the pipeline, each in one process; results and timings are stored, so a run
-can resume.
+"""Runs sequences, each in one process, and stores results and timings, so that a run can resume.
 
 A stored sequence is NAME.txt (KITTI-MOTS text with frames from 0, for any class list) and
 NAME.json, which is written last and names the settings it was made with: it counts only for the
@@ -41,21 +40,21 @@ near_online: windows as they come. online: no look-ahead."""
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a run is made with."""
+    """Settings, weights and device of a run."""
 
     config: Config
     checkpoint: str | None
-    """As load_network takes it."""
+    """As for ``load_network``."""
     device: str
     threads: int | None = None
-    """Threads of the network on the CPU; none: torch's default."""
+    """CPU threads of the network; None for torch's default."""
 
     def in_mode(self, mode: str) -> Setup:
-        """The same with another window mode."""
+        """Copy with another window mode."""
         return replace(self, config=self.config.in_mode(mode))
 
     def fingerprint(self, name: str, images: Images) -> str:
-        """Changes whenever the stored results of a sequence would."""
+        """Hash of everything that the stored results of a sequence depend on."""
         weights = self.checkpoint or str(bundled_checkpoint(self.config))
         file = Path(weights)
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else weights
@@ -67,7 +66,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """What NAME.json holds beside the text."""
+    """Content of NAME.json."""
 
     fingerprint: str
     frames: int
@@ -82,7 +81,7 @@ class StoredRun:
     """Network, clustering and linking, close to what the paper counts (network and clustering);
     None through ROS."""
     latency_ms: list[float]
-    """Of each frame, from handing it in to having its result."""
+    """Of each frame, from pushing it to receiving its result."""
 
 
 def run_sequence(
@@ -104,7 +103,7 @@ def run_sequence(
 
 
 def finished_run(setup: Setup, name: str, images: Images, out: Path) -> StoredRun | None:
-    """The record of a sequence whose fingerprint is still the same; else none."""
+    """Read the record of a sequence if its fingerprint is still the same; else None."""
     stored = load_run(out, name)
     if stored is None or not (out / f"{name}.txt").is_file():
         return None
@@ -119,7 +118,7 @@ def store(out: Path, run: StoredRun, name: str, rows: Iterable[ResultRow]) -> St
 
 
 def load_run(out: Path, name: str) -> StoredRun | None:
-    """The record of a finished sequence; none if there is none that can be read."""
+    """Read the record of a finished sequence; None if there is none, or an unreadable one."""
     try:
         content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
         for key in ("classes", "scores"):
@@ -130,7 +129,7 @@ def load_run(out: Path, name: str) -> StoredRun | None:
 
 
 def stored_masks(out: Path, name: str) -> SequenceMasks:
-    """Results of a finished sequence. Raises EvaluationError."""
+    """Read the results of a finished sequence. Raises EvaluationError."""
     run = load_run(out, name)
     if run is None:
         raise EvaluationError(f"{out}: no finished results of sequence {name}")

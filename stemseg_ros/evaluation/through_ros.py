@@ -1,4 +1,5 @@
-"""Sequences through the real node: images are played over DDS, what the node answers is scored."""
+"""Sequences through the real node: images are played over DDS, the published results are
+scored."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from stemseg_ros.replay.processes import termination_as_exit
 
 BAG, CONFIG = "images.mcap", "config.yaml"
 RATE = 1000.0
-"""Times the recorded rate: only the node's answers hold the player back."""
+"""Times the recorded rate: only the wait for the node's results limits the player."""
 
 
 def run_sequence(
@@ -40,7 +41,7 @@ def run_sequence(
     )
 
     def show(step: str, done: int, total: int | None) -> None:
-        if step == session.ANSWERED:
+        if step == session.FINISHED:
             progress(done)
 
     with images.open() as source:
@@ -57,13 +58,13 @@ def run_sequence(
 def _collect(
     setup: Setup, name: str, images: Images, frames: int, folder: Path, out: Path
 ) -> StoredRun:
-    """The recorded answers as a stored run."""
-    answers = folder / session.INSTANCES
-    if stamps(folder / BAG, IMAGE_TYPES, None) != stamps(answers, (INSTANCE_ARRAY,), None):
+    """Store the recorded results as a run."""
+    results = folder / session.INSTANCES
+    if stamps(folder / BAG, IMAGE_TYPES, None) != stamps(results, (INSTANCE_ARRAY,), None):
         raise EvaluationError(
-            f"sequence {name}: the answers do not have the images' stamps; see {folder}"
+            f"sequence {name}: the results do not have the images' stamps; see {folder}"
         )
-    result, times = read_bag(answers, None), session.times(folder)
+    result, times = read_bag(results, None), session.times(folder)
     classes = dict(enumerate(setup.config.classes, start=1))
     run = StoredRun(
         setup.fingerprint(name, images),

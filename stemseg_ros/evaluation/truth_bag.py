@@ -1,4 +1,4 @@
-"""Ground truth into a ROS 2 bag, beside its images; recorded answers out of a bag into benchmark
+"""Ground truth into a ROS 2 bag, beside its images; recorded results of a bag into benchmark
 files."""
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ def convert_bag(
     name: str | None,
     ground_truth: Path | None = None,
 ) -> SequenceMasks:
-    """Recorded answers in a benchmark's format, classes matched by name; numbers, file names and
-    classes are those of the ground truth where it is given.
+    """Write recorded results in a benchmark's format, classes matched by name; numbers, file names
+    and classes are those of the ground truth if it is given.
 
-    name: of the sequence; none: that of the bag, or the only one of the ground truth. Raises
+    name: of the sequence; None for that of the bag, or the only one of the ground truth. Raises
     EvaluationError, BagError.
     """
     files = format_named(format_name)
@@ -120,7 +120,7 @@ def convert_bag(
 def _truth_for(
     truths: Mapping[str, SequenceMasks], name: str | None, result: SequenceMasks, where: Path
 ) -> SequenceMasks:
-    """Ground truth of the sequence that the answers are for. Raises EvaluationError."""
+    """Find the ground truth of the recorded sequence. Raises EvaluationError."""
     wanted = name or (next(iter(truths)) if len(truths) == 1 else result.name)
     if wanted not in truths:
         raise EvaluationError(
@@ -131,6 +131,6 @@ def _truth_for(
     # Ground truth text ends with its last mask, so the stream may be longer.
     if result.frames < truth.frames or (truth.files and result.frames > truth.frames):
         raise EvaluationError(
-            f"{result.frames} answers, but the ground truth of {wanted} has {truth.frames} frames"
+            f"{result.frames} results, but the ground truth of {wanted} has {truth.frames} frames"
         )
     return truth

@@ -15,14 +15,14 @@ from stemseg_ros.formats.kitti_mots_text import CLASSES as KITTI_CLASSES
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 
 DAVIS_OBJECTS = 20
-"""Most objects of a sequence that DAVIS unsupervised takes; of a run the largest are kept."""
+"""Most objects of a sequence in DAVIS unsupervised; the largest of a run are kept."""
 STORED = "stored results"
 """Source of a variant without a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkingVariant:
-    """One row of the report: where the results are from, and what was done to them."""
+    """One row of the report: the source of the results and the filters applied."""
 
     source: str
     """A window mode, or STORED."""
@@ -36,12 +36,12 @@ class LinkingVariant:
 
     @property
     def run(self) -> str:
-        """Mode and way of the run."""
+        """Mode of the run, and whether it went through ROS."""
         return self.source + " through ROS" * self.through_ros
 
     @property
     def name(self) -> str:
-        """As it is printed."""
+        """Name in reports."""
         return (
             self.run
             + " + post-filter" * self.post_filter
@@ -52,7 +52,8 @@ class LinkingVariant:
 def prepare(
     variant: LinkingVariant, format_name: str, truth: SequenceMasks, result: SequenceMasks
 ) -> tuple[SequenceMasks, SequenceMasks]:
-    """Ground truth and results in common classes, as they are scored. Raises EvaluationError."""
+    """Bring ground truth and results to common classes, as they are scored. Raises
+    EvaluationError."""
     truth, result = match_classes(truth, result, open_classes=format_name == "bag")
     if variant.post_filter:
         result = post_filtered(result)
@@ -66,7 +67,7 @@ def prepare(
 def match_classes(
     truth: SequenceMasks, result: SequenceMasks, *, open_classes: bool
 ) -> tuple[SequenceMasks, SequenceMasks]:
-    """Results with the class ids of the ground truth, matched by name; ids of tracks stay.
+    """Map results to the class ids of the ground truth by name; track ids stay.
 
     Classes that the ground truth does not know are left out, unless ``open_classes``: then they
     are added to both. In DAVIS every class is an object. Raises EvaluationError if no class is
@@ -90,7 +91,7 @@ def match_classes(
 
 
 def named_like(truth: SequenceMasks, result: SequenceMasks) -> SequenceMasks:
-    """With the numbers and file names of the ground truth, where it has such."""
+    """Take over the numbers and file names of the ground truth, if it has any."""
     files = truth.files if len(truth.files) == result.frames else ()
     return replace(result, name=truth.name, number=truth.number, files=files)
 
@@ -118,13 +119,13 @@ def has_post_filter(classes: Mapping[int, str]) -> bool:
 
 
 def post_filtered(result: SequenceMasks) -> SequenceMasks:
-    """Without the masks and tracks that the released post-filter drops."""
+    """Drop the masks and tracks that the released post-filter drops."""
     rows = sorted(result.rows, key=lambda row: (row.id, row.frame))
     return replace(result, rows=tuple(filter_rows(rows)))
 
 
 def scored_by_pixels(result: SequenceMasks) -> SequenceMasks:
-    """Scores in (0, 1]: pixels of a track over those of the largest."""
+    """Compute scores in (0, 1]: pixels of a track over those of the largest."""
     pixels = _pixels(result)
     most = max(pixels.values(), default=1)
     scores = {id_: pixels[id_] / most for id_ in (*pixels, *result.unseen)}
@@ -132,7 +133,7 @@ def scored_by_pixels(result: SequenceMasks) -> SequenceMasks:
 
 
 def largest_tracks(result: SequenceMasks, count: int) -> SequenceMasks:
-    """The tracks of most pixels."""
+    """Keep the tracks with the most pixels."""
     kept = {id_ for id_, _ in _pixels(result).most_common(count)}
     return replace(result, rows=tuple(row for row in result.rows if row.id in kept))
 

@@ -1,4 +1,4 @@
-"""Which device computes: one place that turns a name into a device that exists."""
+"""Devices by name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from stemseg_ros.errors import DeviceError
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
-    """ "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N" as a device.
+    """Resolve "auto" (CUDA if available, else the CPU), "cpu", "cuda" or "cuda:N".
 
-    Raises DeviceError for other names, and for a CUDA device that is not there.
+    Raises DeviceError for other names, and for a CUDA device that does not exist.
     """
     name = str(name)
     if name == "auto":
@@ -28,7 +28,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device with the name of its hardware, for reports."""
+    """Name the device and its hardware, for reports."""
     return (
         f"{device} ({torch.cuda.get_device_name(device)})"
         if device.type == "cuda"
@@ -37,7 +37,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def fast_precision(device: torch.device) -> torch.dtype:
-    """The shortest float type that the device computes in natively: bfloat16 or float16, else
+    """Choose the shortest float type that the device supports natively: bfloat16 or float16, else
     float32."""
     if device.type == "cuda":
         return (
@@ -45,7 +45,7 @@ def fast_precision(device: torch.device) -> torch.dtype:
             if torch.cuda.is_bf16_supported(including_emulation=False)
             else torch.float16
         )
-    # Private, but there is no public question; without the instructions bfloat16 is emulated, and
+    # Private, but there is no public check; without the instructions bfloat16 is emulated, and
     # slower.
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32

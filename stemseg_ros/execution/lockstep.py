@@ -1,4 +1,4 @@
-"""Several streams side by side: calls of equal function and shapes are computed together."""
+"""Several streams side by side: calls of the same function with equal shapes form one batch."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from stemseg_ros.records import FrameResult
 from stemseg_ros.tracker import Call, Step
 
 Outcome = list[FrameResult] | Exception
-"""The results of one step, or what went wrong in this stream alone."""
+"""The results of one step, or the exception that was raised in its stream alone."""
 TRACK = "track"
 """Time of a step outside its calls: clustering, linking, masks."""
 
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """One step on its way."""
+    """A step in progress."""
 
     step: Step
     calls_ms: dict[str, float] = field(default_factory=dict)
-    """Milliseconds by function; the time of a batch counts for each member."""
+    """Milliseconds by function; each member of a batch is charged the time of the whole batch."""
     track_ms: float = 0.0
     """Milliseconds outside the calls."""
     call: Call | None = None
-    """What the step waits for."""
+    """The call whose outputs the step waits for."""
     outcome: Outcome | None = None
-    """None until the step is over."""
+    """None until the step has ended."""
 
     def resume(self, outputs: tuple[Tensor, ...] | None) -> None:
-        """Start the step (None), or go on with the outputs of its call."""
+        """Start the step (None), or resume it with the outputs of its call."""
         begin = time.perf_counter()
         self.call = None
         try:
@@ -47,27 +47,27 @@ class Running:
         self.track_ms += 1e3 * (time.perf_counter() - begin)
 
     def fail(self, error: Exception) -> None:
-        """End the step, whose call could not be computed."""
+        """End the step after its call failed."""
         self.step.close()
         self.call, self.outcome = None, error
 
-    def spend(self, function: str, begin: float) -> None:
-        """Add the time since ``begin``, as of time.perf_counter, to a function."""
+    def add_time(self, function: str, begin: float) -> None:
+        """Charge the time since ``begin`` (time.perf_counter) to a function."""
         milliseconds = 1e3 * (time.perf_counter() - begin)
         self.calls_ms[function] = self.calls_ms.get(function, 0.0) + milliseconds
 
     @property
     def timings(self) -> dict[str, float]:
-        """Milliseconds by function, and those of TRACK last."""
+        """Milliseconds by function, then those of TRACK."""
         return {**self.calls_ms, TRACK: self.track_ms}
 
 
 @torch.inference_mode()
 def run_steps(engine: Engine, steps: Sequence[Step]) -> list[Running]:
-    """Drive steps to their ends; each has its outcome and timings then.
+    """Run steps to completion; returns each with its outcome and timings.
 
     The results are those of one step after the other, up to the rounding of batched convolutions.
-    What one stream raises is its outcome and leaves the others alone; where a batch fails, its
+    An exception in one stream is its outcome and does not affect the others; if a batch fails, its
     members are computed one by one.
     """
     running = [Running(step) for step in steps]
@@ -91,7 +91,7 @@ def _equal_calls(waiting: Sequence[Running]) -> Iterator[list[Running]]:
 def _compute(engine: Engine, group: Sequence[Running]) -> None:
     try:
         _run(engine, group)
-    except Exception as error:  # of one member, or for want of memory
+    except Exception as error:  # caused by one member, or out of memory
         if len(group) == 1:
             group[0].fail(error)
             return
@@ -104,6 +104,6 @@ def _run(engine: Engine, group: Sequence[Running]) -> None:
     calls = [one.call for one in group if one.call is not None]
     outputs = engine.run(calls[0].function, [call.inputs for call in calls])
     for one, call in zip(group, calls, strict=True):
-        one.spend(call.function, begin)
+        one.add_time(call.function, begin)
     for one, output in zip(group, outputs, strict=True):
         one.resume(output)

@@ -1,5 +1,4 @@
-"""What ``stemseg run`` does: a video, folder or bag through the pipeline; text, overlay and
-summary out."""
+"""Labels one recording (video, folder or bag): text, overlay and summary out."""
 
 from __future__ import annotations
 
@@ -44,7 +43,7 @@ class TrackSummary:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What happened; ``summary.json`` holds exactly these fields."""
+    """Summary of a run; ``summary.json`` holds exactly these fields."""
 
     source: str
     config: str
@@ -54,9 +53,9 @@ class RunSummary:
     dropped: dict[str, int]
     """Frames without a result because of their stamps, by reason (docs/recordings.md)."""
     skipped: list[SkippedFrame]
-    """Frames that cannot be read; the others keep their numbers in the text."""
+    """Unreadable frames; the others keep their numbers in the text."""
     losses: list[str]
-    """What else of the recording is lost."""
+    """Other losses of the recording."""
     tracks: int
     epochs: int
     fps: float
@@ -64,10 +63,10 @@ class RunSummary:
     pipeline_fps: float
     """The same, counting only the time inside the pipeline."""
     latency_ms: dict[str, float]
-    """median and p99 from handing a frame in to having its result; frames come as fast as they are
-    taken."""
+    """Median and p99 from pushing a frame to receiving its result; frames are pushed as fast as
+    they are processed."""
     stage_ms: dict[str, float]
-    """Median milliseconds by stage: the calls of a function of the network, and "track" for the
+    """Median milliseconds by stage: calls of each function of the network, and "track" for the
     rest."""
     versions: dict[str, str]
     track_list: list[TrackSummary]
@@ -75,16 +74,16 @@ class RunSummary:
 
 @dataclass(slots=True)
 class Timings:
-    """Clock readings of a run, in seconds unless named otherwise."""
+    """Times of a run, in seconds unless named otherwise."""
 
     latency: list[float] = field(default_factory=list)
-    """One value a result, from the push of its frame on."""
+    """One value per result, from the push of its frame."""
     inside: float = 0.0
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
     """One value for each push that the stage was part of."""
 
     def results(self, call: Callable[[], list[FrameResult]], stream: Stream) -> list[FrameResult]:
-        """Call push or flush and take the time."""
+        """Call push or flush and time it."""
         start = time.perf_counter()
         results = call()
         end = time.perf_counter()
@@ -96,10 +95,10 @@ class Timings:
 
 
 class Pushed(NamedTuple):
-    """What comes back with the result of a frame."""
+    """Data that returns with the result of a frame."""
 
     number: int
-    """Position in the recording, frames that cannot be read included."""
+    """Position in the recording, unreadable frames included."""
     image: Image | None
     """The image, if the caller of ``push_all`` keeps images."""
     seconds: float
@@ -107,7 +106,7 @@ class Pushed(NamedTuple):
 
 
 def pushed_frame(result: FrameResult) -> Pushed:
-    """What was pushed by ``push_all`` for a result."""
+    """The frame that ``push_all`` pushed for a result."""
     assert isinstance(result.source, Pushed)
     return result.source
 
@@ -124,8 +123,8 @@ def run_source(
     """Push all frames through the stream; write instances.txt, overlay.mp4 and summary.json into
     ``out``.
 
-    Images are kept only until their result is there. ``progress`` is called with the number of
-    frames done. checkpoint and device: as they shall stand in the summary. Raises MediaError.
+    Images are kept only until their result is returned. ``progress`` is called with the number of
+    frames done. checkpoint and device: as named in the summary. Raises MediaError.
     """
     collector, timings, events = TrackCollector(), Timings(), list[Event]()
     start = time.perf_counter()
@@ -174,10 +173,10 @@ def push_all(
     keep_images: bool = False,
     on_event: Callable[[Event], object] = lambda event: None,
 ) -> Iterator[list[FrameResult]]:
-    """Results of each push and of the flush at the end, timed.
+    """Yield the results of each push and of the flush at the end, timed.
 
-    keep_images: results bring their images back (``pushed_frame``). on_event: is called with what
-    the stream reports, such as frames dropped because of their stamps.
+    keep_images: results carry their images (``pushed_frame``). on_event: called with the events of
+    the stream, such as frames dropped because of their stamps.
     """
     numbers = count()
     for stamp_ns, image in source:
@@ -193,7 +192,7 @@ def push_all(
 
 
 def _dropped(events: Iterable[Event], held: int) -> dict[str, int]:
-    """Frames that got no result, by reason; held: those that wait for further ones in vain."""
+    """Count frames without a result, by reason; held: those whose stamps were never confirmed."""
     dropped = Counter(event.kind for event in events if event.kind != "epoch")
     dropped["out_of_order"] += held
     return {kind: number for kind, number in dropped.items() if number}
@@ -215,7 +214,7 @@ def _track_list(collector: TrackCollector) -> list[TrackSummary]:
 
 
 def percentiles(milliseconds: list[float]) -> dict[str, float]:
-    """median and p99, rounded to microseconds."""
+    """Compute median and p99, rounded to microseconds."""
     return {
         "median": round(float(np.median(milliseconds)), 3),
         "p99": round(float(np.percentile(milliseconds, 99)), 3),
@@ -223,7 +222,7 @@ def percentiles(milliseconds: list[float]) -> dict[str, float]:
 
 
 def versions() -> dict[str, str]:
-    """What computed the numbers."""
+    """Versions of the software that computed the numbers."""
     return {
         "stemseg": stemseg_ros.__version__,
         "torch": torch.__version__,
@@ -233,7 +232,7 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Readable JSON, newline at the end; numbers that JSON lacks become null. Raises
+    """Write indented JSON with a newline at the end; numbers that JSON lacks become null. Raises
     MediaError."""
     text = json.dumps(_finite(content), indent=2, allow_nan=False)
     try:

@@ -2,7 +2,7 @@
 nothing is lost.
 
 The player never has more frames in flight than the node can hold, and has the last ones flushed;
-the recorder writes every answer to a bag.
+the recorder writes every result to a bag.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FILES = (INSTANCES, PUBLISHED, RECEIVED, DIAGNOSTICS, "node.log", "player.log", 
 """What a replay leaves in its folder."""
 START_TIMEOUT_S = 180.0
 """Patience with the node while it loads and warms up."""
-ANSWER_TIMEOUT_S = 120.0
+RESULT_TIMEOUT_S = 120.0
 """Patience with one window."""
 SETTLE_TIMEOUT_S = 5.0
 """Patience with the last messages after the player has ended."""
@@ -42,7 +42,7 @@ POLL_S = 0.1
 
 Show = Callable[[str, int, int | None], None]
 """Takes a step, how much of it is done, and its total."""
-STARTS, PLAYED, ANSWERED = "node starts", "frames played", "results received"
+STARTS, PLAYED, FINISHED = "node starts", "frames played", "results received"
 """The steps that are shown."""
 
 
@@ -100,7 +100,7 @@ def play_through_node(
     show: Show,
     rate: float = 1.0,
 ) -> None:
-    """Start node, recorder and player, and wait until every frame of the bag is answered and
+    """Start node, recorder and player, and wait until every frame of the bag has its result and
     recorded.
 
     in_flight: frames without a result that keep the node busy (``Latency``). arguments: of the
@@ -113,7 +113,7 @@ def play_through_node(
         recorder = replay.start("recorder", _recorder_arguments(out))
         replay.wait_for_node(node, recorder)
         player = replay.start("player", _player_arguments(bag, out, in_flight, rate))
-        replay.wait_for_answers(player, node, recorder)
+        replay.wait_for_results(player, node, recorder)
         for child in (recorder, node):
             if child.stop():
                 raise _failure(child, f"did not end cleanly (exit code {child.exit_code})")
@@ -136,7 +136,7 @@ def _player_arguments(bag: Path, out: Path, in_flight: int, rate: float) -> list
             "--topic": IMAGE_TOPIC,
             "--rate": f"{rate:g}",
             "--in-flight": in_flight,
-            "--timeout": ANSWER_TIMEOUT_S,
+            "--timeout": RESULT_TIMEOUT_S,
             "--log": out / PUBLISHED,
         }
     )
@@ -172,7 +172,7 @@ class _Replay:
             raise _failure(node, f"was not ready after {START_TIMEOUT_S:g} s")
         self._show(STARTS, 1, 1)
 
-    def wait_for_answers(
+    def wait_for_results(
         self, player: ChildProcess, node: ChildProcess, recorder: ChildProcess
     ) -> None:
         """Until the player has ended, and for a while until everything is recorded. Raises
@@ -181,17 +181,17 @@ class _Replay:
         if player.exit_code:
             raise _failure(player, f"ended with exit code {player.exit_code}")
         for complete in (
-            lambda: self._ended(player) and self._answers() >= self._frames,
+            lambda: self._ended(player) and self._result_count() >= self._frames,
             lambda: int(diagnostics(self._out).get("messages_out", 0)) >= self._frames,
         ):
             _wait(complete, SETTLE_TIMEOUT_S, node, recorder)
 
     def _ended(self, player: ChildProcess) -> bool:
         self._show(PLAYED, len(self._published.read()), self._frames)
-        self._show(ANSWERED, self._answers(), self._frames)
+        self._show(FINISHED, self._result_count(), self._frames)
         return player.exit_code is not None
 
-    def _answers(self) -> int:
+    def _result_count(self) -> int:
         return max(0, len(self._received.read()) - 1)  # the first line says: the node was found
 
 
@@ -243,18 +243,18 @@ def diagnostics(out: Path) -> dict[str, str]:
 
 def times(out: Path) -> Times:
     """Clock readings of a finished replay. Raises ReplayError unless every frame has its
-    answer."""
+    result."""
     # Pairs in order, not by stamp: a looped stream has each stamp more than once.
     published, received = GrowingLines(out / PUBLISHED).read(), GrowingLines(out / RECEIVED).read()
-    answers = received[1:]
-    if [entry["stamp_ns"] for entry in answers] != [entry["stamp_ns"] for entry in published]:
+    results = received[1:]
+    if [entry["stamp_ns"] for entry in results] != [entry["stamp_ns"] for entry in published]:
         dropped = diagnostics(out).get("frames_dropped", "0")
         raise ReplayError(
-            f"{len(published)} frames went in, {len(answers)} results came out; the node "
+            f"{len(published)} frames went in, {len(results)} results came out; the node "
             f"dropped {dropped}; see {out / 'node.log'}"
         )
     sent = [entry["published_ns"] for entry in published]
-    back = [entry["received_ns"] for entry in answers]
+    back = [entry["received_ns"] for entry in results]
     return Times(
         (max(back) - min(sent)) / 1e9,
         [(end - start) / 1e6 for start, end in zip(sent, back, strict=True)],

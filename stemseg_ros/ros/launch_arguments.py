@@ -32,7 +32,7 @@ NODE_ARGUMENTS = {
     "log_level": ("info", "debug, info, warn, error"),
     "rviz": ("false", "true: show the overlay in RViz"),
 }
-"""Name: (default, description) of what every launch file takes and hands on to the node."""
+"""Name: (default, description) of the arguments that every launch file passes on to the node."""
 CAMERA_NAME = re.compile(r"[A-Za-z](_?[A-Za-z0-9])*")
 """As ``node.cameras`` takes it: it becomes part of the names of topics."""
 _WORDS = {
@@ -46,7 +46,7 @@ class LaunchArgumentError(StemsegError):
 
 
 def refuse_unknown(launch_file: Path, declared: Iterable[str], words: Sequence[str]) -> None:
-    """Refuse arguments that a launch file does not declare, which launch itself passes over.
+    """Refuse arguments that a launch file does not declare, which launch itself ignores.
 
     words: the whole command line. It may also name another file, which includes this one: then the
     arguments are those of the other. Raises LaunchArgumentError.
@@ -70,14 +70,14 @@ def _names(words: Sequence[str], launch_file: Path) -> bool:
 
 
 def read_bool(name: str, text: str) -> bool:
-    """True or false, in one of the usual words. Raises LaunchArgumentError."""
+    """Parse true or false, in one of the usual words. Raises LaunchArgumentError."""
     if text.lower() not in _WORDS:
         raise LaunchArgumentError(f"{name}: expected true or false, got '{text}'")
     return _WORDS[text.lower()]
 
 
 def read_number(name: str, text: str) -> float:
-    """A finite number from 0. Raises LaunchArgumentError."""
+    """Parse a finite number of at least 0. Raises LaunchArgumentError."""
     try:
         value = float(text)
     except ValueError:
@@ -88,7 +88,7 @@ def read_number(name: str, text: str) -> float:
 
 
 def read_positive(name: str, text: str) -> float:
-    """A finite number above 0. Raises LaunchArgumentError."""
+    """Parse a finite number above 0. Raises LaunchArgumentError."""
     value = read_number(name, text)
     if value == 0:
         raise LaunchArgumentError(f"{name}: expected a number above 0, got '{text}'")
@@ -96,21 +96,21 @@ def read_positive(name: str, text: str) -> float:
 
 
 def read_count(name: str, text: str) -> int:
-    """A whole number from 0. Raises LaunchArgumentError."""
+    """Parse a whole number of at least 0. Raises LaunchArgumentError."""
     if not (text.isascii() and text.isdigit()):
         raise LaunchArgumentError(f"{name}: expected a whole number from 0, got '{text}'")
     return int(text)
 
 
 def read_file(name: str, text: str) -> str:
-    """Path of a file that exists. Raises LaunchArgumentError."""
+    """Check that a file exists; returns its path. Raises LaunchArgumentError."""
     if not Path(text).is_file():
         raise LaunchArgumentError(f"{name}: no file '{text}'")
     return text
 
 
 def read_cameras(name: str, text: str) -> dict[str, str]:
-    """The image topic of each camera, from a YAML file. Raises LaunchArgumentError."""
+    """Read the image topic of each camera from a YAML file. Raises LaunchArgumentError."""
     file = Path(read_file(name, text))
     try:
         cameras = yaml.safe_load(file.read_text(encoding="utf-8"))

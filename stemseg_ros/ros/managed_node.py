@@ -1,4 +1,5 @@
-"""A lifecycle node that survives what lifecycle managers ask of it, and leaves nothing behind."""
+"""A lifecycle node that survives invalid requests of lifecycle managers, and leaves nothing
+behind."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ OnChangeState = Callable[[ChangeState.Request, ChangeState.Response], ChangeStat
 
 
 def logged(transition: Transition[Node]) -> Transition[Node]:
-    """Log what a transition raises: rclpy turns it into an error transition without a word."""
+    """Log the exception of a transition, which rclpy silently turns into an error transition."""
 
     @wraps(transition)
     def wrapped(self: Node, state: LifecycleState) -> TransitionCallbackReturn:
@@ -32,21 +33,21 @@ def logged(transition: Transition[Node]) -> Transition[Node]:
 
 
 class ManagedNode(LifecycleNode):
-    """Refuses transitions that its state does not allow, which end the process otherwise, and
-    gives the middleware back all that it took.
+    """Refuses transitions that its state does not allow, which would end the process otherwise,
+    and releases everything that it took from the middleware.
     """
 
     def __init__(self, name: str, **node_options: Any) -> None:
         super().__init__(name, **node_options)
         self.requested_at = started_at()
-        """When the present transition was asked for: the start of the process, or the request of
-        a manager; monotonic seconds."""
+        """When the current transition was requested (start of the process, or request of a
+        manager); monotonic seconds."""
         service = self._service_change_state
         service.callback = partial(self._change_state_if_allowed, service.callback)
 
     @property
     def state(self) -> str:
-        """Of the lifecycle, as in "unconfigured"."""
+        """Label of the lifecycle state, such as "unconfigured"."""
         return str(self._state_machine.current_state[1])
 
     def destroy_node(self) -> None:

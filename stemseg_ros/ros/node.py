@@ -50,13 +50,13 @@ from stemseg_ros.stream import open_model
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 JOIN_SECONDS = 1.0
-"""How long the end of the process waits for the turn in progress."""
+"""Seconds that the end of the process waits for the batch in progress."""
 LAST_SECONDS = 0.5
-"""How long a node that was shut down still serves its topics, so that its last messages arrive."""
+"""Seconds that a node that was shut down keeps its topics, so that its last messages arrive."""
 WATCH_SECONDS = 0.2
 """Watchdog period, in seconds."""
 TAKE_SECONDS = 0.5
-"""How long a service waits at most for the executor to take the images that came before."""
+"""Most seconds that a service waits for the executor to take the images that arrived before."""
 
 
 class StemsegNode(ManagedNode):
@@ -64,7 +64,7 @@ class StemsegNode(ManagedNode):
 
     One thread runs the callbacks, which only check and queue; the supervisor's worker owns the
     device, decodes and publishes. Raises ParameterError on construction if a parameter is wrong.
-    ``stopping`` says whether the process is to end.
+    ``stopping`` tells whether the process is to end.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class StemsegNode(ManagedNode):
 
     @property
     def broken(self) -> str:
-        """Why the process has to end, if it has to."""
+        """Reason why the process must end; empty if it need not."""
         return self._supervisor.broken
 
     # Lifecycle
 
     @logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the model and warm it up; fails with one log line if that cannot be."""
+        """Load the model and warm it up; fails with one log line."""
         try:
             device = str(resolve_device(self.parameters.device))
             self.get_logger().info(f"loading the model '{self._config.name}' on {device}")
@@ -131,7 +131,7 @@ class StemsegNode(ManagedNode):
 
     @logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Publish and subscribe."""
+        """Create publishers and subscriptions."""
         result = super().on_activate(state)
         self._watch_clock()
         for camera in self._cameras:
@@ -140,7 +140,7 @@ class StemsegNode(ManagedNode):
 
     @logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe; drop the frames that wait or are pending."""
+        """Unsubscribe; drop waiting and pending frames."""
         waiting = self._stop_cameras()
         if self._supervisor.failed:
             raise SupervisorError(self._supervisor.failed)
@@ -167,7 +167,7 @@ class StemsegNode(ManagedNode):
 
     @logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Back to unconfigured after a transition that raised."""
+        """Return to unconfigured after a transition that raised."""
         self._stop_cameras()
         self._release()
         return super().on_error(state)
@@ -180,7 +180,7 @@ class StemsegNode(ManagedNode):
             self.trigger_activate()
 
     def close(self) -> None:
-        """Unsubscribe and end the worker, unless its turn takes longer than JOIN_SECONDS."""
+        """Unsubscribe and end the worker, unless its batch takes longer than JOIN_SECONDS."""
         self._stop_cameras()
         self._supervisor.close(JOIN_SECONDS)
 
@@ -194,7 +194,7 @@ class StemsegNode(ManagedNode):
             self._clock_watch = None
 
     def _stop_cameras(self) -> int:
-        """Unsubscribe and forget the frames that wait; how many they were."""
+        """Unsubscribe and drop the waiting frames; returns their number."""
         self._ignore_clock()
         return sum(camera.stop() for camera in self._cameras)
 
@@ -213,7 +213,7 @@ class StemsegNode(ManagedNode):
 
     def _watch(self) -> None:
         if self._supervisor.stalled:
-            self._diagnostics.publish()  # nobody hears of it while the model is loaded again
+            self._diagnostics.publish()  # no one is notified while the model is loaded again
         self._supervisor.watch()
         if self._supervisor.failed and self.state == "active":
             self.trigger_deactivate()  # which raises: through the error state to unconfigured
@@ -234,12 +234,12 @@ class StemsegNode(ManagedNode):
             self.create_service(Trigger, f"{prefix}/{name}", serve, callback_group=group)
 
     async def _serve(
-        self, work: Callable[[], str], _: Trigger.Request, answer: Trigger.Response
+        self, work: Callable[[], str], _: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
-        """Do the work after the frames that arrived before, and answer when it is done."""
+        """Do the work after the frames that arrived before it, and respond when it is done."""
         if self.state != "active":
-            answer.success, answer.message = False, "the node is not active"
-            return answer
+            response.success, response.message = False, "the node is not active"
+            return response
         seen, until = None, time.monotonic() + TAKE_SECONDS
         # Let the executor take the images that are here, one a turn; fast ones never end.
         while seen != self._images_seen() and time.monotonic() < until:
@@ -250,9 +250,9 @@ class StemsegNode(ManagedNode):
         while not done.done():
             await _Later()
         error = done.exception()
-        answer.success = error is None
-        answer.message = done.result() if error is None else f"failed: {error}"
-        return answer
+        response.success = error is None
+        response.message = done.result() if error is None else f"failed: {error}"
+        return response
 
     def _images_seen(self) -> int:
         return sum(camera.input.images_seen for camera in self._cameras)
@@ -291,7 +291,7 @@ class StemsegNode(ManagedNode):
 
 
 class _Later:
-    """Awaited: gives the executor a turn; with a pause, because it polls without one."""
+    """Yield to the executor when awaited; with a pause, because it polls without one."""
 
     def __await__(self) -> Generator[None, None, None]:
         time.sleep(0.005)
@@ -299,7 +299,7 @@ class _Later:
 
 
 class _StopSignals:
-    """Turns SIGINT and SIGTERM into a flag, so that the node ends where it is safe."""
+    """Turns SIGINT and SIGTERM into a flag, so that the node ends at a safe point."""
 
     def __init__(self) -> None:
         self._stop = False
@@ -315,12 +315,12 @@ class _StopSignals:
 
 def main(arguments: Sequence[str] | None = None, model_opener: OpenModel = open_model) -> int:
     """Run the node until SIGINT or SIGTERM ends the process. Returns 2 for a wrong parameter; the
-    exit code is 1 after a failure that the node cannot mend, for respawn to take over."""
+    exit code is 1 after a failure that the node cannot recover from, for respawn to take over."""
     stopping = _StopSignals()
     arguments = sys.argv if arguments is None else [sys.argv[0], *arguments]
     parser = argparse.ArgumentParser(
         prog="stemseg_node",
-        description="Video instance segmentation on an image topic. All is set by ROS "
+        description="Video instance segmentation on an image topic. Everything is set by ROS "
         "arguments, e.g.: stemseg_node --ros-args -r image:=/camera/image_raw -p device:=cpu",
     )
     try:
@@ -350,7 +350,7 @@ def _spin(node: StemsegNode, stopping: Callable[[], bool]) -> NoReturn:
     try_shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is closed. The interpreter would go on to take torch apart, maybe under a turn in
+    # Everything is closed. The interpreter would go on to tear torch down, maybe under a batch in
     # progress, which takes seconds on a busy machine.
     os._exit(1 if node.broken else 0)
 

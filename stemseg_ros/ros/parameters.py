@@ -63,16 +63,16 @@ AT_START = "(Read-only: given at the start of the node.)"
 
 
 class ParameterError(StemsegError):
-    """A parameter is unknown, or its value cannot be; the message names it and the reason."""
+    """A parameter is unknown or its value invalid; the message names it and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeParameters:
-    """What the parameters of a node say."""
+    """Settings that the parameters of a node hold."""
 
     config: Config
     checkpoint: str | None
-    """Path, "random", or none for the weights bundled with the preset."""
+    """Path, "random", or None for the weights bundled with the preset."""
     device: str
     """auto, cpu, cuda, or cuda:n."""
     autostart: bool
@@ -107,8 +107,8 @@ def declare_parameters(node: Node) -> NodeParameters:
 
 
 def real_numbers(config: Config, parameters: Iterable[Parameter]) -> list[Parameter]:
-    """The parameters; whole numbers of settings that take real ones as real ones, since ROS tells
-    1 from 1.0 and people do not."""
+    """Read the parameters; a whole number becomes a real one where the setting is real, since ROS
+    distinguishes 1 from 1.0 and people do not."""
     types = {name: parameter_type(field.annotation) for name, field in node_settings(config)}
     return [
         Parameter(p.name, types[p.name], _as_floats(p.value))
@@ -119,28 +119,28 @@ def real_numbers(config: Config, parameters: Iterable[Parameter]) -> list[Parame
 
 
 def changed_config(config: Config, parameters: Iterable[Parameter]) -> Config:
-    """The config after the parameters are set; those that belong to no setting are passed over.
+    """Return the config with changed parameters; those that belong to no setting are ignored.
 
-    Raises ConfigError with the reason why the values cannot be.
+    Raises ConfigError with the reason why a value is invalid.
     """
     known = dict(node_settings(config))
     return update_config(config, {p.name: p.value for p in parameters if p.name in known})
 
 
 def check_checkpoint(path: str, folders: Iterable[str]) -> None:
-    """Whether a parameter client may name this file: one inside of the folders, links followed, or
-    none at all, for the weights of the preset. Raises ParameterError."""
+    """Check that a parameter client may name this file: one inside the allowed folders, links
+    resolved, or none, for the weights of the preset. Raises ParameterError."""
     allowed = [Path(folder).resolve() for folder in folders]
     file = Path(path).resolve()
     if path and not (file.is_file() and any(file.is_relative_to(folder) for folder in allowed)):
         raise ParameterError(
-            f"checkpoint: '{path}' is refused: it has to be a file in "
+            f"checkpoint: '{path}' is refused: it must be a file in "
             f"{' or '.join(map(str, allowed))} (node.remote_checkpoints)"
         )
 
 
 def node_settings(config: Config) -> list[tuple[str, FieldInfo]]:
-    """The settings that are parameters of a node with these settings."""
+    """List the settings that are parameters of a node with these settings."""
     return [
         (name, field)
         for name, field in walk_settings(type(config))
@@ -149,7 +149,7 @@ def node_settings(config: Config) -> list[tuple[str, FieldInfo]]:
 
 
 def parameter_type(annotation: Any) -> Parameter.Type:
-    """The ROS type of a setting's type. Raises TypeError for one that ROS cannot hold."""
+    """Map a setting's type to a ROS type. Raises TypeError for one that ROS cannot hold."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return _SCALARS[type(arguments[0])]
@@ -165,7 +165,7 @@ def parameter_type(annotation: Any) -> Parameter.Type:
 
 
 def descriptor(field: FieldInfo) -> ParameterDescriptor:
-    """Description, range, choices and read-only flag of a setting."""
+    """Describe a setting: text, range, choices, read-only flag."""
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     live = extra.get("live", False)
     note = "" if live else f" {AT_START}"
@@ -204,14 +204,14 @@ def _declare(
 
 
 def _declare_settings(node: Node, base: Config) -> dict[str, Any]:
-    """Declare a parameter for each setting; those whose value is not that of the preset."""
+    """Declare a parameter for each setting; returns those whose value differs from the preset."""
     changed = {}
     # rclpy has no public access to values that were given at start.
     given = node._parameter_overrides
     for former in [name for name in given if name in RENAMED]:
         name = RENAMED[former]
         node.get_logger().warning(
-            f"the parameter '{former}' is now '{name}'; the old name will go with the next version"
+            f"the parameter '{former}' is now '{name}'; the next version will refuse the old name"
         )
         given.setdefault(name, Parameter(name, value=given.pop(former).value))
     given.update({p.name: p for p in real_numbers(base, given.values())})
@@ -221,7 +221,7 @@ def _declare_settings(node: Node, base: Config) -> dict[str, Any]:
         shown = descriptor(field)
         unset = declared in (None, [])
         if unset:
-            # With a static type, rclpy would refuse to tell this and all that is asked for with
+            # With a static type, rclpy would refuse to return this and all that is requested with
             # it, so that nothing could be dumped. An empty array has no type in ROS.
             kind = parameter_type(field.annotation).name.lower().replace("_", " ")
             shown.dynamic_typing = True
@@ -243,14 +243,14 @@ def _as_floats(value: Any) -> Any:
 
 
 def _says_unset(node: Node, name: str) -> bool:
-    """Whether the value given at start is what a parameter dump writes for one that is not set:
-    null, which ROS reads as a word."""
+    """Whether the value given at start is what a parameter dump writes for an unset one: null,
+    which ROS reads as a word."""
     given = node._parameter_overrides.get(name)
     return given is not None and given.value in ("null", "~")
 
 
 def _reason(error: ParameterException) -> str:
-    """The useful part of rclpy's message."""
+    """Extract the useful part of rclpy's message."""
     message = str(error.args[0])
     return message.partition("Reason: ")[2] or message
 
@@ -273,7 +273,8 @@ def _value(config: Config, dotted: str) -> Any:
 
 
 def _bounds(field: FieldInfo) -> tuple[float | None, float | None]:
-    """Lowest and highest value. ROS has no open bounds; pydantic refuses the bound itself."""
+    """Return the lowest and highest value. ROS has no open bounds; pydantic refuses the bound
+    itself."""
     low: Any = None
     high: Any = None
     for mark in field.metadata:

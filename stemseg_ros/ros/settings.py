@@ -18,7 +18,7 @@ class QosConfig(Section):
 
 
 class HealthConfig(Section):
-    """When the node reports itself unwell, and what it does then (``docs/node.md``).
+    """Thresholds of the node's health, and its reactions (``docs/node.md``).
 
     A diagnostic status is a warning or an error above the threshold of that name.
     """
@@ -29,39 +29,39 @@ class HealthConfig(Section):
     error_lost: float = Field(0.5, ge=0, le=1, json_schema_extra=LIVE)
     """The same, for an error."""
     warn_silence: float = Field(5.0, ge=0, le=86_400, json_schema_extra=LIVE)
-    """Seconds without an image while none is being answered; 0: never."""
+    """Seconds without an image, not counting those in which images are processed; 0: never."""
     error_silence: float = Field(30.0, ge=0, le=86_400, json_schema_extra=LIVE)
     """The same, for an error."""
     warn_delay_ms: float = Field(1000.0, ge=0, json_schema_extra=LIVE)
-    """Milliseconds from the arrival of the image that completes a window to the window's answers;
+    """Milliseconds from the arrival of the image that completes a window to the window's results;
     0: never."""
     error_delay_ms: float = Field(5000.0, ge=0, json_schema_extra=LIVE)
     """The same, for an error."""
     stall_after: float = Field(30.0, ge=0, le=86_400, json_schema_extra=LIVE)
-    """Seconds without progress after which a busy worker is restarted, but ten times the slowest
-    turn of the warm-up at least; 0: never."""
+    """Seconds without progress after which a busy worker is restarted, at least ten times the
+    slowest batch of the warm-up; 0: never."""
     out_of_memory: Literal["smaller_then_cpu", "smaller", "cpu", "error"] = "smaller_then_cpu"
-    """When the memory of the device does not suffice: lower the input to 0.7, then 0.5 of its
-    sides; change to the CPU; or, and when that does not help, go to the error state."""
+    """When the device runs out of memory: lower the input to 0.7, then 0.5 of its sides; change to
+    the CPU; or, and when that does not help, go to the error state."""
 
 
 class NodeConfig(Section):
-    """What only the ROS node needs."""
+    """Settings that only the ROS node needs."""
 
     cameras: tuple[Annotated[str, Field(pattern=r"^[A-Za-z](_?[A-Za-z0-9])*$")], ...] = ()
-    """Names of several inputs: each listens on NAME/image and answers on ~/NAME/instances. None:
+    """Names of several inputs: each subscribes to NAME/image and publishes ~/NAME/instances. None:
     one input, image."""
     queue_size: int = Field(16, ge=1, le=1000, json_schema_extra=LIVE)
-    """Frames that may wait for the worker; load_policy says which ones give way to further
-    ones."""
+    """Largest number of frames that wait for the worker; load_policy chooses which ones are
+    dropped."""
     load_policy: Literal["drop_oldest", "drop_newest", "stride"] = Field(
         "drop_oldest", json_schema_extra=LIVE
     )
-    """Which frames give way when the device is too slow: a full queue drops its oldest, or the
-    one that comes; or only every n-th frame is processed, n as small as the device allows."""
+    """Frames to drop when the device is too slow: the oldest of a full queue, or the new one; or
+    all but every n-th frame, n as small as the device allows."""
     max_latency_ms: int = Field(0, ge=0, le=3_600_000, json_schema_extra=LIVE)
-    """Waiting frames that could be answered only later than so many milliseconds after they
-    arrived are dropped; 0: none."""
+    """Waiting frames are dropped if their result would come later than this many milliseconds
+    after they arrived; 0: none."""
     image_transport: Literal["raw", "compressed"] = "raw"
     """Type of the input topic: sensor_msgs/Image or sensor_msgs/CompressedImage."""
     max_pixels: int = Field(64_000_000, ge=1, le=1_000_000_000)
@@ -73,7 +73,7 @@ class NodeConfig(Section):
     """Folders whose files a parameter client may name as checkpoint, for the next configuration of
     the node; none: the checkpoint is read-only."""
     overlay_opacity: float = Field(0.45, ge=0, le=1, json_schema_extra=LIVE)
-    """How strongly masks tint the overlay; 0 leaves their outlines."""
+    """Opacity of the masks on the overlay; 0 leaves their outlines."""
     overlay_labels: bool = Field(True, json_schema_extra=LIVE)
     """Write track id and class on the overlay."""
     overlay_jpeg_quality: int = Field(80, ge=1, le=100, json_schema_extra=LIVE)

@@ -1,4 +1,4 @@
-"""Batches of training clips: every one is a pure function of (seed, step)."""
+"""Batches of training clips, each a pure function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from stemseg_ros.datasets.mix import load_mix
-from stemseg_ros.datasets.pseudo_label_repair import mend_all
+from stemseg_ros.datasets.pseudo_label_repair import repair_all
 from stemseg_ros.datasets.sequence import LabelledFrame, read_all
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.models.layers.preprocess import normalise
@@ -57,7 +57,7 @@ class Batch:
         ]
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with its tensors on a device."""
+        """Move the tensors of the batch to a device."""
         return Batch(
             self.clips.to(device),
             self.masks.to(device),
@@ -69,8 +69,8 @@ class Batch:
 
 
 def load_sources(config: Settings, data: Path) -> Sources:
-    """Sequences of ``training.mix``, checked, and mended where the mix says so. The driving pack,
-    which is small, is decoded at once.
+    """Find and check the sequences of ``training.mix``, repaired where the mix asks for it. The
+    driving pack, which is small, is decoded at once.
 
     Raises ConfigError, DataError.
     """
@@ -78,8 +78,8 @@ def load_sources(config: Settings, data: Path) -> Sources:
     sources: dict[str, Sequence[Sequence[LabelledFrame]]] = {}
     for name, sequences in load_mix(config, data).items():
         entry = config.training.mix[name]
-        if entry.mend:
-            sources[name] = mend_all(sequences, classes)
+        if entry.repair:
+            sources[name] = repair_all(sequences, classes)
         elif entry.format == "driving":
             sources[name] = read_all(sequences, classes)
         else:
@@ -110,10 +110,10 @@ def batches(
 
 
 def make_batch(sources: Sources, config: Settings, step: int, world: World | None = None) -> Batch:
-    """What one process sees in a step, the same whenever it is asked for: ``batch_size`` times
-    ``accumulate`` clips.
+    """Draw what one process sees in a step, a function of seed and step alone: ``batch_size``
+    times ``accumulate`` clips.
 
-    Several processes share the clips that one with so many times as large a batch sees.
+    Several processes share the clips of a single one with a batch that is as many times as large.
     """
     clips = step_clips(sources, config, step, world or World())
     targets = [grid_targets(clip.labels, config) for clip in clips]
@@ -130,7 +130,7 @@ def make_batch(sources: Sources, config: Settings, step: int, world: World | Non
 
 
 def step_clips(sources: Sources, config: Settings, step: int, world: World) -> list[Clip]:
-    """The clips of one process in a step, as they are drawn."""
+    """Draw the clips of one process in a step."""
     seed, count = config.training.seed, config.training.batch_size * config.training.accumulate
     # The size is one for all processes.
     size = draw_size(sources, config, np.random.default_rng((seed, step, count * world.size)))

@@ -1,4 +1,4 @@
-"""A run on disk: checkpoints that hold all of it, and the weights that come out."""
+"""A run on disk: checkpoints with its whole state, and its weights."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ def save(run: Run, path: Path, config: Settings) -> None:
 
 
 def restore(run: Run, path: Path, config: Settings) -> list[str]:
-    """Set a fresh run to where a checkpoint left off; returns what differs from the settings it
-    had. Raises TrainingError."""
+    """Restore a run from a checkpoint; returns the settings that differ. Raises TrainingError."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         run.network.load_state_dict(content["network"])
@@ -73,7 +72,7 @@ def restore(run: Run, path: Path, config: Settings) -> list[str]:
 
 
 def _changes(before: dict[str, Any], config: Settings) -> list[str]:
-    """What differs, as "training.steps 100 -> 200"."""
+    """List differing settings, as "training.steps 100 -> 200"."""
     now = config.model_dump(mode="json")
     changes = []
     for section, values in now.items():

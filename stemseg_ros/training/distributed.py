@@ -1,4 +1,4 @@
-"""Several processes that train one network, as ``torchrun`` starts them."""
+"""Several processes that train one network, started by ``torchrun``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class World:
         return name
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars, averaged over all processes."""
+        """Average scalars over all processes."""
         if self.size == 1:
             return values
         stacked = torch.stack([value.detach() for value in values.values()])
@@ -46,7 +46,7 @@ class World:
         return dict(zip(values, stacked / self.size, strict=True))
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is set in any process; all of them get the same answer."""
+        """Whether the flag is set in any process; the same in all of them."""
         if self.size == 1:
             return flag
         raised = torch.tensor(float(flag), device=device)
@@ -54,7 +54,7 @@ class World:
         return bool(raised.item())
 
     def gather(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Names of all processes, in order of rank."""
+        """Gather the names of all processes, in order of rank."""
         if self.size == 1:
             return names
         parts: list[tuple[str, ...] | None] = [None] * self.size
@@ -63,7 +63,7 @@ class World:
 
 
 def this_process() -> World:
-    """Which process of ``torchrun`` this is, by its environment. Raises DeviceError."""
+    """Read from the environment which process of ``torchrun`` this is. Raises DeviceError."""
     try:
         rank, size, local = (
             int(os.environ.get(name, default))
@@ -76,7 +76,8 @@ def this_process() -> World:
 
 @contextmanager
 def join(device: torch.device) -> Iterator[World]:
-    """Meet the other processes of ``torchrun``, if there are any: NCCL on GPUs, gloo on CPUs.
+    """Connect to the other processes of ``torchrun``, if there are any: NCCL on GPUs, gloo on
+    CPUs.
 
     Raises DeviceError.
     """
@@ -96,7 +97,7 @@ def join(device: torch.device) -> Iterator[World]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except ValueError as error:
         raise DeviceError(
-            f"WORLD_SIZE is {world.size}, and the other processes cannot be met: {error}; "
+            f"WORLD_SIZE is {world.size}, and the other processes cannot be reached: {error}; "
             f"{START_WITH}"
         ) from error
     try:

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM and SIGINT are noticed here and obeyed after the running step."""
+"""SIGTERM and SIGINT as a request to stop after the running step."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(slots=True)
 class StopRequest:
-    """The signal that asked to stop; 0 as long as none did."""
+    """The signal that requested the stop; 0 if there was none."""
 
     signum: int = 0
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catch the signals; a second one acts as it always does.
+    """Catch the signals; a second one has its default effect.
 
     Python delivers signals to the main thread alone: in another one nothing is caught.
     """

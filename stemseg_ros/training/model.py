@@ -1,5 +1,4 @@
-"""The network as it is trained: pretrained, batch norm folded away, deep stages in full
-precision."""
+"""The network in training: pretrained, with folded batch norms, deep stages in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training minimises, by task."""
+"""The objective of training, by task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def compute_losses(model: nn.Module, batch: Batch, config: Settings) -> dict[str
     """Forward pass and losses, each the mean over the clips of what a clip gives by itself.
 
     The mean over instances is one over those of a clip (Sec. 3.4), so it does not matter how the
-    clips of a step are spread over passes and processes. ``total`` is what is minimised.
+    clips of a step are spread over passes and processes. ``total`` is minimised.
     """
     maps = forward(model, batch.clips, config)
     clips = [_clip_losses(_clip(maps, n), clip, config) for n, clip in enumerate(batch.split(1))]
@@ -32,7 +32,7 @@ def compute_losses(model: nn.Module, batch: Batch, config: Settings) -> dict[str
 
 
 def _clip(maps: Maps, n: int) -> Maps:
-    """The maps of one clip of the batch."""
+    """Take the maps of one clip of the batch."""
     one = slice(n, n + 1)
     return Maps(
         maps.embeddings[one],

@@ -1,4 +1,4 @@
-"""Pictures of what the network finds while it is trained."""
+"""Pictures of the network's predictions during training."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ BATCH_NORM_EPSILON = 1e-5
 
 
 class PretrainedError(StemsegError):
-    """The pretrained weights do not have the expected form."""
+    """The pretrained weights do not have the expected layout."""
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What is written into a run folder before the first step: settings, code version, data."""
+"""Facts of a run, written before its first step: settings, code version, data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ check`` reads all."""
 
 @dataclass(slots=True)
 class DataStatistics:
-    """What one entry of the training mix holds."""
+    """Content of one entry of the training mix."""
 
     format: str
     weight: float
@@ -46,7 +46,7 @@ class DataStatistics:
 
 
 def write_facts(out: Path, config: Settings, data: Path, sources: Sources) -> None:
-    """config.yaml, version.json and data.json. Raises MediaError, DataError."""
+    """Write config.yaml, version.json and data.json. Raises MediaError, DataError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")
@@ -58,8 +58,8 @@ def write_facts(out: Path, config: Settings, data: Path, sources: Sources) -> No
 
 
 def code_version() -> str:
-    """Commit of the checkout this module lies in, "-dirty" with local changes; empty outside of
-    one."""
+    """Read the commit of the checkout of this module, "-dirty" with local changes; empty outside
+    of one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
@@ -76,7 +76,7 @@ def code_version() -> str:
 def statistics(
     name: str, sequences: Sequence[Sequence[LabelledFrame]], config: Settings
 ) -> DataStatistics:
-    """Counts of one entry of the mix. Raises DataError for labels that cannot be read."""
+    """Count the objects of one entry of the mix. Raises DataError for unreadable labels."""
     places = [(s, f) for s, sequence in enumerate(sequences) for f in range(len(sequence))]
     spread = np.linspace(0, len(places) - 1, min(len(places), COUNTED_FRAMES)).round().astype(int)
     masks: Counter[int] = Counter()
@@ -100,7 +100,7 @@ def statistics(
 
 
 def _labels(sequence: Sequence[LabelledFrame], index: int) -> LabelArray:
-    """Labels alone, without decoding the image where it is not decoded yet."""
+    """Read the labels alone, without decoding the image."""
     if isinstance(sequence, LabelledSequence):
         return sequence.labels.read(index)
     return sequence[index].labels

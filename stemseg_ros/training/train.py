@@ -50,7 +50,7 @@ class TrainingStopped(TrainingError):
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """How far a run is."""
+    """Progress of a run."""
 
     step: int
     steps: int
@@ -134,7 +134,7 @@ def _check(config: Settings, out: Path, resume: bool) -> Path:
         raise TrainingError(f"{checkpoint}: nothing to resume; leave out --resume to start a run")
     if checkpoint.exists() and not resume:
         raise TrainingError(
-            f"{out}: holds a run already; --resume goes on with it, or name another folder"
+            f"{out}: holds a run already; --resume continues it, or name another folder"
         )
     return checkpoint
 
@@ -153,7 +153,7 @@ def _announce(run: Run, config: Settings, resume: bool, changes: list[str]) -> N
         describe_device(run.network.device),
     )
     if changes and run.world.main:
-        log.warning("settings are not what they were: %s", ", ".join(changes))
+        log.warning("settings have changed: %s", ", ".join(changes))
 
 
 def _loop(
@@ -167,7 +167,7 @@ def _loop(
             keeper.after_step(ending=stop or run.step == steps)
         if stop and run.step < steps:
             name = signal.Signals(request.signum).name if request.signum else "another process"
-            message = f"stopped by {name} after step {run.step} of {steps}; --resume goes on"
+            message = f"stopped by {name} after step {run.step} of {steps}; --resume continues"
             log.info(message)
             raise TrainingStopped(message, request.signum or signal.SIGTERM)
 
@@ -190,7 +190,7 @@ class _Keeper:
         self._first = self._last_line = run.step
 
     def after_step(self, ending: bool) -> None:
-        """Do what is due; ending: no step comes after this one."""
+        """Write what is due; ending: this was the last step."""
         training, step = self._config.training, self._run.step
         if step % LOG_EVERY == 0 or step == training.steps:
             self._log()
@@ -205,7 +205,7 @@ class _Keeper:
         run, training, now = self._run, self._config.training, time.monotonic()
         means = _means(run)
         if not means:
-            return  # every step since the last line was left out, and the log says so
+            return  # every step since the last line was skipped, and the log says so
         clips = training.batch_size * training.accumulate * run.world.size
         pace = clips * (run.step - self._last_line) / max(now - self._logged, 1e-9)
         rate = training.learning_rate * rate_factor(run.step - 1, self._config)
@@ -217,7 +217,7 @@ class _Keeper:
             self._report(TrainingProgress(run.step, training.steps, means, pace, remaining))
 
     def _draw(self) -> None:
-        """The first clip of this step, and that of the first step, to compare over time."""
+        """Draw the first clip of this step, and that of the first step, to compare over time."""
         run, writer = self._run, self._writer
         for name, step in (("clip of this step", run.step - 1), ("clip of the first step", 0)):
             batch = make_batch(self._sources, self._config, step, run.world)
@@ -225,7 +225,7 @@ class _Keeper:
 
 
 def _means(run: Run) -> dict[str, float]:
-    """Losses averaged since the last call."""
+    """Average the losses since the last call."""
     count = run.sums.pop("count", 1.0)
     means = {name: value / count for name, value in run.sums.items()}
     run.sums.clear()

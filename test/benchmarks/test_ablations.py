@@ -38,12 +38,12 @@ def test_rows_of_the_mix() -> None:
     base = load_config("lite_2")
     drawn = {
         name: {n for n, entry in row_config(base, name).training.mix.items() if entry.weight > 0}
-        for name in ("base", "stills only", "clips only", "clips not mended")
+        for name in ("base", "stills only", "clips only", "clips not repaired")
     }
-    assert drawn["base"] == drawn["clips not mended"] == set(base.training.mix)
+    assert drawn["base"] == drawn["clips not repaired"] == set(base.training.mix)
     assert drawn["clips only"] == {"clips"}
     assert drawn["stills only"] == set(base.training.mix) - {"clips"}
-    assert not row_config(base, "clips not mended").training.mix["clips"].mend
+    assert not row_config(base, "clips not repaired").training.mix["clips"].repair
 
 
 def test_schedules_are_short_and_equal() -> None:

@@ -1,4 +1,4 @@
-"""Mending of machine-made labels, on textured boxes that drive over a textured ground."""
+"""Repair of machine-made labels, on textured boxes that drive over a textured ground."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stemseg_ros.config import load_config
-from stemseg_ros.datasets.pseudo_label_repair import mend
+from stemseg_ros.datasets.pseudo_label_repair import repair
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, DataError, LabelArray, LabelledFrame
 from stemseg_ros.datasets.settings import DatasetConfig
 from stemseg_ros.training.batches import load_sources
@@ -93,25 +93,25 @@ def test_clean_labels_stay_as_they_are(
     a = Box(1001, top, left, min(speeds))
     b = Box(1002, top + 5, left + a.width + gap, max(speeds))
     frames = video(a, b)
-    mended, report = mend(frames)
-    assert np.array_equal(stack(mended), stack(frames))
+    repaired, report = repair(frames)
+    assert np.array_equal(stack(repaired), stack(frames))
     assert (report.merged, report.rejoined, report.parted, report.ignored_pixels) == (0, 0, 0, 0)
-    assert all(new.image is old.image for new, old in zip(mended, frames, strict=True))
+    assert all(new.image is old.image for new, old in zip(repaired, frames, strict=True))
 
 
 @pytest.mark.parametrize("split", [(4,), (0,), (9,), (3, 6), (4, 5)])
 def test_a_piece_goes_back_to_its_car(split: tuple[int, ...]) -> None:
     clean = video(LEFT, RIGHT)
-    mended, report = mend(edited(clean, *((t, rear(LEFT, t), 1003) for t in split)))
-    assert np.array_equal(stack(mended), stack(clean))
+    repaired, report = repair(edited(clean, *((t, rear(LEFT, t), 1003) for t in split)))
+    assert np.array_equal(stack(repaired), stack(clean))
     assert (report.merged, report.ids_before, report.ids_after) == (len(split), 3, 2)
 
 
 def test_a_break_is_rejoined() -> None:
     clean = video(LEFT, RIGHT)
     broken = edited(clean, *((t, LEFT.area(t), 1007) for t in range(5, FRAMES)))
-    mended, report = mend(broken)
-    assert np.array_equal(stack(mended), stack(clean))
+    repaired, report = repair(broken)
+    assert np.array_equal(stack(repaired), stack(clean))
     assert report.rejoined == 1
 
 
@@ -120,87 +120,87 @@ def test_a_break_is_rejoined_over_a_gap(missing: tuple[int, ...]) -> None:
     clean = video(LEFT, RIGHT)
     gap = [(t, LEFT.area(t), 0) for t in missing]
     later = [(t, LEFT.area(t), 1007) for t in range(missing[-1] + 1, FRAMES)]
-    mended, _ = mend(edited(clean, *gap, *later))
+    repaired, _ = repair(edited(clean, *gap, *later))
     expected = stack(clean)
     for t in (*range(missing[0]), *range(missing[-1] + 1, FRAMES)):
-        assert np.array_equal(mended[t].labels, expected[t])
+        assert np.array_equal(repaired[t].labels, expected[t])
 
 
 def test_a_change_of_id_within_a_shared_frame_is_rejoined() -> None:
     clean = video(LEFT, RIGHT)
     later = [(t, LEFT.area(t), 1007) for t in range(6, FRAMES)]
-    mended, report = mend(edited(clean, (5, rear(LEFT, 5, 0.5), 1007), *later))
-    assert np.array_equal(stack(mended), stack(clean))
+    repaired, report = repair(edited(clean, (5, rear(LEFT, 5, 0.5), 1007), *later))
+    assert np.array_equal(stack(repaired), stack(clean))
     assert report.ids_after == 2
 
 
 def test_two_cars_that_touch_are_never_merged() -> None:
     beside = replace(RIGHT, left=LEFT.left + LEFT.width)
     frames = edited(video(LEFT, beside), (2, beside.area(2), LEFT.label))
-    mended, report = mend(frames)
+    repaired, report = repair(frames)
     assert report.merged == 0
-    assert {1001, 1002} <= set(np.unique(mended[5].labels))
+    assert {1001, 1002} <= set(np.unique(repaired[5].labels))
 
 
 def test_two_cars_under_one_mask_are_ignored() -> None:
     beside = replace(RIGHT, left=LEFT.left + LEFT.width)
     clean = video(LEFT, beside)
-    mended, _ = mend(edited(clean, (4, beside.area(4), LEFT.label)))
-    assert np.all(mended[4].labels[beside.area(4)] == IGNORE_LABEL)
+    repaired, _ = repair(edited(clean, (4, beside.area(4), LEFT.label)))
+    assert np.all(repaired[4].labels[beside.area(4)] == IGNORE_LABEL)
     others = [t for t in range(FRAMES) if t != 4]
-    assert np.array_equal(stack(mended)[others], stack(clean)[others])
+    assert np.array_equal(stack(repaired)[others], stack(clean)[others])
 
 
 def test_a_flickering_speck_is_ignored() -> None:
     clean, speck = video(LEFT, RIGHT), np.s_[70:80, 60:75]
-    mended, report = mend(edited(clean, (5, speck, 1009)))
-    assert np.all(mended[5].labels[speck] == IGNORE_LABEL)
+    repaired, report = repair(edited(clean, (5, speck, 1009)))
+    assert np.all(repaired[5].labels[speck] == IGNORE_LABEL)
     assert report.ignored_pixels == 150 and report.ignored_masks == 1
 
 
 def test_a_hole_in_time_is_ignored() -> None:
     clean = video(LEFT, RIGHT)
-    mended, _ = mend(edited(clean, (5, LEFT.area(5), 0)))
-    assert (mended[5].labels[LEFT.area(5)] == IGNORE_LABEL).mean() > 0.8
-    assert np.array_equal(mended[4].labels, clean[4].labels)
+    repaired, _ = repair(edited(clean, (5, LEFT.area(5), 0)))
+    assert (repaired[5].labels[LEFT.area(5)] == IGNORE_LABEL).mean() > 0.8
+    assert np.array_equal(repaired[4].labels, clean[4].labels)
 
 
 def test_an_id_that_jumps_to_another_car_is_cut() -> None:
     clean = video(LEFT, RIGHT)
     jump = [(t, LEFT.area(t), 0) for t in range(5, FRAMES)]
     jump += [(t, RIGHT.area(t), LEFT.label) for t in range(5, FRAMES)]
-    mended, report = mend(edited(clean, *jump))
+    repaired, report = repair(edited(clean, *jump))
     assert report.parted == 1
-    found = [set(np.unique(frame.labels[RIGHT.area(t)])) for t, frame in enumerate(mended)]
+    found = [set(np.unique(frame.labels[RIGHT.area(t)])) for t, frame in enumerate(repaired)]
     assert found == [{RIGHT.label}] * FRAMES  # cut, and rejoined with what came before
 
 
 def test_a_car_that_leaves_is_kept() -> None:
     leaving = Box(1003, 60, WIDTH - 44, 10, width=34)
     frames = edited(video(LEFT, leaving), *((t, np.s_[60:84], 0) for t in range(2)))
-    mended, _ = mend(frames)
-    assert np.all(mended[3].labels[leaving.area(3)] == 1003)
+    repaired, _ = repair(frames)
+    assert np.all(repaired[3].labels[leaving.area(3)] == 1003)
 
 
 def test_classes_are_never_mixed() -> None:
     clean = video(LEFT, RIGHT)
-    mended, report = mend(edited(clean, (5, rear(LEFT, 5), 2001)))
+    repaired, report = repair(edited(clean, (5, rear(LEFT, 5), 2001)))
     assert report.merged == 0
-    assert np.all(mended[5].labels[rear(LEFT, 5)] == IGNORE_LABEL)
+    assert np.all(repaired[5].labels[rear(LEFT, 5)] == IGNORE_LABEL)
 
 
 def test_short_videos_and_stills_come_back_as_they_are() -> None:
     frames = video(LEFT)[:3]
-    mended, report = mend(frames)
-    assert mended == frames and report.ignored_pixels == 0
+    repaired, report = repair(frames)
+    assert repaired == frames and report.ignored_pixels == 0
 
 
 def test_a_video_without_objects() -> None:
-    mended, report = mend(video())
-    assert (stack(mended)[:, :-6] == 0).all() and report.ids_before == report.ids_after == 0
+    repaired, report = repair(video())
+    assert (stack(repaired)[:, :-6] == 0).all() and report.ids_before == report.ids_after == 0
 
 
-def test_the_setting_mends_what_training_sees(
+def test_the_setting_repairs_what_training_sees(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = write_pack(tmp_path)
@@ -210,24 +210,29 @@ def test_the_setting_mends_what_training_sees(
     piece[:, : np.argwhere(piece)[:, 1].max() - 9] = False  # the right end of the first car
     cv2.imwrite(str(label), np.where(piece, 1003, pixels).astype(np.uint16))
     for switch, expected in ((False, 1003), (True, 1001)):
-        config = tiny_config(mix={"clips": {"weight": 1.0, "mend": switch}})
+        config = tiny_config(mix={"clips": {"weight": 1.0, "repair": switch}})
         with caplog.at_level(logging.INFO, "stemseg_ros.datasets.pseudo_label_repair"):
             sources = load_sources(config, data)
         assert set(np.unique(sources["clips"][0][4].labels[piece])) == {expected}
-    assert "clips/0000 mended: 3 -> 2 ids, 1 masks merged" in caplog.text
+    assert "clips/0000 repaired: 3 -> 2 ids, 1 masks merged" in caplog.text
 
 
-def test_mending_refuses_frames_of_different_sizes(tmp_path: Path) -> None:
+def test_repair_refuses_frames_of_different_sizes(tmp_path: Path) -> None:
     data = write_pack(tmp_path)
     stem = data / "clips" / "0000" / "000004"
     cv2.imwrite(f"{stem}.jpg", np.zeros((64, 128, 3), np.uint8))
     cv2.imwrite(f"{stem}.png", np.zeros((64, 128), np.uint16))
-    config = tiny_config(mix={"clips": {"weight": 1.0, "mend": True}})
+    config = tiny_config(mix={"clips": {"weight": 1.0, "repair": True}})
     with pytest.raises(DataError, match=r"clips/0000, frame 4: 128x64 in a video of 160x96"):
         load_sources(config, data)
 
 
-def test_nothing_is_mended_unless_it_is_asked_for() -> None:
-    assert TrainingConfig().mix == {} and not DatasetConfig().mend
+def test_the_former_name_of_the_setting() -> None:
+    with pytest.warns(FutureWarning, match="'mend' is now 'repair'"):
+        assert DatasetConfig.model_validate({"mend": True}).repair
+
+
+def test_nothing_is_repaired_unless_requested() -> None:
+    assert TrainingConfig().mix == {} and not DatasetConfig().repair
     mix = load_config("lite_3").training.mix
-    assert [name for name, entry in mix.items() if entry.mend] == ["clips"]
+    assert [name for name, entry in mix.items() if entry.repair] == ["clips"]

@@ -91,6 +91,6 @@ def test_answers_that_do_not_fit_the_ground_truth(tmp_path: Path) -> None:
     FORMATS["youtube_vis"].write(truth, [truth_named("youtube_vis")], truth=True)
     bag, out = record(tmp_path / "short.mcap", frames=3), tmp_path / "r.json"
     options = ["convert", bag, out, "--format", "youtube_vis", "--ground-truth", truth]
-    assert "3 answers, but the ground truth of drive has 4 frames" in stemseg(*options, code=2)
+    assert "3 results, but the ground truth of drive has 4 frames" in stemseg(*options, code=2)
     assert "no sequence walk; there are drive" in stemseg(*options, "--name", "walk", code=2)
     assert not out.exists()

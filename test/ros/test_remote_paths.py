@@ -103,5 +103,5 @@ def test_files_of_allowed_folders(tmp_path: Path, path: str, fine: bool) -> None
     if fine:
         check_checkpoint(path.format(allowed=allowed), [str(allowed)])
     else:
-        with pytest.raises(ParameterError, match="is refused: it has to be a file in"):
+        with pytest.raises(ParameterError, match="is refused: it must be a file in"):
             check_checkpoint(path.format(allowed=allowed), [str(allowed)])

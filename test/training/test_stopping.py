@@ -85,7 +85,7 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(
     assert process.returncode == 128 + signal.SIGTERM
     step = checkpoint(out)["step"]
     assert 1 <= step < STEPS
-    assert f"stopped by SIGTERM after step {step} of {STEPS}; --resume goes on" in output
+    assert f"stopped by SIGTERM after step {step} of {STEPS}; --resume continues" in output
     assert "Traceback" not in output
     assert not (out / "weights.safetensors").exists()
     finish_training(config(), pack, out, "--resume")

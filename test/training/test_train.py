@@ -117,7 +117,7 @@ def test_a_run_whose_last_steps_were_left_out_ends_well(
     config = tiny_config(steps=2)
     with training_progress(shown=False) as report:
         weights = train(config, pack, tmp_path / "run", report=report)
-    assert caplog.text.count("is not finite, left out") == 2
+    assert caplog.text.count("is not finite, skipped") == 2
     assert (tmp_path / "run/checkpoint.pt").is_file()
     load_network(config, weights)
     assert not (tmp_path / "run/log.csv").exists(), "no line without losses"
@@ -177,7 +177,7 @@ def test_changed_settings_of_a_resumed_run_are_logged(
     assert "settings are not" not in caplog.text
     train(tiny_config(steps=2, picture_steps=0), pack, tmp_path / "run", resume=True)
     assert (
-        "settings are not what they were: training.steps 1 -> 2, training.picture_steps 500 -> 0"
+        "settings have changed: training.steps 1 -> 2, training.picture_steps 500 -> 0"
     ) in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation found, and with what: the content of report.json and report.html."""
+"""Content of report.json and report.html: scores and how they were obtained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stemseg_ros.labelling.job import versions
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """What report.json and report.html show."""
+    """Content of report.json and report.html."""
 
     format: str
     ground_truth: str
@@ -51,7 +51,7 @@ def summarise(
 
 
 def evaluation_versions() -> dict[str, str]:
-    """Of what computed the numbers."""
+    """Versions of the software that computed the numbers."""
     return {**versions(), "trackeval": version("trackeval"), "pycocotools": version("pycocotools")}
 
 

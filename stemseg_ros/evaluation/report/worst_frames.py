@@ -18,7 +18,7 @@ from stemseg_ros.media.overlay import contact_sheet, draw_instances
 from stemseg_ros.records import FrameResult, Image, Instance
 
 WORST = 6
-"""Frames that are shown."""
+"""Number of frames shown."""
 APART = 5
 """Least distance in frames between two worst frames of a sequence."""
 PAGE_WIDTH = 1600
@@ -30,7 +30,7 @@ BLANK = 90
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture with what it shows."""
+    """A picture and its caption."""
 
     caption: str
     jpeg: str
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One sequence: masks of both sides, and its images if there are any."""
+    """One sequence: true and predicted masks, and its images if available."""
 
     truth: SequenceMasks
     result: SequenceMasks

@@ -28,7 +28,7 @@ class NetworkConfig(Section):
     decoder_channels: tuple[int, int, int, int] = (256, 256, 128, 128)
     """Channels of a temporal squeeze-expand decoder at strides 32, 16, 8, 4."""
     semantic_channels: tuple[int, int, int, int] | None = None
-    """The same for the semantic decoder; none: as decoder_channels."""
+    """The same for the semantic decoder; None for decoder_channels."""
     norm_groups: int = Field(32, ge=1, le=64)
     """Groups of every GroupNorm."""
     mixing: Mixing = "xyt"
@@ -100,7 +100,7 @@ class WindowConfig(Section):
 
     @property
     def latency(self) -> Latency:
-        """When results come."""
+        """When results are returned."""
         delayed = 2 * self.stride if self.mode == "offline" else 0
         ahead = 0 if self.mode == "online" else self.length - 1
         return Latency(
@@ -120,7 +120,7 @@ class ClusteringConfig(Switches):
     leftovers: Switch = "variant"
     """A leftover pixel is offered to the farthest (reference) or the nearest cluster."""
     instance_limit: Switch = "variant"
-    """At most 20 instances a window (reference), or max_instances."""
+    """At most 20 instances per window (reference), or max_instances."""
     seed_rejection: Switch = "variant"
     """corrected: a centre is rejected when less than seed_min_free of its pixels are still
     free."""
@@ -146,15 +146,17 @@ class StitchingConfig(Switches):
     matching: Switch = "variant"
     """Pairs of the assignment are accepted always (reference), or with min_iou and equal class."""
     recovery: Switch = "variant"
-    """Only tracks in the shared frames go on (reference), or also lost ones, carried along."""
+    """Only tracks in the shared frames continue (reference), or also lost ones, propagated at
+    constant velocity."""
     filling: Switch = "variant"
     """Holes of a frame's first window stay (reference), or are filled from later windows."""
     min_iou: float = Field(0.3, ge=0, le=1, json_schema_extra=LIVE)
     """Lowest IoU over the shared frames at which a cluster continues a track."""
     max_gap: int = Field(12, ge=0, le=1000, json_schema_extra=LIVE)
-    """A lost track can be found again within so many frames."""
+    """Number of frames within which a lost track can be found again."""
     recover_iou: float = Field(0.1, ge=0, le=1, json_schema_extra=LIVE)
-    """Lowest IoU with the lost track's last mask, carried along, at which it is found again."""
+    """Lowest IoU with the lost track's last mask, propagated at constant velocity, at which it is
+    found again."""
     recover_distance: float = Field(1.0, ge=0, json_schema_extra=LIVE)
     """Longest distance between the embedding centres (without t) of a lost track and its
     continuation."""
@@ -177,7 +179,7 @@ class Settings(Config):
 
     @property
     def latency(self) -> Latency:
-        """When a tracker with these settings returns results."""
+        """Latency of a tracker with these settings."""
         return self.window.latency
 
     @property

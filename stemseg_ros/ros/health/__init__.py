@@ -1,1 +1,1 @@
-"""Counts, diagnostics, and what is logged about them."""
+"""Counts, diagnostics, and their log lines."""

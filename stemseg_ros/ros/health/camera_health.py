@@ -1,4 +1,4 @@
-"""What happens to the frames of one camera: counted, timed and, if unusual, logged."""
+"""Counts and times the frames of one camera, and logs what is unusual."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stemseg_ros.ros.health.statistics import DropCause, StreamStatistics
 from stemseg_ros.ros.health.throttled_log import ThrottledLog, counted
 from stemseg_ros.stamps import Event
 
-SLOW = "the device is slower than the images come"
+SLOW = "images arrive faster than the device processes them"
 DROPPED: dict[DropCause, tuple[str, str]] = {
     "drop_oldest": (
         "the oldest of {size} waiting frames is dropped (node.queue_size)",
@@ -27,16 +27,16 @@ DROPPED: dict[DropCause, tuple[str, str]] = {
     ),
     "late": (
         "a frame that waited too long is dropped (node.max_latency_ms)",
-        "frames dropped that could only be late",
+        "frames dropped that would have been late",
     ),
 }
-"""What is logged of a cause of drops, first and as a total."""
+"""Log texts for a cause of drops: first event, total."""
 TOTALS = {
-    "epoch": "times that tracking started anew",
+    "epoch": "restarts of tracking",
     "duplicate": "frames dropped, duplicate",
     "out_of_order": "frames dropped, out_of_order",
 }
-"""What is logged as a total of the events of a stream."""
+"""Log texts for totals of the events of a stream."""
 
 
 class CameraHealth:
@@ -55,30 +55,30 @@ class CameraHealth:
         self.statistics = StreamStatistics()
 
     def poll(self, finish: bool = False) -> None:
-        """Log the totals of what is over; to finish, of everything."""
+        """Log the totals of finished bursts; to finish, of all."""
         self._warnings.poll(finish)
         self._notes.poll(finish)
 
     # Before the model
 
     def arrived(self) -> None:
-        """An image came."""
+        """Count an image that arrived."""
         self.statistics.count("frames_in")
 
     def lost(self, number: int, seconds: float) -> None:
-        """Images were lost on the way, in the last ``seconds``."""
+        """Count images that were lost in transit in the last ``seconds``."""
         self.statistics.count("frames_lost", number)
         images = counted(number, "image")
         self._warnings.add(
             "lost",
-            f"{images} got lost on the way from {self._topic}, in {seconds:.1f} s",
-            f"images lost on the way from {self._topic}",
+            f"{images} lost in transit from {self._topic}, in {seconds:.1f} s",
+            f"images lost in transit from {self._topic}",
             number,
             seconds,
         )
 
     def refused(self, fault: str, reason: Exception) -> None:
-        """An image was refused."""
+        """Count an image that was refused."""
         self.statistics.count("frames_refused")
         self._warnings.add(
             f"refused: {fault}",
@@ -87,7 +87,8 @@ class CameraHealth:
         )
 
     def dropped(self, drops: Mapping[DropCause, int], size: int, every: int) -> None:
-        """Frames had to give way. size: of the queue. every: n of the policy stride."""
+        """Count frames that the queue dropped. size: of the queue. every: n of the policy
+        stride."""
         for cause, number in drops.items():
             self._count_dropped(cause, number)
             what, total = DROPPED[cause]
@@ -95,7 +96,7 @@ class CameraHealth:
             self._warnings.add(cause, f"{SLOW}: {what}", total, number)
 
     def discarded(self, number: int) -> None:
-        """Frames were dropped by a reset, or at the end of the active state."""
+        """Count frames that were dropped by a reset, or at the end of the active state."""
         self._count_dropped("reset", number)
 
     def _count_dropped(self, cause: str, number: int) -> None:
@@ -105,7 +106,7 @@ class CameraHealth:
     # From the model on
 
     def reported(self, event: Event) -> None:
-        """A stream began a new epoch, or dropped a frame because of its stamp."""
+        """Count an event of a stream: a new epoch, or a frame dropped because of its stamp."""
         total = TOTALS[event.kind]
         if event.kind == "epoch":
             self._notes.add(event.kind, event.text, total)
@@ -114,20 +115,21 @@ class CameraHealth:
             self._warnings.add(event.kind, event.text, total)
 
     def encoding_changed(self, before: str, after: str) -> None:
-        """The images have another encoding from now on."""
-        text = f"the encoding changed from '{before}' to '{after}'; tracking goes on"
+        """Log that the encoding of the images changed."""
+        text = f"the encoding changed from '{before}' to '{after}'; tracking continues"
         self._notes.add("encoding", text, "changes of the encoding")
 
     def published(self, arrived: float, begin: float) -> None:
-        """A result was published, from ``begin`` until now; its image came at ``arrived``, both
-        in monotonic seconds."""
+        """Count a published result. begin: start of the publication; arrived: arrival of its
+        image; both in monotonic seconds."""
         now = time.monotonic()
         self.statistics.times({"publish": 1e3 * (now - begin)})
         self.statistics.answered(1e3 * (now - arrived))
         self.statistics.count("messages_out")
 
     def failed(self, error: Exception, lost: int) -> None:
-        """A stream failed and was reset; ``lost`` frames have no result."""
+        """Count a failure of a stream, after which it was reset; ``lost`` frames have no
+        result."""
         what = f"{type(error).__name__}: {error}"
         self.statistics.count("frames_failed", lost)
         self._warnings.add(

@@ -14,9 +14,9 @@ from stemseg_ros.ros.health.verdicts import Level
 
 
 class Diagnostics:
-    """Publishes once a second what the parts of the node say of themselves.
+    """Publishes the status of each part of the node once a second.
 
-    A node that is not configured says so, too: silence means that the process is gone, or that its
+    An unconfigured node publishes, too: silence means that the process is gone, or that its
     executor hangs.
     """
 
@@ -28,7 +28,7 @@ class Diagnostics:
         self._timer = node.create_timer(PERIOD_SECONDS, self.publish, clock=steady)
 
     def publish(self) -> None:
-        """One message with the present state. From any thread."""
+        """Publish one message with the current state. From any thread."""
         message = DiagnosticArray(status=self._parts())
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)

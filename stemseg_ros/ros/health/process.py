@@ -1,4 +1,4 @@
-"""What the kernel says about this process."""
+"""Memory and start time of this process, from the kernel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def resident_mb() -> float:
-    """Memory that lies in RAM, 10^6 bytes."""
+    """Resident memory, 10^6 bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

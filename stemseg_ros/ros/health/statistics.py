@@ -12,9 +12,9 @@ from typing import Literal, get_args
 
 PERIOD_SECONDS = 1.0
 REMEMBERED = 100
-"""Frames that the times of a stage are the median of."""
+"""Number of frames over which the median time of a stage is taken."""
 FIRST, LAST = ("unpack", "wait"), ("publish",)
-"""Stages of the node before and behind those of the model."""
+"""Stages of the node before and after those of the model."""
 LOSSES = (
     "frames_lost",
     "frames_refused",
@@ -24,27 +24,27 @@ LOSSES = (
     "frames_failed",
 )
 DropCause = Literal["drop_oldest", "drop_newest", "stride", "late"]
-"""Why the queue drops a waiting frame: by its load policy, or because the result would be late."""
+"""Causes for which the queue drops a waiting frame: its load policy, or a result that would be
+late."""
 DROPS: tuple[DropCause, ...] = get_args(DropCause)
 CAUSES = tuple(f"dropped.{cause}" for cause in (*DROPS, "reset"))
 COUNTS = ("frames_in", "messages_out", *LOSSES, *CAUSES)
-"""Counted since the node was configured: images that arrived; results; images that were lost on
-the way, that are no picture, whose stamp repeats or is a glitch, that the queue or a reset
-dropped, that were in a stream that failed; and those dropped by cause: the queue's, and a reset or
-the end of the active state."""
+"""Counts since the node was configured: images received; results; images lost in transit, refused,
+with a repeated or glitched stamp, dropped by the queue or a reset, lost in a failed stream; and
+the dropped ones by cause: those of the queue, and a reset or the end of the active state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """What happened in the last period, about a second."""
+    """Counts of the last period, about a second."""
 
     rate_in_hz: float = 0.0
     rate_out_hz: float = 0.0
     lost_share: float = 0.0
-    """Frames lost for any reason but the policy stride, of those that came or should have,
+    """Share of frames lost for any reason but the policy stride, of those received or expected,
     0..1."""
     delay_ms: float | None = None
-    """Longest time from the arrival of a frame that completed results to these."""
+    """Longest time from the arrival of a frame to the results that it completed."""
 
 
 class StreamStatistics:
@@ -70,23 +70,23 @@ class StreamStatistics:
             self._counts[name] += number
 
     def times(self, stage_ms: Mapping[str, float]) -> None:
-        """Milliseconds that stages took for a frame."""
+        """Add the milliseconds that each stage took for a frame."""
         with self._lock:
             for stage, milliseconds in stage_ms.items():
                 self._stage_ms[stage].append(milliseconds)
 
     def answered(self, latency_ms: float) -> None:
-        """Time from the arrival of a frame to its result."""
+        """Add the time from the arrival of a frame to its result."""
         with self._lock:
             self._latency_ms.append(latency_ms)
 
     def delayed(self, delay_ms: float) -> None:
-        """Time from the arrival of a frame to the results that it completed."""
+        """Add the time from the arrival of a frame to the results that it completed."""
         with self._lock:
             self._delay_ms = max(delay_ms, self._delay_ms or 0.0)
 
     def period(self) -> Period:
-        """Of the time since this was asked last, if that is half a period at least."""
+        """Return the counts since the last call, if that was at least half a period ago."""
         with self._lock:
             now, (before, counts) = time.monotonic(), self._before
             seconds = now - before
@@ -106,7 +106,7 @@ class StreamStatistics:
             return self._period
 
     def values(self, period: Period) -> dict[str, str]:
-        """As the diagnostics show them."""
+        """Format the counts for the diagnostics."""
         with self._lock:
             values = {name: str(self._counts[name]) for name in COUNTS}
             values["rate_in_hz"] = f"{period.rate_in_hz:.2f}"

@@ -28,7 +28,7 @@ class ThrottledLog:
 
     Later events are counted until ``quiet`` seconds pass without one; if there were any, the total
     is logged then. Kinds are told apart without their numbers. Events may come from any thread;
-    ``poll`` has to be called now and then.
+    ``poll`` must be called regularly.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ThrottledLog:
     def add(
         self, kind: str, message: str, summary: str, count: int = 1, seconds: float = 0.0
     ) -> None:
-        """An event that concerns ``count`` things and took ``seconds`` until now.
+        """Add an event that concerns ``count`` things and took ``seconds`` until now.
 
         message: logged if the event opens a burst; summary: names the total at its end.
         """
@@ -63,7 +63,7 @@ class ThrottledLog:
         self._log(message)
 
     def poll(self, finish: bool = False) -> None:
-        """Log the totals of the bursts that are over, or, to finish, of all."""
+        """Log the totals of the bursts that have ended or, to finish, of all."""
         now = self._clock()
         with self._lock:
             over = {

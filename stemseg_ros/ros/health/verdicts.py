@@ -1,4 +1,4 @@
-"""When the state of a camera is worth a warning or an error."""
+"""Level of a camera's status: OK, warning or error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Level = tuple[bytes, str]
 
 
 def judge_stream(period: Period, silent_s: float | None, limits: HealthConfig) -> Level:
-    """The worst of what the thresholds say about a camera.
+    """Compare a camera with its thresholds and return the worst level.
 
     silent_s: since its last image; None while it is not active.
     """

@@ -1,4 +1,4 @@
-"""One camera of the node: what belongs to it alone, from its images to its results."""
+"""One camera of the node, from its images to its results."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from stemseg_ros.stream import Stream
 class Camera:
     """An input side and a stream side with a queue between them.
 
-    The camera ``front`` listens on ``front/image`` and answers on ``~/front/instances`` etc.; the
-    one without a name on ``image`` and ``~/instances``. Methods run on the executor's thread
+    The camera ``front`` subscribes to ``front/image`` and publishes ``~/front/instances`` etc.;
+    the one without a name uses ``image`` and ``~/instances``. Methods run on the executor's thread
     unless they say otherwise.
     """
 
@@ -40,37 +40,37 @@ class Camera:
         self._next_epoch = 0
 
     def configure(self) -> None:
-        """Announce the topics of the results, and count from 0."""
+        """Create the publishers of the results, and count from 0."""
         self.health.begin()
         self.results = ResultPublishers(self._node, f"~/{self._prefix}", self._config)
 
     def stop(self) -> int:
-        """Unsubscribe and forget the frames that wait; how many they were."""
+        """Unsubscribe and drop the waiting frames; returns their number."""
         waiting = self.input.stop()
         self.health.poll(finish=True)
         return waiting
 
     def release(self) -> None:
-        """Withdraw the topics of the results."""
+        """Destroy the publishers of the results."""
         if self.results is not None:
             self.results.close()
             self.results = None
 
     def update(self, config: Config) -> None:
-        """Take over changed settings; those of the stream follow on the worker's thread."""
+        """Apply changed settings; those of the stream follow on the worker's thread."""
         self._config = config
         self.input.update(config)
 
     def open_stream(self, stream: Stream) -> CameraStream:
-        """Take a new stream into use. On the worker's thread."""
+        """Start to use a new stream. On the worker's thread."""
         assert self.results is not None, "configure the camera first"
         self.stream = CameraStream(stream, self.queue, self.results, self.health, self._next_epoch)
         self.results.update(stream.config)
         return self.stream
 
     def close_stream(self) -> None:
-        """Let go of the stream, with its model or with its worker; its pending frames are lost.
-        From any thread."""
+        """Discard the stream, with its model or its worker; its pending frames are lost. From any
+        thread."""
         if self.stream is not None:
             self.health.statistics.count("frames_failed", self.stream.pending)
             self._next_epoch = self.stream.epoch + 1
@@ -78,7 +78,7 @@ class Camera:
         self.queue.give_up()
 
     def status(self, device: str) -> DiagnosticStatus:
-        """Its entry of the diagnostics. From any thread."""
+        """Build the camera's entry of the diagnostics. From any thread."""
         stream, statistics = self.stream, self.health.statistics
         period = statistics.period()
         verdict = judge_stream(period, self.input.silent_s, self._config.health)

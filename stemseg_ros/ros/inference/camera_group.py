@@ -13,10 +13,11 @@ Failure = tuple[CameraStream, Exception]
 
 
 class CameraGroup:
-    """Pushes one frame of each camera at a time, in one batch; what fails stays with its camera.
+    """Pushes one frame of each camera at a time, in one batch; a failure affects its camera alone.
 
-    Lives on the worker's thread, but for ``oldest``. After each step that may hang ``check`` is
-    called, which raises if the worker was given up meanwhile: its streams have successors then.
+    Lives on the worker's thread, but for ``oldest``. After each step that may hang, ``check`` is
+    called, which raises if the worker has been replaced meanwhile: its streams have successors
+    then.
     """
 
     def __init__(
@@ -26,20 +27,20 @@ class CameraGroup:
         check: Callable[[], None],
         on_memory: Callable[[str], None],
     ) -> None:
-        """on_memory: gets the reason, once a turn, when the memory of the device did not
-        suffice."""
+        """on_memory: called with the reason, once per batch, when the device runs out of
+        memory."""
         self._model = model
         self.streams = streams
         self._check = check
         self._on_memory = on_memory
 
     def oldest(self) -> float | None:
-        """When the frame arrived that waits longest; monotonic seconds. From any thread."""
+        """Arrival of the frame that has waited longest; monotonic seconds. From any thread."""
         waiting = (stream.oldest_waiting for stream in self.streams)
         return min((arrived for arrived in waiting if arrived is not None), default=None)
 
     def turn(self) -> None:
-        """Serve the next frame of every camera that has one."""
+        """Process the next frame of every camera that has one."""
         taken = []
         for stream in self.streams:
             frame = stream.take()
@@ -58,7 +59,8 @@ class CameraGroup:
         self._report(failures)
 
     def pause(self) -> float | None:
-        """Finish the pending frames of cameras that pause; seconds until another one may."""
+        """Finish the pending frames of cameras that pause; returns the seconds until another one
+        may."""
         waits = []
         for stream in self.streams:
             seconds = stream.seconds_to_pause()
@@ -69,7 +71,7 @@ class CameraGroup:
         return min(waits, default=None)
 
     def flush(self, streams: Sequence[CameraStream]) -> int:
-        """Finish their pending frames; how many they were. Raises what fails."""
+        """Finish all pending frames; returns their number. Raises what fails."""
         before = sum(stream.pending for stream in streams)
         failures = [f for stream in streams for f in self._attempt(stream, stream.flush)]
         self._report(failures)
@@ -78,12 +80,12 @@ class CameraGroup:
         return before - sum(stream.pending for stream in streams)
 
     def clock_jumped(self, now_ns: int) -> None:
-        """The clock of the node was set to ``now_ns``."""
+        """Handle a jump of the node's clock to ``now_ns``."""
         for stream in self.streams:
             self._report(self._attempt(stream, partial(stream.clock_jumped, now_ns)))
 
     def failed(self, error: Exception) -> None:
-        """Something failed that is not the doing of one camera."""
+        """A failure that no single camera caused."""
         self._report([(stream, error) for stream in self.streams])
 
     def _attempt(self, stream: CameraStream, step: Callable[[], object]) -> list[Failure]:

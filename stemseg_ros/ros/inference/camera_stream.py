@@ -39,12 +39,12 @@ class CameraStream:
         self._health = health
         self._first_epoch = first_epoch
         self._encoding: str | None = None
-        """Of the last frame; None if the next one may have any."""
+        """Encoding of the last frame; None before the first."""
         self._last_done = time.monotonic()
 
     @property
     def epoch(self) -> int:
-        """Of the next result."""
+        """Epoch of the next result."""
         return self._first_epoch + self.stream.epoch
 
     @property
@@ -54,13 +54,13 @@ class CameraStream:
 
     @property
     def oldest_waiting(self) -> float | None:
-        """When the frame arrived that waits longest for this stream; monotonic seconds."""
+        """Arrival of the frame that has waited longest for this stream; monotonic seconds."""
         return self._queue.oldest
 
     # A frame
 
     def take(self) -> Frame | None:
-        """The next frame to push, decoded; None if there is none, or if it is no picture."""
+        """Take and decode the next frame; None if there is none, or if it cannot be decoded."""
         waiting, drops = self._queue.take()
         self._health.dropped(drops, self._queue.size, self._queue.every)
         if waiting is None:
@@ -79,7 +79,7 @@ class CameraStream:
         return Frame(image, stamp_ns(waiting.message), source=_source(waiting, kept))
 
     def finish(self, frame: Frame, results: Sequence[FrameResult]) -> None:
-        """Publish what the push of a frame returned, and report what it did beside that."""
+        """Publish the results of a push, and report its events."""
         source = frame.source
         assert isinstance(source, Source)
         self._emit(results)
@@ -90,49 +90,49 @@ class CameraStream:
         self._encoding = source.encoding
 
     def done(self) -> None:
-        """The frame that was taken is through, whatever came of it."""
+        """Mark the taken frame as done, whatever its outcome."""
         self._queue.done()
         self._last_done = time.monotonic()
 
     # Between frames
 
     def seconds_to_pause(self) -> float | None:
-        """Until pending frames have waited stream.flush_after for others; None if nothing is
-        pending, or if they wait for ever."""
+        """Seconds until pending frames have waited stream.flush_after for further ones; None if
+        none are pending, or if they wait for ever."""
         after = self.stream.config.stream.flush_after
         if after <= 0 or not self.pending or len(self._queue):
             return None
         return self._last_done + after - time.monotonic()
 
     def flush(self) -> int:
-        """Finish the pending frames and publish them; how many they were."""
+        """Finish the pending frames and publish them; returns their number."""
         pending = self.pending
         if pending:
             self._emit(self.stream.flush())
         return pending - self.pending
 
     def clock_jumped(self, now_ns: int) -> None:
-        """The clock of the node was set to ``now_ns``: a new epoch, unless the stream is there
-        already (or has not begun)."""
+        """Start a new epoch after a jump of the node's clock to ``now_ns``, unless the stream is
+        already there (or has not begun)."""
         newest = self.stream.newest_ns
         if newest is not None and abs(newest - now_ns) > LATE_NS:
             self._encoding = None
             self._emit(self.stream.restart("the clock of the node jumped"))
 
     def reset(self) -> int:
-        """Forget all tracks and the pending frames; how many frames have no result."""
+        """Forget all tracks and pending frames; returns how many frames have no result."""
         self._encoding = None
         dropped = self.stream.reset()
         self._health.discarded(dropped)
         return dropped
 
     def failed(self, error: Exception) -> None:
-        """The model failed: the pending frames are lost, and tracking starts anew."""
+        """Handle a failure of the model: pending frames are lost, and tracking starts anew."""
         self._encoding = None
         self._health.failed(error, self.stream.reset())
 
     def update(self, config: Config) -> None:
-        """Take over changed settings from the next frame on."""
+        """Apply changed settings from the next frame on."""
         self.stream.update(config)
         self._results.update(config)
 

@@ -1,4 +1,4 @@
-"""What is tried when the memory of the device does not suffice."""
+"""Lower-memory configurations for a device that runs out of memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import torch
 from stemseg_ros.config import Config, update_config
 
 MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-"""What a RuntimeError says that PyTorch raises for want of memory elsewhere than in its allocator
-of the GPU: on the CPU, in CUDA itself where the GPU is full already, in cuBLAS and cuDNN."""
+"""Texts of the RuntimeErrors that PyTorch raises on out-of-memory outside its GPU allocator: on
+the CPU, in CUDA itself when the GPU is already full, in cuBLAS and cuDNN."""
 SCALES = (0.7, 0.5)
-"""Sides of the input, relative to the config, that are tried when the memory does not suffice: a
-half and a quarter of the pixels."""
+"""Factors of the input's sides that are tried in turn: a half and a quarter of the pixels."""
 
 
 def is_memory_error(error: Exception) -> bool:
-    """Whether the memory of the device did not suffice."""
+    """Whether an exception means that the device ran out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in MEMORY_TEXTS)
@@ -26,7 +25,7 @@ def is_memory_error(error: Exception) -> bool:
 class Fallbacks:
     """Lower-memory configurations, in the order in which they are tried.
 
-    ``config`` and ``device`` turn those that were asked for into those in use.
+    ``config`` and ``device`` map the requested ones to those in use.
     """
 
     def __init__(self, policy: str) -> None:
@@ -46,7 +45,7 @@ class Fallbacks:
         return self._scale is not None or self._device is not None
 
     def lower(self, device: str) -> bool:
-        """Go on to the next step, if there is one that helps on this device."""
+        """Advance to the next step; False if none helps on this device."""
         for scale, change in self._steps:
             if change != device:
                 self._scale, self._device = scale, change
@@ -54,7 +53,7 @@ class Fallbacks:
         return False
 
     def config(self, config: Config) -> Config:
-        """With the input that is in use."""
+        """Return the config with the input size in use."""
         if self._scale is None:
             return config
         low, high = config.input.min_dim, config.input.max_dim
@@ -65,7 +64,7 @@ class Fallbacks:
         return update_config(config, sizes)
 
     def device(self, device: str) -> str:
-        """The one that is in use."""
+        """Return the device in use."""
         return self._device or device
 
 

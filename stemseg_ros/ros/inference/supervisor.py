@@ -30,13 +30,13 @@ T = TypeVar("T")
 WARM_UP_SIZE = (36, 64)
 """(H, W) of the images of the warm-up: 16:9, scaled to the size of the input."""
 STALL_FACTOR = 10.0
-"""A turn that takes so many times as long as the slowest of the warm-up is a stall."""
+"""A batch that takes this many times as long as the slowest of the warm-up is a stall."""
 RELOAD_FACTOR = 5.0
-"""Loading anew may take so many times as long as the first time, ..."""
+"""Reloading may take this many times as long as the first time, ..."""
 RELOAD_SECONDS = 60.0
-"""... and so many seconds besides."""
+"""... plus this many seconds."""
 RECENT_SECONDS = 60.0
-"""How long the diagnostics warn of a restart."""
+"""Seconds for which the diagnostics warn of a restart."""
 
 
 class SupervisorError(StemsegError):
@@ -45,7 +45,7 @@ class SupervisorError(StemsegError):
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """The model that was asked for."""
+    """The requested model."""
 
     config: Config
     checkpoint: str | None
@@ -54,12 +54,12 @@ class ModelRequest:
 
 
 class Supervisor:
-    """A worker that serves all cameras through one model; it falls back when memory runs out, and
-    is replaced when it hangs.
+    """Serves all cameras by a worker with one model; falls back when memory runs out, and replaces
+    a worker that hangs.
 
-    What it cannot recover from stands in ``failed``, for the lifecycle to take down the node, and
-    in ``broken``, for the process to end. Methods run on the executor's thread unless they say
-    otherwise.
+    A failure that it cannot recover from is in ``failed``, on which the lifecycle deactivates the
+    node, or in ``broken``, on which the process ends. Methods run on the executor's thread unless
+    they say otherwise.
     """
 
     def __init__(
@@ -86,35 +86,36 @@ class Supervisor:
         self._restarted_at: float | None = None
         self.restarts = 0
         self.failed = ""
-        """Why the node has to leave the active state."""
+        """Reason why the node must leave the active state."""
         self.broken = ""
-        """Why the process has to end."""
+        """Reason why the process must end."""
         self._worker = Worker(changed)
         self._group: CameraGroup | None = None
-        """What the worker serves; None while no model is loaded."""
+        """Cameras and model that the worker serves; None while no model is loaded."""
 
     # Work
 
     def call(self, work: Callable[[], T]) -> T:
-        """Do it on the worker's thread, after the frames that arrived before. Raises what it
-        raises, SupervisorError when the worker hangs."""
+        """Run a job on the worker's thread, after the frames that arrived before it. Raises what
+        the job raises, SupervisorError when the worker hangs."""
         return self._call(work, lambda: self.stalled)
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """The same without waiting: its future."""
+        """Submit a job without waiting; returns its future."""
         return self._worker.submit(work)
 
     def flush(self, cameras: Sequence[Camera]) -> int:
-        """Finish the pending frames; how many. On the worker's thread."""
+        """Finish the pending frames; returns their number. On the worker's thread."""
         streams = [camera.stream for camera in cameras if camera.stream is not None]
         return 0 if self._group is None else self._group.flush(streams)
 
     def reset(self, cameras: Sequence[Camera]) -> int:
-        """Start tracking anew; how many pending frames are dropped. On the worker's thread."""
+        """Start tracking anew; returns how many pending frames are dropped. On the worker's
+        thread."""
         return sum(camera.stream.reset() for camera in cameras if camera.stream is not None)
 
     def clock_jumped(self, now_ns: int) -> None:
-        """The clock of the node was set to ``now_ns``. From any thread."""
+        """Handle a jump of the node's clock to ``now_ns``. From any thread."""
 
         def jump() -> None:
             if self._group is not None:
@@ -123,7 +124,7 @@ class Supervisor:
         self._worker.submit(jump)
 
     def update(self, config: Config) -> None:
-        """Take over changed settings from the next frame on."""
+        """Apply changed settings from the next frame on."""
         if self._request is not None:
             self._request = replace(self._request, config=config)
         for camera in self._cameras:
@@ -133,7 +134,8 @@ class Supervisor:
     # Life
 
     def load(self, request: ModelRequest) -> Model:
-        """Load the model and warm it up, with less memory where that does not suffice.
+        """Load the model and warm it up, in a lower-memory configuration if memory does not
+        suffice.
 
         Raises what loading raises, SupervisorError if no fallback is left; ``refuse`` is to follow
         then, else ``serve``.
@@ -151,29 +153,31 @@ class Supervisor:
         self.call(partial(self._serve, self._worker, model))
 
     def refuse(self, error: Exception) -> None:
-        """Stay without a model; ``error`` is the reason."""
+        """Remain without a model; ``error`` is the reason."""
         self._request, self.failed = None, f"no model is loaded: {error}"
 
     def release(self) -> None:
-        """Free the device; if the worker hangs, by leaving it alone."""
+        """Free the device; a worker that hangs is abandoned."""
         if self.stalled:
             self._replace_worker()
         self.call(partial(self._close, self._worker))
         self._request = None
 
     def close(self, timeout: float) -> bool:
-        """End, unless the present turn takes longer than ``timeout`` seconds."""
+        """End the worker, unless its current batch takes longer than ``timeout`` seconds."""
         return self._worker.close(timeout)
 
     def watch(self) -> None:
-        """To be called now and then: replaces a worker that hangs, once; the next time, unless
-        that one had done something, the process has to end."""
+        """Check the worker; to be called regularly. Replaces a worker that hangs; if the new one
+        hangs without any progress, the process must end."""
         if self._request is None or self.broken or not self.stalled:
             return
         seconds, turns = self._worker.busy_seconds, self._worker.turns
-        self._log.error(f"the worker is stalled for {seconds:.0f} s: it is given up and restarted")
+        self._log.error(
+            f"the worker has stalled for {seconds:.0f} s: it is abandoned and restarted"
+        )
         if self._restarted_at is not None and not turns:
-            self.broken = "the restarted worker stalls as well"
+            self.broken = "the restarted worker stalled, too"
             return
         self._replace_worker()
         self.restarts, self._restarted_at = self.restarts + 1, time.monotonic()
@@ -187,7 +191,7 @@ class Supervisor:
 
     @property
     def stalled(self) -> bool:
-        """Whether the worker has been at one thing for too long."""
+        """Whether the worker has been busy with one batch or job for too long."""
         after = self._request.config.health.stall_after if self._request else 0.0
         limit = max(after, STALL_FACTOR * self._slowest_push)
         return after > 0 and limit < self._worker.overdue_seconds
@@ -209,20 +213,20 @@ class Supervisor:
         return f"{self._engine.description}, {self._engine.precision} ({why})"
 
     def level(self) -> Level:
-        """The level of its status, and why."""
+        """Return the level of the status and its reason."""
         recent = self._restarted_at is not None and (
             time.monotonic() - self._restarted_at < RECENT_SECONDS
         )
         if self.broken or self.failed:
             return ERROR, self.broken or self.failed
         if self._fallbacks.active:
-            return WARN, "the memory of the device did not suffice: a fallback is in use"
+            return WARN, "the device ran out of memory: a fallback is in use"
         if recent:
-            return WARN, "the worker was stalled and is restarted"
+            return WARN, "the worker stalled and was restarted"
         return OK, "ready" if self._request else "no model is loaded"
 
     def values(self) -> dict[str, str]:
-        """Its state, as the diagnostics show it."""
+        """Format the state for the diagnostics."""
         values = {"worker_restarts": str(self.restarts)}
         values["busy_s"] = f"{self._worker.busy_seconds:.1f}"
         values["process_memory_mb"] = f"{resident_mb():.0f}"
@@ -263,7 +267,7 @@ class Supervisor:
             raise
 
     def _replace_worker(self) -> None:
-        """A thread cannot be ended, only left alone: it keeps its memory until it comes back."""
+        """Abandon the worker: a thread cannot be killed, and keeps its memory until it returns."""
         self._worker.close(0.0)
         for camera in self._cameras:
             camera.close_stream()
@@ -326,7 +330,7 @@ class Supervisor:
             raise SupervisorError(f"{reason}; no fallback is left (health.out_of_memory)")
         config = self._fallbacks.config(self._request.config)
         self._log.warning(
-            f"{reason}; goes on with input.min_dim {config.input.min_dim} on {self.device} "
+            f"{reason}; continuing with input.min_dim {config.input.min_dim} on {self.device} "
             "(health.out_of_memory)"
         )
 

@@ -16,27 +16,27 @@ T = TypeVar("T")
 
 
 class WorkerClosed(RuntimeError):
-    """The worker ended, or was given up, before the job was done."""
+    """The worker ended, or was abandoned, before the job was done."""
 
 
 class Service(Protocol):
     """What a worker serves between its jobs."""
 
     def oldest(self) -> float | None:
-        """When the frame arrived that waits longest (monotonic seconds); None if none waits."""
+        """Arrival of the frame that has waited longest (monotonic seconds); None if none waits."""
         ...
 
     def turn(self) -> None:
-        """Serve some of the frames that wait."""
+        """Process some of the waiting frames."""
         ...
 
     def pause(self) -> float | None:
-        """Do what is due when nothing waits; seconds until it wants to be called again, None for
-        not before the next frame."""
+        """Do what is due while no frame waits; returns the seconds until the next call is due,
+        None for not before the next frame."""
         ...
 
     def failed(self, error: Exception) -> None:
-        """A turn or a pause raised."""
+        """Handle an exception that a batch or a pause raised."""
         ...
 
 
@@ -48,41 +48,41 @@ class _Job:
 
 
 class Worker:
-    """Takes turns at a service and runs jobs between them, on a thread of its own.
+    """Runs batches of a service, and jobs between them, on a thread of its own.
 
-    A submitted job runs when the frames that arrived before it are gone.
+    A submitted job runs once the frames that arrived before it are processed.
     """
 
     def __init__(self, changed: threading.Condition) -> None:
         """changed: notified when a frame waits that did not before."""
         self.service: Service | None = None
-        """What it serves; None for jobs alone. Set by jobs, on the worker's thread."""
+        """The service; None for jobs alone. Set by jobs, on the worker's thread."""
         self.turns = 0
-        """Turns that came to an end."""
+        """Number of finished batches."""
         self._jobs: deque[_Job] = deque()
         self._changed = changed
         self._closed = False
         self._running: _Job | None = None
         self._busy_since: float | None = None
         self._granted = 0.0
-        # A daemon, because a turn can take longer than anyone is ready to wait for the end.
+        # A daemon, because a batch can take longer than the end of the process may wait.
         self._thread = threading.Thread(target=self._run, name="stemseg-worker", daemon=True)
         self._thread.start()
 
     @property
     def busy_seconds(self) -> float:
-        """How long the present turn or job has been running; 0 between them."""
+        """Seconds since the current batch or job started; 0 between them."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
     @property
     def overdue_seconds(self) -> float:
-        """The same, less the time that was granted."""
+        """The same, less the extra time that was allowed."""
         return self.busy_seconds - self._granted
 
     @contextmanager
     def granted(self, seconds: float) -> Iterator[None]:
-        """What runs inside may take so much longer. On the worker's thread."""
+        """Allow the code inside to take longer by so many seconds. On the worker's thread."""
         self._granted = seconds
         try:
             yield
@@ -90,13 +90,13 @@ class Worker:
             self._granted = 0.0
 
     def check(self) -> None:
-        """To be called on the worker's thread after whatever may hang: raises WorkerClosed if the
-        worker was given up meanwhile."""
+        """Raise WorkerClosed if the worker has been abandoned; to be called on its thread after
+        everything that may hang."""
         if self._closed:
-            raise WorkerClosed("the worker was given up")
+            raise WorkerClosed("the worker was abandoned")
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Queue a job; its result or exception is that of the future."""
+        """Queue a job; the future gets its result or exception."""
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
@@ -107,7 +107,8 @@ class Worker:
         return future
 
     def call(self, work: Callable[[], T], give_up: Callable[[], bool] = lambda: False) -> T:
-        """Submit and wait. Raises what the job raises, or WorkerClosed when ``give_up`` holds."""
+        """Submit a job and wait. Raises what the job raises, or WorkerClosed when ``give_up``
+        holds."""
         future = self.submit(work)
         while not wait([future], timeout=0.1).done:
             if give_up():
@@ -115,8 +116,8 @@ class Worker:
         return future.result()
 
     def close(self, timeout: float) -> bool:
-        """End after the present turn or job, without those that wait; whether it did within
-        ``timeout`` seconds."""
+        """End after the current batch or job, without the waiting ones; returns whether that took
+        at most ``timeout`` seconds."""
         with self._changed:
             self._closed = True
             abandoned = list(self._jobs)
@@ -127,7 +128,7 @@ class Worker:
         self._thread.join(timeout)
         running = self._running
         if running is not None:
-            _settle(running.future, error=WorkerClosed("the worker hangs and was given up"))
+            _settle(running.future, error=WorkerClosed("the worker hangs and was abandoned"))
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -151,7 +152,7 @@ class Worker:
             self._busy_since = None
 
     def _next(self, timeout: float | None) -> tuple[_Job | None, Service | None]:
-        """A job whose turn it is, or the service if frames wait; neither after ``timeout``
+        """Wait for a job that is due, or for frames of the service; neither after ``timeout``
         seconds."""
         with self._changed:
             self._changed.wait_for(
@@ -182,7 +183,7 @@ class Worker:
         return self._guarded(service, service.pause)
 
     def _guarded(self, service: Service, step: Callable[[], T]) -> T | None:
-        # Whatever goes wrong is handed on: the thread has to outlive every single step.
+        # Every exception is passed on: the thread must survive every step.
         try:
             return step()
         except Exception as error:

@@ -31,7 +31,7 @@ class CameraInput:
         self._health = health
         self._subscription: ImageSubscription | None = None
         self.images_seen = 0
-        """Since the start of the process."""
+        """Images received since the start of the process."""
 
     @property
     def silent_s(self) -> float | None:
@@ -50,7 +50,7 @@ class CameraInput:
         )
 
     def stop(self) -> int:
-        """Unsubscribe and forget the frames that wait; how many they were."""
+        """Unsubscribe and drop the waiting frames; returns their number."""
         if self._subscription is not None:
             self._subscription.close()
             self._subscription = None
@@ -59,7 +59,7 @@ class CameraInput:
         return waiting
 
     def update(self, config: Config) -> None:
-        """Take over changed settings."""
+        """Apply changed settings."""
         self._config = config
         self._queue.update(config.node)
 

@@ -1,5 +1,5 @@
-"""The node's clock: its jumps, as where a bag that is played with its time begins anew, and its
-absence."""
+"""Watches the node's clock: jumps, as when a bag played with its own time starts over, and a
+missing /clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rclpy.node import Node
 BACKWARD_SECONDS = 0.1
 """Smaller steps back are due to two sources of /clock, or to rounding."""
 MISSING_SECONDS = 5.0
-"""Without /clock for so long, a simulated clock is reported as missing."""
+"""Seconds without /clock after which a simulated clock is reported as missing."""
 
 
 class ClockWatch:
@@ -38,11 +38,11 @@ class ClockWatch:
         self._handle = self._clock.create_jump_callback(threshold, post_callback=self._jumped)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop watching."""
         self._handle.unregister()
 
     def poll(self) -> None:
-        """To be called now and then: warns once if no time has come."""
+        """Warn once if no time has arrived; to be called regularly."""
         # Only a simulated clock stands at 0, until the first message on /clock.
         missing = self._clock.now().nanoseconds == 0
         if missing and time.monotonic() - self._begun >= MISSING_SECONDS:

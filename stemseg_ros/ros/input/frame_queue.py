@@ -1,4 +1,4 @@
-"""The frames of one camera that wait for the worker, and which of them give way under load."""
+"""The waiting frames of one camera, and the policies that drop them under load."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from stemseg_ros.ros.health.statistics import DropCause
 from stemseg_ros.ros.settings import NodeConfig
 
 MEASURED = 8
-"""Fewest arrivals that the load is measured over."""
+"""Fewest arrivals over which the load is measured."""
 PAUSE = 5.0
-"""A frame that comes after so many of the usual intervals ends a pause: the rate is measured
-anew."""
+"""A frame that arrives after this many usual intervals ends a pause: the rate is measured anew."""
 SLACK = 0.9
 """The load has to fall this far below a smaller stride before that is taken, so that it does not
 swing."""
 Drops = Mapping[DropCause, int]
-"""How many frames were dropped for which cause; only causes that occurred."""
+"""Number of dropped frames by cause; only causes that occurred."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Waiting:
-    """A message that waits; undecoded, so that nothing is spent on frames that are dropped."""
+    """A waiting message; undecoded, so that dropped frames cost no decoding."""
 
     message: Any
     arrived: float
@@ -36,7 +35,7 @@ class Waiting:
 
 
 class Taken(NamedTuple):
-    """What the worker gets."""
+    """The frame that the worker takes, and those dropped before it."""
 
     frame: Waiting | None
     """None if no frame waits."""
@@ -89,7 +88,7 @@ class FrameQueue:
 
     @property
     def oldest(self) -> float | None:
-        """When the frame arrived that waits longest; None if no frame waits."""
+        """Arrival of the frame that has waited longest; None if no frame waits."""
         with self._changed:
             return self._waiting[0].arrived if self._waiting else None
 
@@ -100,23 +99,23 @@ class FrameQueue:
 
     @property
     def size(self) -> int:
-        """Most frames that may wait."""
+        """Largest number of waiting frames."""
         return self._settings.queue_size
 
     @property
     def serving(self) -> bool:
-        """Whether a frame was taken that is not done."""
+        """Whether a taken frame is not done yet."""
         return self._begun is not None
 
     def update(self, settings: NodeConfig) -> None:
-        """Take over changed settings."""
+        """Apply changed settings."""
         with self._changed:
             if settings.load_policy != self._settings.load_policy:
                 self._every, self._skipped = 1, 0
             self._settings = settings
 
     def put(self, frame: Waiting) -> Drops:
-        """Add a frame and wake the worker; what had to give way for it."""
+        """Add a frame and wake the worker; returns what was dropped for it."""
         with self._changed:
             self._note_arrival(frame.arrived)
             late = self._drop_late(frame.arrived)
@@ -125,7 +124,7 @@ class FrameQueue:
         return _occurred({"late": late, cause: number})
 
     def take(self) -> Taken:
-        """The frame whose turn it is, and those before it whose results could only be late."""
+        """Take the next frame, and drop those before it whose results would be late."""
         with self._changed:
             now = self._clock()
             late = self._drop_late(now)
@@ -134,19 +133,19 @@ class FrameQueue:
         return Taken(frame, _occurred({"late": late}))
 
     def done(self) -> None:
-        """The worker is through with the frame it took."""
+        """Mark the taken frame as done."""
         with self._changed:
             if self._begun is not None:
                 self._turns.append(self._clock() - self._begun)
                 self._begun = None
 
     def give_up(self) -> None:
-        """The frame that was taken is lost with the worker that took it."""
+        """Forget the taken frame, which is lost with its worker."""
         with self._changed:
             self._begun = None
 
     def clear(self) -> int:
-        """Forget the frames that wait; how many they were."""
+        """Drop the waiting frames; returns their number."""
         with self._changed:
             number = len(self._waiting)
             self._waiting.clear()
@@ -155,7 +154,7 @@ class FrameQueue:
         return number
 
     def _admit(self, frame: Waiting) -> tuple[DropCause, int]:
-        """Let the frame wait, unless the policy drops it; cause and number of the drops."""
+        """Queue the frame, unless the policy drops it; returns cause and number of the drops."""
         policy = self._settings.load_policy
         if policy == "stride" and not self._its_turn():
             return "stride", 1
@@ -187,7 +186,7 @@ class FrameQueue:
         span = self._arrivals[-1] - self._arrivals[0]
         if span <= 0:
             return 0.0
-        # Whole passes, because a window's work lies in one turn of each; their median, because a
+        # Whole passes, because one batch of each bears a window's work; their median, because a
         # single stall says nothing about the load.
         turns = list(self._turns)
         ends = range(len(turns), self._pass - 1, -self._pass)
@@ -202,11 +201,12 @@ class FrameQueue:
         self._arrivals.append(now)
 
     def _drop_late(self, now: float) -> int:
-        """Drop the frames whose results would be late even if they were served next; how many."""
+        """Drop the frames whose results would be late even if they were next; returns their
+        number."""
         limit = self._settings.max_latency_ms / 1e3
         if limit <= 0:
             return 0
-        # The result comes with the turn that completes a pass, the longest one.
+        # The result comes with the batch that completes a pass, the longest one.
         turn = max(list(self._turns)[-self._pass :], default=0.0)
         number = 0
         while len(self._waiting) > 1 and now + turn - self._waiting[0].arrived > limit:

@@ -20,7 +20,7 @@ DEFAULTS = NodeConfig()
 
 
 def check_image(message: Any, settings: NodeConfig) -> None:
-    """Refuse, by header alone, what is no picture or larger than the settings accept.
+    """Refuse, by its header alone, a message that is no image or larger than the settings accept.
 
     Takes a sensor_msgs/Image or CompressedImage; decodes nothing and allocates nothing, and is
     cheap enough for the thread of the callbacks. Raises ImageMessageError.
@@ -46,7 +46,7 @@ def check_image(message: Any, settings: NodeConfig) -> None:
 
 
 def bgr_image(message: Any, settings: NodeConfig = DEFAULTS) -> Image:
-    """Pixels of a sensor_msgs/Image or CompressedImage: uint8 (H, W, 3), BGR, a copy of its own.
+    """Decode a sensor_msgs/Image or CompressedImage to its own array: uint8 (H, W, 3), BGR.
 
     settings: the bounds. Encodings and scaling as in stemseg_ros.media.messages. Raises
     ImageMessageError with the reason for everything that check_image refuses or that cannot be
@@ -56,13 +56,13 @@ def bgr_image(message: Any, settings: NodeConfig = DEFAULTS) -> Image:
     try:
         return bgr_from_message(message)
     except MemoryError as error:
-        raise ImageMessageError("content", "no memory left for the image") from error
+        raise ImageMessageError("content", "out of memory for the image") from error
 
 
 def _check_stamp(stamp: Any) -> None:
     if stamp.sec < 0 or stamp.nanosec >= NANOSECONDS:
         raise ImageMessageError(
             "stamp",
-            f"image with the stamp {stamp.sec} s, {stamp.nanosec} ns, which is no time: seconds "
+            f"image with the stamp {stamp.sec} s, {stamp.nanosec} ns, which is invalid: seconds "
             f"are not negative, nanoseconds below {NANOSECONDS:,}",
         )

@@ -1,4 +1,4 @@
-"""Images that are published and do not arrive: how many, and what helps."""
+"""Counts images that are published and do not arrive, and explains the remedy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ never shorter. Each is the mean of two that follow each other, in which the jitt
 stamp cancels out."""
 FEWEST_INTERVALS = 5
 PAUSE_NS = 2_000_000_000
-"""A longer gap is a pause of the camera, and says nothing about losses."""
+"""A longer gap is a pause of the camera, no loss."""
 IRREGULAR = 3.0
-"""Where the mean of the last intervals is so many usual ones, images come in bursts, and gaps say
-nothing."""
+"""If the mean of the last intervals is this many usual ones, images come in bursts, and gaps are
+no losses."""
 REMEMBERED = 200
-"""Received images that the share of the lost ones is taken over."""
+"""Number of received images over which the share of lost ones is taken."""
 FEWEST_EXPECTED = 40
-"""Before so many images, received or lost, a share says little."""
+"""Fewest images, received or lost, for a share to be meaningful."""
 WORTH_EXPLAINING = 0.05
 """Share of lost images above which the remedy is logged."""
 
@@ -57,7 +57,7 @@ class LostFrames:
         """How many were lost before each of the last images received."""
 
     def received(self, stamp_ns: int) -> None:
-        """An image arrived."""
+        """Record the arrival of an image."""
         step = max(0, stamp_ns - (stamp_ns if self._newest is None else self._newest))
         gap_ns = self._gap_ns or step
         self._look_for_gap(stamp_ns)
@@ -70,7 +70,7 @@ class LostFrames:
             self._explain = None
 
     def reported(self, number: int) -> None:
-        """The middleware says that images were lost."""
+        """Record images that the middleware reports as lost."""
         self._reported += number
 
     def _tell(self, seconds: float) -> int:
@@ -83,7 +83,7 @@ class LostFrames:
     def _look_for_gap(self, stamp_ns: int) -> None:
         newest, self._newest = self._newest, stamp_ns
         step = 0 if newest is None else stamp_ns - newest
-        if step > PAUSE_NS or step < -PAUSE_NS:  # a pause, or time begins anew
+        if step > PAUSE_NS or step < -PAUSE_NS:  # a pause, or a jump of time
             self._last_step, self._suspected, self._gap_ns = None, 0, 0
             if step < 0:
                 self._intervals.clear()
@@ -119,7 +119,7 @@ class LostFrames:
 
 
 def remedy(middleware: str, environment: Mapping[str, str]) -> str:
-    """What to do about lost images. middleware: identifier of the RMW implementation."""
+    """Describe the remedy for lost images. middleware: identifier of the RMW implementation."""
     if "cyclonedds" in middleware:
         if CYCLONE_DDS_URI not in environment:
             profile = resource_path("config/cyclonedds.xml")

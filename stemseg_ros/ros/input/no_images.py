@@ -1,4 +1,4 @@
-"""Why no images arrive on a topic, as far as the graph shows it."""
+"""Reasons why no images arrive on a topic, from the ROS graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 TRANSPORTS = {RAW: "raw", COMPRESSED: "compressed"}
 SUFFIX = "/compressed"
 NEAREST = 3
-"""Most topics that are suggested."""
+"""Largest number of suggested topics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,15 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the node subscribes to."""
+    """The subscription of the node."""
 
     name: str
     """As in the node's code, e.g. ``image``: what is to be remapped."""
     topic: str
-    """As in the graph."""
+    """Name in the graph."""
     type: str
     reliability: str | None
-    """As that of an offer; none: not subscribed yet."""
+    """Like that of an offer; None before the subscription."""
 
     @property
     def base(self) -> str:
@@ -50,10 +50,10 @@ class Request:
 def explain_silence(
     wanted: Request, offers: Iterable[Offer], image_topics: Mapping[str, str], remedy: str
 ) -> str:
-    """What is found, and what to change.
+    """Describe the finding and its remedy.
 
-    image_topics: type by name of the topics with images that somebody publishes. remedy: against
-    images that are lost on the way.
+    image_topics: type by name of the topics with images that somebody publishes. remedy: for
+    images lost in transit.
     """
     offers = list(offers)
     if not offers:
@@ -67,7 +67,7 @@ def explain_silence(
             f"{found}what they send best effort does not reach a reliable subscription: "
             "set qos.image to auto or sensor_data"
         )
-    return f"{found}they fit, but nothing arrives: is the camera running? If it is, {remedy}"
+    return f"{found}they match, but nothing arrives: is the camera running? If it is, {remedy}"
 
 
 def _other_type(wanted: Request, offer: Offer) -> str:

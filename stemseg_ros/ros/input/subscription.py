@@ -1,4 +1,4 @@
-"""The subscription to the images: matches the publisher, and says why nothing comes."""
+"""The subscription to the images: matches the publisher, and reports why no images arrive."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ImageSubscription:
 
     With QoS ``auto`` it waits for a publisher and takes over its reliability, and does so again
     when others come that do not fit, or offer more. (The middleware's own "best available" decides
-    once, and without a publisher wrongly.) Each silence is reported once, with what the graph
-    shows of its reason; so is, once, a large share of lost images with its remedy.
+    once, and without a publisher wrongly.) Each absence of images is reported once, with its
+    likely reason from the graph; a large share of lost images is reported once with its remedy.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class ImageSubscription:
         topic: str = "image",
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
-        """on_lost: gets a number of images and the seconds in which they were lost. busy: whether
-        images are being processed."""
+        """on_lost: called with a number of images and the seconds in which they were lost. busy:
+        whether images are being processed."""
         self._node = node
         self._busy = busy
         self._settings = config.node
@@ -75,7 +75,7 @@ class ImageSubscription:
 
     @property
     def silent_s(self) -> float:
-        """Time since the last image, or since the subscription; that in which images are being
+        """Seconds since the last image, or since the subscription. Time in which images are being
         processed does not count, as a player waits for the results."""
         return time.monotonic() - self._last_image
 
@@ -149,7 +149,7 @@ class ImageSubscription:
 
     def _explain_losses(self, share: float) -> None:
         self._node.get_logger().warning(
-            f"{share:.0%} of the images on {self.topic} get lost on the way: {_remedy()}"
+            f"{share:.0%} of the images on {self.topic} are lost in transit: {_remedy()}"
         )
 
     def _report_silence(self) -> None:
@@ -171,7 +171,7 @@ class ImageSubscription:
         )
 
     def _image_topics(self) -> dict[str, str]:
-        """Type by name of the topics with images that others publish."""
+        """Find the topics with images that others publish: type by name."""
         own = f"{self._node.get_fully_qualified_name()}/"
         return {
             name: kinds[0]

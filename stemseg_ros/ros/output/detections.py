@@ -17,7 +17,7 @@ from stemseg_ros.records import FrameResult, Instance
 
 
 def detections_message(result: FrameResult, header: Header) -> Detection2DArray:
-    """The message for one frame, under the header of its image."""
+    """Build the message for one frame, with the header of its image."""
     detections = [_detection(item, result.epoch, header) for item in result.instances]
     return Detection2DArray(header=header, detections=detections)
 

@@ -32,26 +32,27 @@ MAX_LABEL = 2**16 - 1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """What a result needs of the message that its frame came in."""
+    """Data of a frame's message that its result needs."""
 
     header: Header
     image: Pixels | None
-    """uint8 (H, W, 3), BGR; kept only while somebody looks at the overlay."""
+    """uint8 (H, W, 3), BGR; kept only while the overlay has a subscriber."""
     encoding: str = ""
-    """As the message names it."""
+    """Encoding as named in the message."""
     arrived: float = 0.0
-    """Monotonic time in seconds."""
+    """Time of arrival, monotonic seconds."""
 
 
 class ResultPublishers:
-    """``~/instances``, and the other views of a result, each only while somebody subscribes.
+    """Publishes ``~/instances``, and the other views of a result, each only while it has a
+    subscriber.
 
     These are ``~/label_image``, ``~/overlay``, ``~/overlay/compressed`` and, where vision_msgs is
     installed, ``~/detections``; for a camera with a name, ``~/NAME/instances`` etc.
     """
 
     def __init__(self, node: LifecycleNode, prefix: str, config: Config) -> None:
-        """Announce the topics. prefix: what their names begin with."""
+        """Create the publishers. prefix: of the topic names."""
         self._node = node
         self._prefix = prefix
         self._config = config
@@ -73,21 +74,21 @@ class ResultPublishers:
         return self._all[-1]
 
     def close(self) -> None:
-        """Withdraw the topics."""
+        """Destroy the publishers."""
         for publisher in self._all:
             self._node.destroy_lifecycle_publisher(publisher)
 
     def update(self, config: Config) -> None:
-        """Draw overlays as the settings say from now on."""
+        """Apply changed settings of the overlay."""
         self._config = config
 
     @property
     def overlay_wanted(self) -> bool:
-        """Whether the image of a frame is needed again."""
+        """Whether the image of a frame is needed for the overlay."""
         return _wanted(self._overlay) or _wanted(self._compressed)
 
     def publish(self, source: Source, result: FrameResult) -> None:
-        """Everything that is wanted of one frame, under the header of its image."""
+        """Publish every subscribed view of one frame, with the header of its image."""
         self._instances.publish(instances_message(result, source.header))
         if self._detections is not None and _wanted(self._detections):
             self._detections.publish(detections_message(result, source.header))
@@ -112,7 +113,7 @@ class ResultPublishers:
         if len(fitting) < len(result.instances):
             self._node.get_logger().warning(
                 f"track ids above {MAX_LABEL} do not fit into {self._labels.topic_name} and are "
-                f"left out; call {self._node.get_fully_qualified_name()}/reset to number anew",
+                f"left out; {self._node.get_fully_qualified_name()}/reset restarts the numbering",
                 once=True,
             )
         labels = label_image(replace(result, instances=fitting))

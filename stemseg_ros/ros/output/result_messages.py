@@ -17,7 +17,7 @@ from stemseg_ros.records import Image as Pixels
 
 
 def instances_message(result: FrameResult, header: Header) -> InstanceArray:
-    """The message for one frame, under the header of its image."""
+    """Build the message for one frame, with the header of its image."""
     return InstanceArray(
         header=header,
         height=result.height,
@@ -40,7 +40,7 @@ def _instance_message(instance: Instance) -> InstanceMessage:
 
 
 def image_message(pixels: npt.NDArray[Any], header: Header) -> Image:
-    """A sensor_msgs/Image: bgr8 of uint8 (H, W, 3), mono16 of uint16 (H, W)."""
+    """Build a sensor_msgs/Image: bgr8 of uint8 (H, W, 3), mono16 of uint16 (H, W)."""
     encoding = {("uint8", 3): "bgr8", ("uint16", 2): "mono16"}[pixels.dtype.name, pixels.ndim]
     little_endian = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
     return Image(
@@ -56,7 +56,7 @@ def image_message(pixels: npt.NDArray[Any], header: Header) -> Image:
 
 
 def jpeg_message(pixels: Pixels, header: Header, quality: int) -> CompressedImage:
-    """A sensor_msgs/CompressedImage of uint8 (H, W, 3) BGR, as image_transport writes it."""
+    """Build a sensor_msgs/CompressedImage of uint8 (H, W, 3) BGR, as image_transport writes it."""
     _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return CompressedImage(
         header=header, format="bgr8; jpeg compressed bgr8", data=array("B", data.tobytes())

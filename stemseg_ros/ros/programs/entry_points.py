@@ -36,7 +36,7 @@ def recorder() -> int:
 
 
 def run(name: str) -> int:
-    """``main`` of the module; 2 where something that it imports is not installed."""
+    """Run ``main`` of a module; returns 2 if something that it imports is not installed."""
     # The imports take seconds, and there is nothing to tidy up. Each main has its own handlers.
     code = 0 if name == "node" else STOPPED
     for number in (signal.SIGINT, signal.SIGTERM):

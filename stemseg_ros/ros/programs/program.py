@@ -1,5 +1,4 @@
-"""What the small ROS programs of this package share: start, spinning until something holds, a
-clean end."""
+"""Common parts of the ROS programs: start, spinning until a condition holds, a clean end."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ SPIN_S = 0.05
 
 
 class Stopped(Exception):
-    """SIGINT or SIGTERM asked for the end."""
+    """SIGINT or SIGTERM arrived."""
 
 
 class ProgramError(StemsegError):
@@ -88,8 +87,8 @@ def ros_program(name: str, args: list[str] | None) -> Iterator[Program]:
 
 
 def exit_code(name: str, work: Callable[[], None]) -> int:
-    """Run the work: 0, 130 when stopped by a signal, 1 for a silent peer, 2 for the user's
-    mistakes."""
+    """Run the work and return the exit code: 0, 130 when stopped by a signal, 1 for a silent peer,
+    2 for the user's mistakes."""
     try:
         work()
     except Stopped:

@@ -35,7 +35,7 @@ class RecorderOptions:
 
 
 class Recorder:
-    """Appends every message as it came, serialised, with the time of its arrival."""
+    """Appends every message as received, serialised, with the time of its arrival."""
 
     def __init__(
         self, program: Program, bag: BagWriter, options: RecorderOptions, log: JsonLines

@@ -1,4 +1,4 @@
-"""What a worker's thread does that was given up and comes back: nothing."""
+"""A worker thread that was abandoned and returns does nothing."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_thread_that_was_given_up_touches_nothing_any_more(
 
     def check() -> None:
         if calls[-1] == hanging:
-            raise WorkerClosed("given up")
+            raise WorkerClosed("abandoned")
 
     model: Any = Model(calls, hang)
     cameras: Any = [HangingCamera(name, calls, hang) for name in ("front", "rear")]

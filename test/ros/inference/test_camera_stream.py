@@ -156,7 +156,7 @@ def test_a_new_encoding_is_reported_and_tracking_goes_on() -> None:
     it.push(1, 2)
     it.push(3, 4, encoding="8UC3")
     assert it.finish() == ([1, 2, 3, 4], [0] * 4)
-    assert it.logged() == ["the encoding changed from 'bgr8' to '8UC3'; tracking goes on"]
+    assert it.logged() == ["the encoding changed from 'bgr8' to '8UC3'; tracking continues"]
     assert {ids for _, _, ids in it.results.out} == {(1,)}
 
 

@@ -104,7 +104,7 @@ def test_less_memory_is_tried(
     assert peer.stamps() == sorted(set(peer.stamps()))
     size, device = left
     assert node.lines("out of memory on cuda:0: ")[-1].endswith(
-        f"goes on with input.min_dim {size} on {device} (health.out_of_memory)"
+        f"continuing with input.min_dim {size} on {device} (health.out_of_memory)"
     )
     assert peer.spin_until(lambda: listener.level("worker") == WARN)
     worker = listener.values("worker")
@@ -163,7 +163,7 @@ def test_a_worker_that_hangs_is_replaced(local_node: Start, peer: Peer) -> None:
     send(peer, 4, first_pixel=HANG)
     send(peer, 5)
     node.wait_for_log("the worker is restarted (1.)")
-    assert len(node.lines("the worker is stalled for")) == 1
+    assert len(node.lines("the worker has stalled for")) == 1
     send(peer, 6, 7, 8)
     peer.expect(2)
     gate.set()  # the old thread comes back, too late
@@ -201,4 +201,4 @@ def test_a_process_whose_worker_hangs_again_ends_for_respawn() -> None:
             assert process.wait() == 1
         finally:
             peer.close()
-        assert process.lines("the process ends: the restarted worker stalls as well")
+        assert process.lines("the process ends: the restarted worker stalled, too")

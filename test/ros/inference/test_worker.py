@@ -185,7 +185,7 @@ def test_close_leaves_out_what_waits() -> None:
         assert it.done == []
         with pytest.raises(WorkerClosed):
             it.worker.call(lambda: None)
-        with pytest.raises(WorkerClosed, match="given up"):
+        with pytest.raises(WorkerClosed, match="abandoned"):
             it.worker.check()
 
 

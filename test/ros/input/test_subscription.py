@@ -183,11 +183,11 @@ def test_lost_images_are_counted_and_explained_once(
         monkeypatch.delenv(name, raising=False)
     it = subscriber("/image")
     with process("qos_publisher.py", "/image:reliable:volatile", "--lose", "10"):
-        it.wait_for_log("of the images on /image get lost on the way")
+        it.wait_for_log("of the images on /image are lost in transit")
         it.wait_for_images(20)
     assert it.lost >= 4
-    assert len(it.lines("get lost on the way")) == 1
-    assert "config/fastdds_shm.xml" in it.lines("get lost on the way")[0]
+    assert len(it.lines("are lost in transit")) == 1
+    assert "config/fastdds_shm.xml" in it.lines("are lost in transit")[0]
 
 
 def test_no_silence_is_told_while_images_are_answered(
