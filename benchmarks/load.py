@@ -72,7 +72,7 @@ class Run:
 
 
 HEAD = (
-    "| policy | load | sent | answered | dropped | median s | 95 % s | most s | most, 2nd half |\n"
+    "| policy | load | sent | results | dropped | median s | 95 % s | most s | most, 2nd half |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 
