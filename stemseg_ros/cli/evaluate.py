@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stemseg_ros.cli.options import (
+    CheckpointOption,
+    ConfigOption,
+    DeviceOption,
+    SetOption,
+    TopicOption,
+    config_from,
+)
+
 if TYPE_CHECKING:
     from stemseg_ros.config import Config
     from stemseg_ros.evaluation.evaluate import VariantReport
@@ -102,34 +111,16 @@ def evaluate(
         typer.Option(help="Evaluate this sequence; may be repeated.", show_default="all"),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that work in parallel.")] = 1,
-    config: Annotated[
-        str,
-        typer.Option(help="Preset (lite, kitti_mots, davis, youtube_vis, saliency) or YAML file."),
-    ] = "lite",
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="Weights file; random: untrained.", show_default="bundled with the preset"
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    topic: Annotated[
-        str | None, typer.Option(help="Image topic of a bag.", show_default="the only one")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override a setting by its dotted name; may be repeated.",
-        ),
-    ] = None,
+    config: ConfigOption = "lite",
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "auto",
+    topic: TopicOption = None,
+    settings: SetOption = None,
 ) -> None:
     """Score results against ground truth: run the pipeline on the images, or take stored results.
 
-    A run that was stopped goes on where it was when the same command is given again.
+    The same command resumes a run that was stopped.
     """
-    from stemseg_ros.cli.main import config_from
     from stemseg_ros.errors import needs_extra
     from stemseg_ros.labelling.job import write_json
     from stemseg_ros.media.outputs import output_folder
@@ -167,7 +158,7 @@ def evaluate(
 
 
 def convert(
-    bag: Annotated[Path, typer.Argument(help="A ROS 2 bag with recorded answers of the node.")],
+    bag: Annotated[Path, typer.Argument(help="A ROS 2 bag with recorded results of the node.")],
     out: Annotated[
         Path | None,
         typer.Argument(
@@ -193,9 +184,9 @@ def convert(
             "those of the node, and files of frames are named 00000, 00001, ..."
         ),
     ] = None,
-    topic: Annotated[str, typer.Option(help="Topic of the answers.")] = "/stemseg/instances",
+    topic: Annotated[str, typer.Option(help="Topic of the results.")] = "/stemseg/instances",
 ) -> None:
-    """Write the recorded answers of a bag as a benchmark's results."""
+    """Write the recorded results of a bag in a benchmark's format."""
     from stemseg_ros.evaluation.truth_bag import convert_bag
 
     if out is None:

@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from stemseg_ros.cli.options import (
+    CheckpointOption,
+    PresetArgument,
+    SetOption,
+    config_from,
+    frame_size,
+)
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -21,13 +29,8 @@ if TYPE_CHECKING:
 
 
 def export(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="Preset or YAML file.")],
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="Weights file; random: untrained.", show_default="bundled with the preset"
-        ),
-    ] = None,
+    config: PresetArgument,
+    checkpoint: CheckpointOption = None,
     out: Annotated[
         Path, typer.Option(help="Folder for a .onnx file a function and export.json.")
     ] = Path("out/export"),
@@ -42,20 +45,12 @@ def export(
         typer.Option(help="Type of the arithmetic; inputs and outputs are float32."),
     ] = "float32",
     opset: Annotated[int, typer.Option(min=18, help="Version of ONNX' operators.")] = 20,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override a setting by its dotted name; may be repeated.",
-        ),
-    ] = None,
+    settings: SetOption = None,
 ) -> None:
     """Write the functions of a preset's network as ONNX files, checked against PyTorch.
 
     The folder takes the place of a checkpoint: --checkpoint OUT.
     """
-    from stemseg_ros.cli.main import config_from, frame_size
     from stemseg_ros.media.outputs import appear_together
 
     tree = config_from(config, settings)

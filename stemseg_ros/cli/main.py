@@ -6,7 +6,6 @@ A mistake of the user ends in one line on standard error and exit code 2.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,16 +16,24 @@ from stemseg_ros import __version__
 from stemseg_ros.cli.bag import bag_app
 from stemseg_ros.cli.evaluate import convert, evaluate
 from stemseg_ros.cli.export import export
+from stemseg_ros.cli.options import (
+    CheckpointOption,
+    ConfigOption,
+    DeviceOption,
+    PresetArgument,
+    SetOption,
+    SourceArgument,
+    StrictOption,
+    TopicOption,
+    config_from,
+    frame_size,
+)
 from stemseg_ros.cli.propagate import propagate
 from stemseg_ros.cli.view import view
 from stemseg_ros.errors import StemsegError, needs_extra
 
 if TYPE_CHECKING:
-    from stemseg_ros.config import Config
-
-
-class UsageError(StemsegError):
-    """An option has a value that cannot be read."""
+    pass
 
 
 class ErrorBoundary(TyperGroup):
@@ -44,7 +51,7 @@ app = typer.Typer(
     cls=ErrorBoundary,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Video instance segmentation by spatio-temporal embeddings (STEm-Seg).",
+    help="Video instance segmentation and tracking: recordings, training, evaluation, demo.",
 )
 app.add_typer(bag_app, name="bag")
 data_app = typer.Typer(no_args_is_help=True, help="Labelled data that a preset trains on.")
@@ -55,30 +62,6 @@ app.command()(export)
 app.command()(propagate)
 app.command()(view)
 
-ConfigOption = Annotated[
-    str,
-    typer.Option(
-        "--config", help="Preset (lite, kitti_mots, davis, youtube_vis, saliency) or YAML file."
-    ),
-]
-CheckpointOption = Annotated[
-    str | None,
-    typer.Option(
-        "--checkpoint",
-        help="Weights file; random: untrained.",
-        show_default="bundled with the preset",
-    ),
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a setting by its dotted name; may be repeated.",
-    ),
-]
-PresetArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Preset or YAML file.")]
 DataOption = Annotated[
     Path, typer.Option("--data", help="Folder that the roots of training.mix are relative to.")
 ]
@@ -115,22 +98,14 @@ def demo(
 
 @app.command()
 def run(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="INPUT",
-            help="A video, a folder of images (or 'folder/*.jpg'), or a ROS 2 bag.",
-        ),
-    ],
+    source: SourceArgument,
     out: Annotated[
         Path, typer.Option(help="Folder for instances.txt, overlay.mp4 and summary.json.")
     ] = Path("out/run"),
     config: ConfigOption = "lite",
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
-    topic: Annotated[
-        str | None, typer.Option(help="Image topic of a bag.", show_default="the only one")
-    ] = None,
+    topic: TopicOption = None,
     fps: Annotated[
         float | None,
         typer.Option(
@@ -138,9 +113,7 @@ def run(
         ),
     ] = None,
     settings: SetOption = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit code 3 if any frame could not be read.")
-    ] = False,
+    strict: StrictOption = False,
 ) -> None:
     """Segment and track a recording: KITTI-MOTS text, overlay video, summary."""
     tree = config_from(config, settings)
@@ -201,8 +174,8 @@ def bench(
     json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
     settings: SetOption = None,
 ) -> None:
-    """Time each stage per frame and the whole pipeline, on drawn frames (few objects for trained
-    weights)."""
+    """Time each stage per frame and the whole pipeline, on synthetic frames (few objects for
+    trained weights)."""
     given = {"window.length": length, "window.overlap": overlap, "runtime.precision": precision}
     tree = config_from(
         config, settings, {name: value for name, value in given.items() if value is not None}
@@ -241,7 +214,7 @@ def train(
     ] = Path("out/train"),
     config: ConfigOption = "lite",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder.")
+        bool, typer.Option("--resume", help="Continue the run in the folder.")
     ] = False,
     device: DeviceOption = "auto",
     settings: SetOption = None,
@@ -308,39 +281,3 @@ def data_show(
 
     frames = show_clips(own_settings(tree), data, out, clips)
     typer.echo(f"{out}: {clips} clips of {frames} frames")
-
-
-def config_from(
-    name: str, settings: list[str] | None, options: dict[str, Any] | None = None
-) -> Config:
-    """The preset or file with --set and the command's own options on top."""
-    from stemseg_ros.config import load_config
-
-    return load_config(name, {**_overrides(settings or []), **(options or {})})
-
-
-def _overrides(settings: list[str]) -> dict[str, Any]:
-    import yaml
-
-    overrides: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set {setting}: expected KEY=VALUE, for example window.overlap=2")
-        try:
-            overrides[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(
-                f"--set {setting}: '{text}' cannot be read as a YAML value"
-            ) from error
-    return overrides
-
-
-def frame_size(text: str) -> tuple[int, int]:
-    """(width, height) from "1242x375"."""
-    match = re.fullmatch(r"([0-9]+)x([0-9]+)", text)
-    if match is None or not all(16 <= int(side) <= 16384 for side in match.groups()):
-        raise UsageError(
-            f"--size {text}: expected WIDTHxHEIGHT, 16 to 16384 pixels, as in 1242x375"
-        )
-    return int(match[1]), int(match[2])

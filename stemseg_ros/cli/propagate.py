@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stemseg_ros.cli.options import (
+    CheckpointOption,
+    DeviceOption,
+    SetOption,
+    SourceArgument,
+    StrictOption,
+    TopicOption,
+    config_from,
+)
 from stemseg_ros.errors import MediaError, PromptError
 
 if TYPE_CHECKING:
@@ -14,13 +23,7 @@ if TYPE_CHECKING:
 
 
 def propagate(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="VIDEO",
-            help="A video, a folder of images (or 'folder/*.jpg'), or a ROS 2 bag.",
-        ),
-    ],
+    source: SourceArgument,
     masks: Annotated[
         Path,
         typer.Option(
@@ -35,38 +38,21 @@ def propagate(
     config: Annotated[
         str, typer.Option(help="Preset of a model that takes prompts, or YAML file.")
     ] = "hodor_lite",
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="Weights file; random: untrained.", show_default="bundled with the preset"
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    topic: Annotated[
-        str | None, typer.Option(help="Image topic of a bag.", show_default="the only one")
-    ] = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "auto",
+    topic: TopicOption = None,
     fps: Annotated[
         float | None,
         typer.Option(
             help="Frame rate of the overlay.", show_default="that of the video; 10 for images"
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override a setting by its dotted name; may be repeated.",
-        ),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit code 3 if any frame could not be read.")
-    ] = False,
+    settings: SetOption = None,
+    strict: StrictOption = False,
 ) -> None:
     """Follow the objects of given masks through a recording: label images, overlay video,
     summary."""
     from stemseg_ros.cli.console import frames_progress, report_damage
-    from stemseg_ros.cli.main import config_from
     from stemseg_ros.execution.device import describe_device, resolve_device
     from stemseg_ros.formats.prompt_pngs import read_prompt_masks
     from stemseg_ros.labelling.propagate import (

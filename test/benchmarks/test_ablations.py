@@ -28,7 +28,7 @@ def differences(row: Config, base: Config) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_differs_in_what_it_says_and_nothing_else(name: str) -> None:
+def test_a_row_differs_in_its_change_and_nothing_else(name: str) -> None:
     base = load_config("lite_2")
     expected = {"training.mix" if key == "mix" else key for key in ROWS[name]}
     assert set(differences(row_config(base, name), base)) == expected
@@ -78,7 +78,7 @@ def test_a_row_is_trained_measured_and_kept(tmp_path: Path) -> None:
         (["--config", "none.yaml"], "none.yaml"),
     ],
 )
-def test_mistakes_are_told_without_a_stack_trace(
+def test_mistakes_are_reported_without_a_stack_trace(
     option: list[str], words: str, tmp_path: Path
 ) -> None:
     app = typer.Typer()

@@ -111,7 +111,7 @@ def test_masks_are_counted_by_size() -> None:
     assert [(q.truths, q.found, q.predictions) for q in bins] == [(1, 0, 0), (0, 0, 0), (1, 1, 1)]
 
 
-def test_failures_are_told_by_frame_and_kind_the_largest_first() -> None:
+def test_failures_are_listed_by_frame_and_kind_the_largest_first() -> None:
     truth = [image(_1001=LEFT), image(_1001=LEFT, _1002=SMALL)]
     predicted = [image(_7=LEFT, _8=RIGHT), image(_7=(0, 10, 0, 4))]
     found = failures(result(truth, predicted), 1, min_area=5)

@@ -52,7 +52,7 @@ def test_disturbances_are_small_and_labels_move_along() -> None:
         assert np.abs(changed.image[where].astype(int) - image[source]).mean() < 10, name
 
 
-def test_a_clip_is_told_with_its_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_is_reported_with_its_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = iter([result([1, 2]), result([2]), result([1, 2]), result([1, 2]), result([])])
     monkeypatch.setattr("benchmarks.development_table.run_sequence", lambda *_, **__: next(runs))
     rows = clip_rows(SimpleNamespace(config=load_config("lite")), None)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ def run(policy: str = "stride", bound: int = 0, load: float = 2.0) -> Run:
     return Run(policy, bound, load, 25, times, times / 10, {"stride": 15, "late": 0})
 
 
-def test_the_stand_in_takes_its_time_and_answers_every_frame(
+def test_the_fake_takes_its_time_and_has_a_result_for_every_frame(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slept: list[float] = []

@@ -93,7 +93,7 @@ def test_a_failing_node_is_reported_with_its_last_words(
 
 
 @pytest.mark.parametrize("module, what", [("rclpy", "ROS 2"), ("stemseg", "message package")])
-def test_without_ros_it_says_what_is_missing(
+def test_without_ros_it_names_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, what: str
 ) -> None:
     monkeypatch.setattr(session, "find_spec", lambda name: None if name == module else object())

@@ -108,7 +108,7 @@ def test_ignored_pixels_survive_the_bag(dataset: Path, tmp_path: Path) -> None:
     assert given.frames == 12 and len(given.rows) == 24
 
 
-def record_answers(config: Config, bag: Path, first: int = 0) -> None:
+def record_results(config: Config, bag: Path, first: int = 0) -> None:
     """What the node would answer to the images of sequence 0001, from frame ``first`` on."""
     stream = colour_model(config).stream()
     with InstanceBagWriter(bag) as answers:
@@ -119,13 +119,13 @@ def record_answers(config: Config, bag: Path, first: int = 0) -> None:
             answers.write(result)
 
 
-def test_recorded_answers_to_benchmark_files(
+def test_recorded_results_to_benchmark_files(
     dataset: Path, engines: list[ColourEngine], tmp_path: Path
 ) -> None:
     """A recorded bag, converted, holds what an evaluation stores."""
     run(dataset, tmp_path / "out", "--sequence", "0001")
     bag = tmp_path / "answers.mcap"
-    record_answers(engines[0].config, bag)
+    record_results(engines[0].config, bag)
     for name in FORMATS:
         place = tmp_path / name / ("r.json" if name == "youtube_vis" else "")
         options = ["--name", "0001", "--format", name]
@@ -137,7 +137,7 @@ def test_recorded_answers_to_benchmark_files(
     assert {r.class_id for r in read_bag(bag, None).rows} == {CAR, PEDESTRIAN}
 
 
-def test_recorded_answers_are_scored_against_a_bag(
+def test_recorded_results_are_scored_against_a_bag(
     dataset: Path, engines: list[ColourEngine], tmp_path: Path
 ) -> None:
     truth, answers, out = (tmp_path / name for name in ("0001.mcap", "answers.mcap", "scored"))
@@ -145,10 +145,10 @@ def test_recorded_answers_are_scored_against_a_bag(
     images = str(dataset / "image_02" / "0001")
     CliRunner().invoke(app, ["bag", "from-frames", images, str(truth), *arguments])
     expected = run(truth, tmp_path / "out")["runs"][0]["measures"]
-    record_answers(engines[0].config, answers)
+    record_results(engines[0].config, answers)
     evaluate("--ground-truth", truth, "--results", answers, "--out", out)
     report = json.loads((out / "report.json").read_text())
     assert report["runs"][0]["measures"] == expected
-    record_answers(engines[0].config, tmp_path / "late.mcap", first=1)
+    record_results(engines[0].config, tmp_path / "late.mcap", first=1)
     late = ["--ground-truth", truth, "--results", tmp_path / "late.mcap", "--out", out]
     assert "same stamps; they differ from frame 0 on (8 and 9 messages)" in evaluate(*late, code=2)

@@ -62,7 +62,7 @@ def stemseg(*arguments: object, code: int = 0) -> str:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_converted_answers_are_scored(name: str, tmp_path: Path) -> None:
+def test_converted_results_are_scored(name: str, tmp_path: Path) -> None:
     pytest.importorskip("trackeval")
     truth, results = place(name, tmp_path / "truth"), place(name, tmp_path / "results")
     FORMATS[name].write(truth, [truth_named(name)], truth=True)
@@ -86,7 +86,7 @@ def test_numbers_without_ground_truth(tmp_path: Path) -> None:
     assert names == ["00000", "00001", "00002", "00003"]
 
 
-def test_answers_that_do_not_fit_the_ground_truth(tmp_path: Path) -> None:
+def test_results_that_do_not_fit_the_ground_truth(tmp_path: Path) -> None:
     truth = tmp_path / "truth.json"
     FORMATS["youtube_vis"].write(truth, [truth_named("youtube_vis")], truth=True)
     bag, out = record(tmp_path / "short.mcap", frames=3), tmp_path / "r.json"

@@ -275,13 +275,13 @@ def test_unrelated_files_are_no_parts(tmp_path: Path) -> None:
     "form, words",
     [("ros1", "rosbags-convert --src"), ("json", "serialised as 'json', only 'cdr'")],
 )
-def test_foreign_serialisation_says_what_to_do(tmp_path: Path, form: str, words: str) -> None:
+def test_foreign_serialisation_names_the_remedy(tmp_path: Path, form: str, words: str) -> None:
     path = mcap(tmp_path / "x.mcap", profile="", encoding=form)
     with pytest.raises(BagError, match=words):
         ImageBagReader(path)
 
 
-def test_a_bag_of_ros_1_says_what_to_do(tmp_path: Path) -> None:
+def test_a_bag_of_ros_1_names_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "drive.bag").write_bytes(b"#ROSBAG V2.0\n" + bytes(100))
     for path in (tmp_path, tmp_path / "drive.bag"):
         with pytest.raises(BagError, match=r"bag of ROS 1.*rosbags-convert --src '.*drive.bag'"):

@@ -285,7 +285,7 @@ def test_bad_frames_of_a_video_are_skipped(
 @pytest.mark.parametrize(
     "suffix, words", [(".avi", "announces 12 frames"), (".mkv", r"announces 1\.20 s")]
 )
-def test_a_cut_video_gives_what_is_there_and_says_so(
+def test_a_cut_video_yields_its_frames_and_a_report(
     tmp_path: Path, suffix: str, words: str
 ) -> None:
     source = open_source(video_with_bad_frames(tmp_path / f"x{suffix}", (), share=0.5))

@@ -115,7 +115,7 @@ def test_a_killed_node_is_followed_by_another_while_the_bag_plays(rig: Rig) -> N
     assert_passed(kills.kill_nodes(rig, rounds=1, within=120.0), rig)
 
 
-def test_a_short_soak_answers_every_image_and_keeps_threads_and_files(rig: Rig) -> None:
+def test_a_short_soak_accounts_for_every_image_and_keeps_threads_and_files(rig: Rig) -> None:
     samples, report = soak(rig, minutes=0.15, rate=10.0, interval=1.0)
     judge(samples, 3.0, report)
     for check in list(report.checks):  # too few seconds for a slope
@@ -135,7 +135,7 @@ def test_growth_is_that_after_the_warm_up(memory: list[float], kb: float) -> Non
 
 
 @pytest.mark.parametrize("change", [{"threads": 6}, {"files": 11}])
-def test_leaks_are_told(change: dict[str, int]) -> None:
+def test_leaks_are_reported(change: dict[str, int]) -> None:
     held = {"threads": 5, "files": 10}
     report = Report("")
     leaks(report, [Usage(1, 1, **held), Usage(1, 1, **(held | change))], "round")

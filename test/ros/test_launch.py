@@ -104,7 +104,7 @@ def test_camera_leaves_the_start_to_a_manager(peer: Peer, small: str) -> None:
         assert not child.lines("is ready")
 
 
-def test_camera_leaves_to_the_file_what_no_argument_says(peer: Peer, small: str) -> None:
+def test_camera_leaves_to_the_file_what_no_argument_sets(peer: Peer, small: str) -> None:
     file = Path(small.partition(":=")[2])
     file.write_text(file.read_text() + "    autostart: false\n")
     with process("run_launch.py", "camera.launch.py", small, *SMALL) as child:
@@ -298,7 +298,7 @@ def test_a_wrong_argument_is_refused_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
-def test_rviz_that_is_not_installed_is_told_before_anything_starts() -> None:
+def test_missing_rviz_is_reported_before_anything_starts() -> None:
     try:
         get_package_prefix("rviz2")
     except PackageNotFoundError:
@@ -353,7 +353,7 @@ def test_a_wrong_parameter_is_no_reason_to_start_again(small: str) -> None:
 
 
 @pytest.mark.parametrize("topic", ["", "/camera/image_raw"])
-def test_the_evaluation_is_told_the_image_topic(topic: str) -> None:
+def test_the_evaluation_gets_the_image_topic(topic: str) -> None:
     command = load("replay").score_command("clip.mcap", topic, Path("out"))
     assert command[-2:] == (["--topic", topic] if topic else ["--out", "out"])
 

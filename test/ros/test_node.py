@@ -94,7 +94,7 @@ def test_missing_device_fails_with_one_line(
 
 
 @pytest.mark.parametrize("service", ["flush", "reset"])
-def test_services_answer_while_images_come_fast(
+def test_services_respond_while_images_arrive_fast(
     local_node: Start, peer: Peer, monkeypatch: pytest.MonkeyPatch, service: str
 ) -> None:
     images = count()  # another one at every look
@@ -112,7 +112,7 @@ def test_pause_finishes_the_window(local_node: Start, peer: Peer) -> None:
     assert peer.stamps() == [1, 2, 3]
 
 
-def test_overload_drops_the_oldest_and_says_so(
+def test_overload_drops_the_oldest_and_logs_it(
     local_node: Start, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY_DELAY", "0.5")
@@ -167,7 +167,7 @@ def test_a_compressed_bag_is_played_as_the_window_needs_it(
     assert peer.stamps() == list(range(1, 10))
 
 
-def test_the_network_answers_every_frame(local_node: Start, peer: Peer) -> None:
+def test_the_network_has_a_result_for_every_frame(local_node: Start, peer: Peer) -> None:
     small = ("checkpoint:=random", "device:=cpu", "input.min_dim:=96")
     node = local_node(*small, *WINDOW, model_opener=open_model)
     peer.connect()

@@ -148,7 +148,7 @@ def test_bad_image_is_refused_in_one_line_and_the_stream_goes_on(
     assert "image refused" in node.lines(reason)[-1]
 
 
-def test_many_bad_images_are_told_twice_at_most(fresh: Peer, node: Process) -> None:
+def test_many_bad_images_are_logged_twice_at_most(fresh: Peer, node: Process) -> None:
     send(fresh, *range(6), encoding="rgb888x")
     assert wait_for(lambda: len(node.lines("rgb888x")) == 2)
     first, last = node.lines("rgb888x")
@@ -156,7 +156,7 @@ def test_many_bad_images_are_told_twice_at_most(fresh: Peer, node: Process) -> N
     assert ": 6 in" in last
 
 
-def test_failing_window_is_told_and_the_stream_goes_on(fresh: Peer, node: Process) -> None:
+def test_failing_window_is_logged_and_the_stream_continues(fresh: Peer, node: Process) -> None:
     send(fresh, 1)
     poison = np.full((24, 40, 3), 99, np.uint8)
     fresh.publisher.publish(message(poison, 2))
@@ -209,7 +209,7 @@ def test_flush_finishes_the_window(fresh: Peer) -> None:
     assert len({m.epoch for m in fresh.received}) == 1  # tracking goes on
 
 
-def test_an_empty_scene_is_answered(fresh: Peer) -> None:
+def test_an_empty_scene_has_a_result(fresh: Peer) -> None:
     for second in range(LENGTH):
         fresh.publisher.publish(message(np.zeros((24, 40, 3), np.uint8), second))
     assert [len(m.instances) for m in fresh.expect(2)] == [0, 0]

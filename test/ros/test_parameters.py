@@ -171,7 +171,7 @@ def test_a_type_that_ros_lacks_is_named() -> None:
 
 
 @pytest.mark.parametrize("comments", [False, True])
-def test_shipped_file_says_the_defaults(declare: Declare, tmp_path: Path, comments: bool) -> None:
+def test_shipped_file_holds_the_defaults(declare: Declare, tmp_path: Path, comments: bool) -> None:
     """As it is, and with the settings in its comments."""
     text = PARAMETER_FILE.read_text()
     file = tmp_path / "all.yaml"

@@ -77,7 +77,7 @@ def test_processes_share_the_clips_of_a_larger_batch(pack: Path) -> None:
         ),
     ],
 )
-def test_processes_that_cannot_meet_are_told(
+def test_processes_that_cannot_connect_are_reported(
     environment: dict[str, str], device: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):

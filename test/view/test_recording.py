@@ -92,7 +92,7 @@ def test_each_frame_has_its_timings(drive: Rows) -> None:
     assert values(drive, "/stage/cluster") == {1: 1.0, 2: 2.0, 3: 3.0}
 
 
-def test_a_new_epoch_ends_the_trails_and_is_told(tmp_path: Path) -> None:
+def test_a_new_epoch_ends_the_trails_and_is_logged(tmp_path: Path) -> None:
     again = FrameResult(0, STAMP, *SIZE, 2, (square(3, 30, 4),))
     rows = recorded(tmp_path / "a.rrd", Shown(frame(0), grey(1)), Shown(again, grey(2)))
     assert rows["/camera/trails"][1]["LineStrips2D:strips"] == [[[35.0, 8.0]]]

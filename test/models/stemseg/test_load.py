@@ -231,7 +231,7 @@ def test_what_is_taken_for_weights_is_called_what_it_is(
         load_network(config, tmp_path / name)
 
 
-def test_preset_without_bundled_weights_says_where_to_get_them() -> None:
+def test_preset_without_bundled_weights_names_their_source() -> None:
     with (
         torch.device("meta"),
         pytest.raises(CheckpointError, match=r"no weights are bundled with .*'davis'.*github"),

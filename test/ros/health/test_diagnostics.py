@@ -102,7 +102,7 @@ def test_stages_model_and_device_of_the_real_model(local_node: Start, peer: Peer
     assert (listener.level("worker"), listener.text("worker")) == (OK, "ready")
 
 
-def test_a_node_without_a_model_says_so(local_node: Start, peer: Peer) -> None:
+def test_a_node_without_a_model_reports_it(local_node: Start, peer: Peer) -> None:
     local_node("autostart:=false")
     listener = Listener(peer)
     assert peer.spin_until(lambda: listener.level("worker") is not None)

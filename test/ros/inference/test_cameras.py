@@ -112,7 +112,7 @@ def test_each_camera_gives_what_it_gives_alone(
     assert not node.lines("failed")
 
 
-def test_the_model_answers_every_frame_of_both(
+def test_every_frame_of_both_has_its_result(
     local_node: Start, peer: Peer, eyes: tuple[Eye, Eye]
 ) -> None:
     small = ("checkpoint:=random", "device:=cpu", "input.min_dim:=96")
@@ -129,7 +129,7 @@ def test_the_model_answers_every_frame_of_both(
 
 
 @pytest.mark.parametrize("trouble", ["bad images", "failing windows", "silence", "time goes back"])
-def test_trouble_of_one_camera_leaves_the_other_alone(
+def test_a_failing_camera_does_not_affect_the_other(
     local_node: Start, peer: Peer, eyes: tuple[Eye, Eye], trouble: str
 ) -> None:
     node = local_node(*WINDOW, NO_PAUSE)

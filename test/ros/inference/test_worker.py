@@ -189,7 +189,7 @@ def test_close_leaves_out_what_waits() -> None:
             it.worker.check()
 
 
-def test_the_job_that_hangs_is_answered_at_the_close() -> None:
+def test_a_hanging_job_gets_its_exception_at_the_close() -> None:
     with log() as it:
         assert it.worker.busy_seconds == 0
         hanging = it.worker.submit(it.gate.wait)

@@ -190,7 +190,7 @@ def test_lost_images_are_counted_and_explained_once(
     assert "config/fastdds_shm.xml" in it.lines("are lost in transit")[0]
 
 
-def test_no_silence_is_told_while_images_are_answered(
+def test_no_warning_while_images_are_processed(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A player waits for the answers, for a large network long."""
@@ -229,7 +229,7 @@ def test_the_other_transport_is_suggested(
     assert compressed.images[0].format == "png"
 
 
-def test_the_node_goes_on_with_the_publisher_that_returns(local_node: Start, peer: Peer) -> None:
+def test_the_node_continues_with_the_publisher_that_returns(local_node: Start, peer: Peer) -> None:
     """All of it: a camera is killed, another with another QoS takes over, later by its stamps."""
     node = local_node(*WINDOW, "stream.flush_after:=0.3")
     peer.connect_answers()

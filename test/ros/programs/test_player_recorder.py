@@ -85,7 +85,7 @@ def wait_until_connected(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def test_every_frame_is_answered_and_recorded(bag: Path, tmp_path: Path) -> None:
+def test_every_frame_has_its_result_recorded(bag: Path, tmp_path: Path) -> None:
     """Windows of 5 with 7 in flight: 12 frames need a flush at the end, and the last two come out
     by it."""
     with fake_node("--window", "5"), recorder(tmp_path, "--count", str(FRAMES)) as recording:
@@ -147,7 +147,7 @@ FAULTS = [
 @pytest.mark.parametrize(
     "node, options, code, message", FAULTS, ids=[fault[3][:24] for fault in FAULTS]
 )
-def test_player_says_what_is_wrong(
+def test_errors_of_the_player(
     bag: Path, node: list[str] | None, options: list[str], code: int, message: str
 ) -> None:
     with fake_node(*node) if node is not None else nullcontext(), player(bag, *options) as playing:
