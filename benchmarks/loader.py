@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from stemseg_ros.config import update_config
+from stemseg_ros.datasets.sequence import Sources
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.models.stemseg.settings import Settings, load_settings
 from stemseg_ros.training.batches import batches, load_sources, make_batch
-from stemseg_ros.training.clips import Sources
 
 
 def drawn_per_core(sources: Sources, config: Settings, clips: int) -> float:

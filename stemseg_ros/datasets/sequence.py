@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,10 @@ class LabelledFrame:
     """uint8 (H, W, 3), BGR."""
     labels: LabelArray
     """int32 (H, W): 0 background, class * 1000 + track id (0: a group), IGNORE_LABEL."""
+
+
+Sources = Mapping[str, Sequence[Sequence[LabelledFrame]]]
+"""Sequences by entry of the training mix; frames are decoded before, or when they are indexed."""
 
 
 class Labels(Protocol):

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from stemseg_ros.datasets.mix import load_mix
 from stemseg_ros.datasets.pseudo_label_repair import repair_all
-from stemseg_ros.datasets.sequence import LabelledFrame, read_all
+from stemseg_ros.datasets.sequence import LabelledFrame, Sources, read_all
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.models.layers.preprocess import normalise
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.models.stemseg.targets import Targets, grid_targets
-from stemseg_ros.training.clips import Clip, Sources, draw_clip, draw_size
+from stemseg_ros.training.clips import Clip, draw_clip, draw_size
 from stemseg_ros.training.distributed import World
 from stemseg_ros.training.interrupts import leave_signals_to_the_parent, signals_held
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelArray
+from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelArray, Sources
 from stemseg_ros.errors import MediaError
 from stemseg_ros.media.overlay import contact_sheet, draw_instances
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.records import FrameResult, Image, Instance
 from stemseg_ros.training.batches import load_sources, step_clips
-from stemseg_ros.training.clips import Clip, Sources
+from stemseg_ros.training.clips import Clip
 from stemseg_ros.training.distributed import World
 
 STRIPE = 8

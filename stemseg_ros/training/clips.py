@@ -7,7 +7,7 @@ resampled once, labels by nearest neighbour with the very same map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,34 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from stemseg_ros.datasets.classes import target_of
-from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelledFrame, is_object
+from stemseg_ros.datasets.sequence import LabelledFrame, Sources
 from stemseg_ros.models.stemseg.settings import Settings
-
-Affine = npt.NDArray[np.float64]
-"""3x3 map from source to clip pixels, homogeneous."""
-
-Sources = Mapping[str, Sequence[Sequence[LabelledFrame]]]
-"""Sequences by entry of the training mix; frames are decoded before, or when they are indexed."""
+from stemseg_ros.training.clip_colours import blur, change_light, shift_colours
+from stemseg_ros.training.clip_motion import Affine, Area, draw_crop, still_motion_maps
+from stemseg_ros.training.pasting import NO_PEOPLE, People, paste_objects
 
 MAX_STRIDE = 3
 """Frames of a video clip are 1 to 3 source frames apart."""
-MAX_ROTATION, MAX_SHIFT, MOTION_SCALE = 10.0, 0.1, (0.8, 1.2)
-"""Motion of stills: degrees, share of the crop, range of the scale (supplement II)."""
-CONSISTENT_MOTION = 0.6
-"""Share of still clips with steady motion; in the rest each frame is drawn by itself, as in the
-paper."""
-OBJECT_CROP = 0.8
-"""Share of crops that are placed on an object; the rest lie anywhere."""
-PASTE_AREA = (600, 60000)
-"""Range of the area of objects that are pasted into other clips, in pixels."""
-PERSON_HEIGHT = (20.0, 200.0)
-"""Range of the height of people at street scale, in pixels of the clip."""
-UPRIGHT = 1.7
-"""Least height of a whole body, in widths."""
-MAX_ENLARGEMENT = 1.3
-"""Largest scale at which a body is pasted."""
-ATTEMPTS = 8
-"""Images that are looked at for a body."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,23 +69,19 @@ def draw_clip(
         )
     )
     if rng.random() < training.copy_paste:
-        clip = paste_objects(clip, sources, rng, _people(config))
-    return Clip(_photometric(clip.frames, rng), clip.labels, f"{name}[{number}]")
+        paste_objects(clip.frames, clip.labels, sources, rng, _people(config))
+    return Clip(change_light(clip.frames, rng), clip.labels, f"{name}[{number}]")
 
 
-@dataclass(frozen=True, slots=True)
-class _Area:
-    """What part of an image a clip shows."""
-
-    crop: tuple[int, int]
-    """Height and width of the clip in pixels."""
-    scale: tuple[float, float]
-    """Range of the random scale before the crop."""
+def _people(config: Settings) -> People:
+    if not config.training.paste_people:
+        return NO_PEOPLE
+    return People(target_of("pedestrian", config.network.classes), config.training.paste_people)
 
 
-def _area(name: str, config: Settings) -> _Area:
+def _area(name: str, config: Settings) -> Area:
     entry, training = config.training.mix[name], config.training
-    return _Area(entry.crop or training.crop, entry.scale or training.scale)
+    return Area(entry.crop or training.crop, entry.scale or training.scale)
 
 
 def _shares(names: list[str], config: Settings) -> npt.NDArray[np.float64]:
@@ -115,7 +91,7 @@ def _shares(names: list[str], config: Settings) -> npt.NDArray[np.float64]:
 
 
 def _video_clip(
-    sequence: Sequence[LabelledFrame], area: _Area, length: int, rng: np.random.Generator
+    sequence: Sequence[LabelledFrame], area: Area, length: int, rng: np.random.Generator
 ) -> Clip:
     longest = max(1, min(MAX_STRIDE, (len(sequence) - 1) // max(length - 1, 1)))
     stride = int(rng.integers(1, longest + 1))
@@ -123,25 +99,22 @@ def _video_clip(
     frames = sequence[first : first + (length - 1) * stride + 1 : stride]
     if rng.random() < 0.5:
         frames = frames[::-1]
-    crop = _crop(frames[length // 2].labels, area, rng)
+    crop = draw_crop(frames[length // 2].labels, area, rng)
     return warp(frames, [crop] * length, area.crop)
 
 
-def _still_clip(frame: LabelledFrame, area: _Area, length: int, rng: np.random.Generator) -> Clip:
+def _still_clip(frame: LabelledFrame, area: Area, length: int, rng: np.random.Generator) -> Clip:
     size = area.crop
-    crop = _crop(frame.labels, area, rng)
-    if rng.random() < CONSISTENT_MOTION:
-        end = _motion(size, rng)
-        steps = np.linspace(-0.5, 0.5, length)
-        motions = [_affine(size, *(step * end)) for step in steps]
-    else:
-        motions = [_affine(size, *_motion(size, rng)) for _ in range(length)]
+    crop = draw_crop(frame.labels, area, rng)
+    motions = still_motion_maps(size, length, rng)
     clip = warp([frame] * length, [motion @ crop for motion in motions], size)
-    return Clip(np.stack([_colour(_blur(image, rng), rng) for image in clip.frames]), clip.labels)
+    return Clip(
+        np.stack([shift_colours(blur(image, rng), rng) for image in clip.frames]), clip.labels
+    )
 
 
 def warp(frames: Sequence[LabelledFrame], maps: list[Affine], size: tuple[int, int]) -> Clip:
-    """Frames through one affine map each, to (height, width). Outside the source: grey,
+    """Map each frame by its affine map to (height, width); outside the source, grey and
     background."""
     height, width = size
     grey = (103, 116, 123)  # near the mean that preprocessing subtracts, so it looks like padding
@@ -159,265 +132,3 @@ def warp(frames: Sequence[LabelledFrame], maps: list[Affine], size: tuple[int, i
         for frame, m in zip(frames, maps, strict=True)
     ]
     return Clip(np.stack(images).astype(np.uint8), np.stack(labels).astype(np.int32))
-
-
-def _crop(labels: npt.NDArray[np.int32], area: _Area, rng: np.random.Generator) -> Affine:
-    """Random scale, flip and place of the crop; mostly around some object."""
-    height, width = area.crop
-    rows, columns = labels.shape
-    low, high = area.scale
-    scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    ids = [i for i in np.unique(labels) if i not in (0, IGNORE_LABEL)]
-    if ids and rng.random() < OBJECT_CROP:
-        ys, xs = np.nonzero(labels == ids[rng.integers(len(ids))])
-        focus = np.array([xs.mean(), ys.mean()]) * scale + rng.uniform(-0.35, 0.35, 2) * (
-            width,
-            height,
-        )
-    else:
-        focus = rng.random(2) * (columns, rows) * scale
-    # The crop stays inside the image where the image is large enough.
-    room = np.array([columns * scale - width, rows * scale - height])
-    offset = np.clip(
-        focus - np.array([width, height]) / 2, np.minimum(room, 0), np.maximum(room, 0)
-    )
-    flip = -1.0 if rng.random() < 0.5 else 1.0
-    x_shift = -offset[0] if flip > 0 else offset[0] + width - 1
-    return np.array([[flip * scale, 0, x_shift], [0, scale, -offset[1]], [0, 0, 1]])
-
-
-def _motion(size: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Degrees, shift in x and y in pixels, log of scale."""
-    height, width = size
-    return np.array(
-        [
-            rng.uniform(-MAX_ROTATION, MAX_ROTATION),
-            rng.uniform(-MAX_SHIFT, MAX_SHIFT) * width,
-            rng.uniform(-MAX_SHIFT, MAX_SHIFT) * height,
-            rng.uniform(*np.log(MOTION_SCALE)),
-        ]
-    )
-
-
-def _affine(
-    size: tuple[int, int], degrees: float, dx: float, dy: float, log_scale: float
-) -> Affine:
-    """Rotation and scale about the middle of the crop, then a shift."""
-    height, width = size
-    matrix = cv2.getRotationMatrix2D(
-        (width / 2, height / 2), float(degrees), float(np.exp(log_scale))
-    )
-    matrix[:, 2] += np.array([dx, dy])
-    return np.vstack([matrix, [0, 0, 1]])
-
-
-def _blur(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Motion blur in a random direction, for 30 % of the images."""
-    length = int(rng.integers(3, 8))
-    angle = rng.uniform(0, np.pi)
-    if rng.random() > 0.3:
-        return image
-    kernel = np.zeros((length, length), np.float32)
-    middle, half = (length - 1) / 2, (length - 1) / 2 * np.array([np.cos(angle), np.sin(angle)])
-    start, end = (np.rint(middle + sign * half).astype(int).tolist() for sign in (-1, 1))
-    cv2.line(kernel, start, end, 1.0)
-    return np.asarray(cv2.filter2D(image, -1, kernel / kernel.sum()), dtype=np.uint8)
-
-
-def _colour(
-    image: npt.NDArray[np.uint8],
-    rng: np.random.Generator,
-    hue: float = 4.0,
-    saturation: float = 0.12,
-) -> npt.NDArray[np.uint8]:
-    """Small shift of hue (of 180) and saturation."""
-    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV).astype(np.int16)
-    hsv[..., 0] = (hsv[..., 0] + round(rng.uniform(-hue, hue))) % 180
-    hsv[..., 1] = np.clip(hsv[..., 1] * (1 + rng.uniform(-saturation, saturation)), 0, 255)
-    return np.asarray(cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2BGR), dtype=np.uint8)
-
-
-def _photometric(frames: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """One change of contrast, brightness, gamma and white balance for the whole clip."""
-    levels = np.arange(256, dtype=np.float64)[:, None] / 255
-    levels = levels ** np.exp(rng.uniform(-0.35, 0.35))
-    levels = (levels - 0.5) * rng.uniform(0.75, 1.25) + 0.5 + rng.uniform(-0.06, 0.06)
-    table = np.clip(levels * rng.uniform(0.93, 1.07, 3) * 255, 0, 255).astype(np.uint8)  # (256, 3)
-    looked_up = [cv2.LUT(frame, table[None]) for frame in frames]
-    return np.stack(looked_up).astype(np.uint8, copy=False)
-
-
-@dataclass(frozen=True, slots=True)
-class People:
-    """How many of the pasted objects are people at street scale."""
-
-    class_id: int = 0
-    share: float = 0.0
-
-
-def _people(config: Settings) -> People:
-    if not config.training.paste_people:
-        return People()
-    return People(target_of("pedestrian", config.network.classes), config.training.paste_people)
-
-
-def paste_objects(
-    clip: Clip, sources: Sources, rng: np.random.Generator, people: People = People()
-) -> Clip:
-    """Cut up to three objects out of other images and let each move steadily across the clip, in
-    front; people at street scale behind what stands nearer."""
-    frames, labels = clip.frames.copy(), clip.labels.copy()
-    for _ in range(int(rng.integers(1, 4))):
-        as_person = people.share > 0 and rng.random() < people.share
-        cut = _body(sources, people.class_id, rng) if as_person else _cut_out(sources, rng)
-        if cut is not None:
-            image, mask, class_id = cut
-            new = _free_label(labels, class_id)
-            if new:
-                paste = _paste_person if as_person else _paste
-                paste(frames, labels, image, mask, new, rng)
-    return Clip(frames, labels)
-
-
-def _free_label(labels: npt.NDArray[np.int32], class_id: int) -> int:
-    """A label of the class that is not used yet, if possible above all that are; 0 if there is
-    none."""
-    used = np.flatnonzero(np.bincount(labels.ravel(), minlength=1))
-    numbers = set((used[used // CLASS_STEP == class_id] % CLASS_STEP).tolist())
-    above = max(numbers, default=0) + 1
-    free = (number for number in (above, *range(1, CLASS_STEP)) if number not in numbers)
-    number = next((number for number in free if number < CLASS_STEP), 0)
-    return number and class_id * CLASS_STEP + number
-
-
-Cut = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], int]
-"""An object: image (H, W, 3), mask (H, W) 0 or 1, class."""
-
-
-def _body(sources: Sources, class_id: int, rng: np.random.Generator) -> Cut | None:
-    """A whole, upright person."""
-    for _ in range(ATTEMPTS):
-        cut = _cut_out(sources, rng, class_id)
-        if cut is not None and cut[1].shape[0] >= UPRIGHT * cut[1].shape[1]:
-            return cut
-    return None
-
-
-def _cut_out(sources: Sources, rng: np.random.Generator, class_id: int = 0) -> Cut | None:
-    """A whole object of a class (0: any); None if the drawn image has none."""
-    names = list(sources)
-    part = sources[names[rng.integers(len(names))]]
-    sequence = part[int(rng.integers(len(part)))]
-    frame = sequence[int(rng.integers(len(sequence)))]
-    areas = np.bincount(frame.labels.ravel())
-    ids = np.flatnonzero((areas >= PASTE_AREA[0]) & (areas <= PASTE_AREA[1]))
-    fitting = ids[is_object(ids) & ((class_id == 0) | (ids // CLASS_STEP == class_id))].tolist()
-    if not fitting:
-        return None
-    chosen = fitting[rng.integers(len(fitting))]
-    mask = (frame.labels == chosen).astype(np.uint8)
-    x, y, width, height = cv2.boundingRect(mask)
-    rows, columns = mask.shape
-    if x == 0 or y == 0 or x + width == columns or y + height == rows:
-        return None  # cut off by the image border
-    box = np.s_[y : y + height, x : x + width]
-    if mask[box].mean() < 0.5:
-        return None  # most likely the visible rest of something hidden
-    return frame.image[box], mask[box], chosen // CLASS_STEP
-
-
-def _paste(
-    frames: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int32],
-    image: npt.NDArray[np.uint8],
-    mask: npt.NDArray[np.uint8],
-    label: int,
-    rng: np.random.Generator,
-) -> None:
-    length, height, width = labels.shape
-    largest = 0.7 * min(height / mask.shape[0], width / mask.shape[1])
-    scale = min(float(np.exp(rng.uniform(np.log(0.5), np.log(2.0)))), largest)
-    growth = np.exp(rng.uniform(-0.04, 0.04) * np.arange(length))
-    speed = rng.uniform(-1, 1, 2) * (0.04 * width, 0.015 * height)
-    start = rng.uniform((0, 0.3), (1, 0.9)) * (width, height)
-    flip = -1.0 if rng.random() < 0.5 else 1.0
-    middle = np.array([mask.shape[1], mask.shape[0]]) / 2
-    soft = cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0)
-    for t in range(length):
-        s = scale * growth[t]
-        x, y = start + speed * t - middle * s * (flip, 1)
-        matrix = np.array([[flip * s, 0, x], [0, s, y]])
-        alpha = cv2.warpAffine(soft, matrix, (width, height), flags=cv2.INTER_LINEAR)
-        colours = cv2.warpAffine(
-            image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        box = (_span(alpha.max(1)), _span(alpha.max(0)))
-        part = alpha[box][..., None]
-        frames[t][box] = (frames[t][box] * (1 - part) + colours[box] * part).astype(np.uint8)
-        labels[t][box][part[..., 0] > 0.5] = label
-
-
-def _paste_person(
-    frames: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int32],
-    image: npt.NDArray[np.uint8],
-    mask: npt.NDArray[np.uint8],
-    label: int,
-    rng: np.random.Generator,
-) -> None:
-    """Let a body walk across the clip, hidden by objects that stand lower in the image.
-
-    A camera on a car looks from about the height of a head, so that heads and the roofs of cars,
-    near or far, lie close to the horizon.
-    """
-    length, height, width = labels.shape
-    tallest = min(PERSON_HEIGHT[1], 0.8 * height, MAX_ENLARGEMENT * mask.shape[0])
-    tall = np.exp(rng.uniform(np.log(PERSON_HEIGHT[0]), np.log(tallest)))
-    scale = float(tall / mask.shape[0])
-    if rng.random() < 0.5:
-        image, mask = image[:, ::-1], mask[:, ::-1]
-    # Shrunk by areas first: a warp alone would skip pixels.
-    size = [max(1, round(side * min(scale, 1.0))) for side in mask.shape[::-1]]
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    small = np.clip(small * rng.uniform(0.6, 1.15), 0, 255).astype(np.uint8)
-    soft = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    left = rng.uniform(-0.5, width / tall - 0.5) * tall
-    top = _horizon(labels[length // 2], rng) + rng.normal(0, 0.12) * tall
-    speed = rng.uniform(-1, 1, 2) * (0.02 * width, 0.005 * height)
-    growth = np.exp(rng.uniform(-0.04, 0.04) * np.arange(length))
-    for t in range(length):
-        zoom = growth[t] * tall / size[1]
-        x, y = left + speed[0] * t, top + speed[1] * t
-        matrix = np.array([[zoom, 0, x], [0, zoom, y]])
-        alpha = cv2.warpAffine(soft, matrix, (width, height), flags=cv2.INTER_LINEAR)
-        box = (_span(alpha.max(1)), _span(alpha.max(0)))
-        colours = cv2.warpAffine(
-            small, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        part = alpha[box] * ~_nearer(labels[t], box, y + growth[t] * tall)
-        frames[t][box] = frames[t][box] * (1 - part[..., None]) + colours[box] * part[..., None]
-        labels[t][box][part > 0.5] = label
-
-
-def _horizon(labels: npt.NDArray[np.int32], rng: np.random.Generator) -> float:
-    """The row where some object of a frame begins, or a likely one."""
-    found = np.flatnonzero(np.bincount(labels.ravel()))
-    ids = found[is_object(found)]
-    if not len(ids):
-        return float(rng.uniform(0.15, 0.6) * len(labels))
-    return float(np.flatnonzero((labels == rng.choice(ids)).any(1))[0])
-
-
-def _nearer(
-    labels: npt.NDArray[np.int32], box: tuple[slice, slice], feet: float
-) -> npt.NDArray[np.bool_]:
-    """Pixels of a box that belong to objects which reach below a row."""
-    part = labels[box]
-    below = np.flatnonzero(np.bincount(labels[max(0, int(feet)) :].ravel()))
-    return np.isin(part, below[is_object(below)])
-
-
-def _span(profile: npt.NDArray[np.floating]) -> slice:
-    """From the first to the last value that is not 0."""
-    indices = np.flatnonzero(profile)
-    return slice(int(indices[0]), int(indices[-1]) + 1) if len(indices) else slice(0, 0)

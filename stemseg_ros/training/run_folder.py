@@ -16,12 +16,12 @@ from stemseg_ros.datasets.sequence import (
     LabelArray,
     LabelledFrame,
     LabelledSequence,
+    Sources,
     is_object,
 )
 from stemseg_ros.errors import MediaError
 from stemseg_ros.labelling.job import versions, write_json
 from stemseg_ros.models.stemseg.settings import Settings
-from stemseg_ros.training.clips import Sources
 
 COUNTED_FRAMES = 1000
 """Frames of a dataset, evenly spaced, whose labels are read for the statistics; ``stemseg data

@@ -19,11 +19,11 @@ import torch
 
 from stemseg_ros import __version__
 from stemseg_ros.config import update_config
+from stemseg_ros.datasets.sequence import Sources
 from stemseg_ros.execution.device import describe_device, resolve_device
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.batches import batches, load_sources, make_batch
 from stemseg_ros.training.checkpoints import export, restore, save
-from stemseg_ros.training.clips import Sources
 from stemseg_ros.training.distributed import join
 from stemseg_ros.training.interrupts import StopRequest, stop_requests
 from stemseg_ros.training.prediction_pictures import prediction_sheet

@@ -10,18 +10,12 @@ import numpy as np
 import pytest
 
 from stemseg_ros.config import Config, load_config
-from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledFrame
+from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledFrame, Sources
 from stemseg_ros.models.stemseg.targets import grid_targets
 from stemseg_ros.training.batches import make_batch
-from stemseg_ros.training.clips import (
-    People,
-    Sources,
-    _affine,
-    _motion,
-    draw_clip,
-    paste_objects,
-    warp,
-)
+from stemseg_ros.training.clip_motion import affine, draw_motion
+from stemseg_ros.training.clips import Clip, draw_clip, warp
+from stemseg_ros.training.pasting import NO_PEOPLE, People, paste_objects
 
 COLOURS = {1001: (200, 30, 30), 1002: (30, 200, 30), 2001: (30, 30, 200)}
 
@@ -42,6 +36,13 @@ def painted(columns: int = 200, rows: int = 120, shift: int = 0) -> LabelledFram
 def config(**training: object) -> Config:
     settings = {"crop": [96, 128], "copy_paste": 0.0, "mix": {"a": 1.0}, **training}
     return load_config("lite", {f"training.{name}": value for name, value in settings.items()})
+
+
+def pasted_on(base: Clip, sources: Sources, seed: int, people: People = NO_PEOPLE) -> Clip:
+    """The clip with objects of other images."""
+    clip = Clip(base.frames.copy(), base.labels.copy())
+    paste_objects(clip.frames, clip.labels, sources, np.random.default_rng(seed), people)
+    return clip
 
 
 def label_of_colour(frames: np.ndarray) -> np.ndarray:
@@ -132,7 +133,7 @@ def test_stills_move_as_far_as_in_the_paper() -> None:
     height, width = 100, 200
     found = []
     for _ in range(1000):
-        matrix = _affine((height, width), *_motion((height, width), rng))
+        matrix = affine((height, width), *draw_motion((height, width), rng))
         middle = matrix @ (width / 2, height / 2, 1)
         found.append(
             (
@@ -188,7 +189,7 @@ def test_videos_are_mirrored_as_a_whole() -> None:
 def test_pasted_objects_are_new_and_in_front() -> None:
     still: Sources = {"a": [[painted()]]}
     base = warp([painted()] * 4, [np.eye(3)] * 4, (120, 200))
-    pasted = [paste_objects(base, still, np.random.default_rng(seed)) for seed in range(10)]
+    pasted = [pasted_on(base, still, seed) for seed in range(10)]
     new = [clip for clip in pasted if set(np.unique(clip.labels)) - set(np.unique(base.labels))]
     assert len(new) >= 7
     for clip in new:
@@ -238,7 +239,7 @@ def test_people_are_pasted_upright_whole_and_behind_what_stands_nearer() -> None
     base = warp([street] * 4, [np.eye(3)] * 4, (400, 200))
     seen = 0
     for seed in range(20):
-        clip = paste_objects(base, people, np.random.default_rng(seed), People(2, 1.0))
+        clip = pasted_on(base, people, seed, People(2, 1.0))
         new = clip.labels // 1000 == 2
         assert not new[:, 200:].any(), "the car hides them"
         assert (clip.frames[new] > 120).mean() > 0.95 if new.any() else True

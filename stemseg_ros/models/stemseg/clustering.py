@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stemseg_ros.models.stemseg.rules import ClusteringRules
 from stemseg_ros.models.stemseg.settings import ClusteringConfig, NetworkConfig, Settings
 from stemseg_ros.models.stemseg.tensors import OUTLIER, NetworkOutput, WindowClusters
 
-REFERENCE_LIMIT = 20
-"""Instances a window at most, in the released code."""
 CHUNK = {"cpu": 1, "cuda": 16}
-"""Instances sought between two questions to the host, by type of device."""
+"""Instances that are sought between two synchronisations with the host, by type of device."""
 
 
 def foreground_mask(evidence: Tensor, config: Settings) -> Tensor:
@@ -91,26 +90,28 @@ def _grow(
     embeddings, precisions: (E, P).
     """
     pixels = heat.numel()
-    state = _State.start(pixels, heat, config)
+    rules = ClusteringRules.of(config)
+    state = _State.start(heat, config, rules)
     seeds = [torch.zeros(0, dtype=torch.int64, device=heat.device)]
     accepted = [torch.zeros(0, dtype=torch.bool, device=heat.device)]
-    limit = config.max_instances if config.corrected("instance_limit") else REFERENCE_LIMIT
     chunk = CHUNK[heat.device.type]
     for round_number in range(1, pixels + 1):
         seed, found = state.next_seed()
-        found &= state.count < limit
-        probability = _probability(embeddings, precisions, seed, config)
+        found &= state.count < rules.max_instances
+        probability = _probability(embeddings, precisions, seed, rules)
         seeds.append(seed)
-        accepted.append(state.claim(found, probability, config))
+        accepted.append(state.claim(found, probability))
         if round_number % chunk == 0 and not bool(found):
             break
-    return _Clusters(state.finish(config), torch.cat(seeds), torch.cat(accepted))
+    return _Clusters(state.finish(), torch.cat(seeds), torch.cat(accepted))
 
 
 @dataclass(slots=True, eq=False)
 class _State:
-    """What the loop remembers of each pixel; all on the device."""
+    """State of each pixel during the loop; all on the device."""
 
+    config: ClusteringConfig
+    rules: ClusteringRules
     positions: Tensor
     """int64 (P,) 0, 1, 2, ..."""
     labels: Tensor
@@ -125,10 +126,12 @@ class _State:
     """int16 (1,): number of clusters so far."""
 
     @classmethod
-    def start(cls, pixels: int, heat: Tensor, config: ClusteringConfig) -> _State:
-        device = heat.device
-        worst = 0.0 if config.corrected("leftovers") else 1.0
+    def start(cls, heat: Tensor, config: ClusteringConfig, rules: ClusteringRules) -> _State:
+        pixels, device = heat.numel(), heat.device
+        worst = 0.0 if rules.nearest_leftovers else 1.0
         return cls(
+            config=config,
+            rules=rules,
             positions=torch.arange(pixels, device=device),
             labels=torch.zeros(pixels, dtype=torch.int16, device=device),
             seedable=heat >= config.min_heat,
@@ -145,33 +148,33 @@ class _State:
         first = torch.where(self.seedable & (self.labels == 0), self.positions, last).min()
         return first.clamp(max=last - 1).view(1), (first < last).view(1)
 
-    def claim(self, valid: Tensor, probability: Tensor, config: ClusteringConfig) -> Tensor:
+    def claim(self, valid: Tensor, probability: Tensor) -> Tensor:
         """Give the pixels near a seed to a new cluster unless it is rejected.
 
         valid: bool (1,), whether there is a seed; probability: (P,). Returns bool (1,), whether
         it was accepted.
         """
-        inside = (probability > config.min_probability) & valid
+        inside = (probability > self.config.min_probability) & valid
         members = inside & (self.labels == 0)
         accepted = valid
-        if config.corrected("seed_rejection"):
+        if self.rules.seed_min_free is not None:
             # Most pixels taken already: this is the rim of a found object. None of what is left is
             # tried again.
-            accepted = valid & (members.sum() >= config.seed_min_free * inside.sum())
+            accepted = valid & (members.sum() >= self.rules.seed_min_free * inside.sum())
             self.seedable &= ~members
         self.count = self.count + accepted.to(torch.int16)
         self.labels = torch.where(members & accepted, self.count, self.labels)
         # The released code offers a leftover to the FARTHEST cluster, where the nearest is meant.
         better = (
-            probability > self.best if config.corrected("leftovers") else probability < self.best
+            probability > self.best if self.rules.nearest_leftovers else probability < self.best
         )
         self.best = torch.where(better & accepted, probability, self.best)
         self.choice = torch.where(better & accepted, self.count, self.choice)
         return accepted
 
-    def finish(self, config: ClusteringConfig) -> Tensor:
+    def finish(self) -> Tensor:
         """Labels after the leftover pass; pixels that stay free are outliers."""
-        near = self.best > config.leftover_probability
+        near = self.best > self.config.leftover_probability
         leftover = torch.where(near, self.choice, torch.full_like(self.choice, OUTLIER))
         return torch.where(self.labels == 0, leftover, self.labels)
 
@@ -183,7 +186,7 @@ def _precisions(bandwidths: Tensor, config: NetworkConfig) -> Tensor:
 
 
 def _probability(
-    embeddings: Tensor, precisions: Tensor, seed: Tensor, config: ClusteringConfig
+    embeddings: Tensor, precisions: Tensor, seed: Tensor, rules: ClusteringRules
 ) -> Tensor:
     """Probability (P,) of every pixel under the Gaussian around a seed, position (1,) (Eq. 2).
 
@@ -192,7 +195,7 @@ def _probability(
     # index_select, because indexing with a tensor of one number asks the host for it.
     center, precision = embeddings.index_select(1, seed), precisions.index_select(1, seed)
     squared = ((embeddings - center) ** 2 * precision).sum(dim=0)
-    return torch.exp(-0.5 * (squared if config.corrected("distance") else squared.sqrt()))
+    return torch.exp(-0.5 * (squared if rules.squared_distance else squared.sqrt()))
 
 
 def _class_logits(semantic: Tensor, cells: Tensor, found: _Clusters) -> Tensor:

@@ -1,9 +1,8 @@
 """Training losses of Sec. 3.4 (embeddings, bandwidths, heat map), Sec. 3.6 (semantics) and Sec.
 4.5 (saliency).
 
-All of them work on the network's stride-4 grid. ``training.targets`` chooses between the released
-training code (``reference``) and our reading of it with its mistakes mended (``corrected``); a
-function below says what the difference is where it makes one.
+All of them work on the network's stride-4 grid. Where the released training code (``reference``)
+and ours (``corrected``) differ, they follow ``rules.LossRules``.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE
+from stemseg_ros.models.stemseg.rules import LossRules
 from stemseg_ros.models.stemseg.settings import Settings
 
 RIM_STEPS = 4
@@ -39,6 +39,7 @@ class _Sample:
     masks: Tensor  # (I, P) float, 0 or 1
     cells: Tensor  # (I,) cells of each instance
     ignore: Tensor  # (P,) bool
+    excluded: Tensor  # (P,) bool, cells without any part in the losses; none in the reference
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,9 +73,9 @@ def embedding_loss(
     variant; in the corrected one its heat map is still pushed to zero, and neither outputs nor
     masks in ignored cells have any effect.
     """
-    corrected = config.training.targets == "corrected"
+    rules = LossRules.of(config)
     samples = [
-        _flatten(output, mask, ignored, config)
+        _flatten(output, mask, ignored, config, rules)
         for output, mask, ignored in zip(network_output, masks, ignore, strict=True)
     ]
     zero = network_output[:0].sum()  # keeps the graph where a batch has no instance
@@ -83,15 +84,15 @@ def embedding_loss(
     for sample in samples:
         if len(sample.cells):
             pairs = _pairs(sample, config)
-            weight = _instance_weight(sample, config)
+            weight = _instance_weight(sample, rules)
             logits = 2 * pairs.probability - 1
             hinge = lovasz_hinge(logits, pairs.inside, pairs.instance, len(sample.cells))
             lovasz.append((hinge * weight).sum())
             smoothness.append(_variance_smoothness(sample, pairs))
-            heat.append(_heat_inside(sample, pairs, masks.shape[2:], config))
+            heat.append(_heat_inside(sample, pairs, masks.shape[2:], rules))
             weights.append(weight.sum())
-        if len(sample.cells) or corrected:
-            heat.append(_heat_outside(sample, corrected))
+        if len(sample.cells) or rules.empty_windows:
+            heat.append(_heat_outside(sample))
     instances = sum(len(sample.cells) for sample in samples)
     losses = {
         "lovasz": torch.stack(lovasz).sum() / torch.stack(weights).sum().clamp(min=1e-6),
@@ -116,18 +117,17 @@ def semantic_loss(logits: Tensor, classes: Tensor, ignore: Tensor, config: Setti
     cells take part in the cross-entropy over classes, as in the released code, and the foreground
     term is a mean per sample.
     """
+    rules = LossRules.of(config)
     ignored = ignore.bool()
+    excluded = ignored & rules.exclude_ignored
+    known = classes.masked_fill(excluded, IGNORE_INDEX)
+    entropy = F.cross_entropy(logits[:, :-1], known, reduction="sum", ignore_index=IGNORE_INDEX)
     foreground = (classes > 0).to(logits.dtype)
     binary = F.binary_cross_entropy_with_logits(logits[:, -1], foreground, reduction="none")
-    binary = binary.masked_fill(ignored, 0.0)
-    if config.training.targets == "corrected":
-        known = classes.masked_fill(ignored, IGNORE_INDEX)
-        entropy = F.cross_entropy(
-            logits[:, :-1], known, reduction="none", ignore_index=IGNORE_INDEX
-        )
-        return (entropy + binary).sum() / (~ignored).sum().clamp(min=1)
-    per_sample = binary.flatten(1).sum(1) / (~ignored).flatten(1).sum(1).clamp(min=1)
-    return F.cross_entropy(logits[:, :-1], classes) + per_sample.mean()
+    groups = (len(logits) if rules.foreground_per_window else 1, -1)
+    sums = binary.masked_fill(ignored, 0.0).reshape(groups).sum(1)
+    counts = (~ignored).reshape(groups).sum(1).clamp(min=1)
+    return entropy / (~excluded).sum().clamp(min=1) + (sums / counts).mean()
 
 
 def saliency_loss(logits: Tensor, classes: Tensor, ignore: Tensor, config: Settings) -> Tensor:
@@ -175,7 +175,9 @@ def lovasz_hinge(logits: Tensor, inside: Tensor, instance: Tensor, instances: in
     return errors.new_zeros(instances).index_add(0, instance, errors.relu() * steps)
 
 
-def _flatten(output: Tensor, masks: Tensor, ignore: Tensor, config: Settings) -> _Sample:
+def _flatten(
+    output: Tensor, masks: Tensor, ignore: Tensor, config: Settings, rules: LossRules
+) -> _Sample:
     dims = config.network.embedding_dims
     learned = dims - config.network.free_dims
     if output.shape[0] != dims + learned + 1:
@@ -184,11 +186,10 @@ def _flatten(output: Tensor, masks: Tensor, ignore: Tensor, config: Settings) ->
             f"needs {dims} embeddings, {learned} variances and one heat map"
         )
     flat, ignored = output.flatten(1), ignore.flatten().bool()
-    mask = masks.flatten(1).to(flat.dtype)
-    if config.training.targets == "corrected":
-        mask = mask.masked_fill(ignored, 0.0)  # what an ignored cell belongs to is not known
+    excluded = ignored & rules.exclude_ignored
+    mask = masks.flatten(1).to(flat.dtype).masked_fill(excluded, 0.0)
     mask = mask[mask.sum(1) > 0]
-    return _Sample(flat[:dims], flat[dims:-1], flat[-1], mask, mask.sum(1), ignored)
+    return _Sample(flat[:dims], flat[dims:-1], flat[-1], mask, mask.sum(1), ignored, excluded)
 
 
 def _mean_inside(values: Tensor, sample: _Sample) -> Tensor:
@@ -204,9 +205,7 @@ def _pairs(sample: _Sample, config: Settings) -> _Pairs:
         (len(centers), config.network.free_dims), config.network.free_sigma**-2
     )
     precisions = torch.cat([precisions, free], dim=1)
-    chosen = _matters(sample, centers, precisions)
-    if config.training.targets == "corrected":
-        chosen &= ~sample.ignore
+    chosen = _matters(sample, centers, precisions) & ~sample.excluded
     instance, cell = chosen.nonzero(as_tuple=True)
     squared = sum(
         (values.index_select(0, cell) - center.index_select(0, instance)).square()
@@ -240,16 +239,13 @@ def _matters(sample: _Sample, centers: Tensor, precisions: Tensor) -> Tensor:
     return inside | (distance < (1.01 * reach + 0.01).clamp(max=FAR))
 
 
-def _instance_weight(sample: _Sample, config: Settings) -> Tensor:
+def _instance_weight(sample: _Sample, rules: LossRules) -> Tensor:
     """Weight of each instance in the Lovász mean: (I,).
 
-    reference: all equal. corrected: as ``training.size_power`` and ``training.min_instance_cells``
-    say; specks that are left out here still have their part in the other losses.
+    Specks that are left out here still have their part in the other losses.
     """
-    if config.training.targets == "reference":
-        return torch.ones_like(sample.cells)
-    large = (sample.cells >= config.training.min_instance_cells).to(sample.cells.dtype)
-    return large * (sample.cells / 1000).pow(config.training.size_power)
+    large = (sample.cells >= rules.min_instance_cells).to(sample.cells.dtype)
+    return large * (sample.cells / 1000).pow(rules.size_power)
 
 
 def _sum_inside(values: Tensor, sample: _Sample, pairs: _Pairs) -> Tensor:
@@ -268,15 +264,14 @@ def _variance_smoothness(sample: _Sample, pairs: _Pairs) -> Tensor:
     return (sums / (sample.cells * len(sample.raw_variance))).mean()
 
 
-def _heat_inside(sample: _Sample, pairs: _Pairs, shape: torch.Size, config: Settings) -> Tensor:
+def _heat_inside(sample: _Sample, pairs: _Pairs, shape: torch.Size, rules: LossRules) -> Tensor:
     """Squared difference between the heat map and its target: mean over each instance, summed.
 
-    The target is the membership probability. corrected with ``heatmap_target`` interior: that,
-    lowered towards the rim, so that the map has a peak and rims of found objects do not seed false
-    ones.
+    The target is the membership probability, for ``interior_heat`` lowered towards the rim, so
+    that the map has a peak and rims of found objects do not seed false ones.
     """
-    training, target = config.training, pairs.probability.detach()
-    if training.targets == "corrected" and training.heatmap_target == "interior":
+    target = pairs.probability.detach()
+    if rules.interior_heat:
         target = target * (RIM_HEAT + (1 - RIM_HEAT) * _depth(sample, pairs, shape))
     residual = (sample.heatmap.index_select(0, pairs.cell) - target).square()
     return (_sum_inside(residual, sample, pairs) / sample.cells).sum()
@@ -307,10 +302,9 @@ def _depth(sample: _Sample, pairs: _Pairs, shape: torch.Size) -> Tensor:
     return torch.where(deepest > 1, (depth - 1) / (deepest - 1).clamp(min=1), 1.0)
 
 
-def _heat_outside(sample: _Sample, corrected: bool) -> Tensor:
-    """Mean squared heat over cells in no instance; ignored cells count in the mean of the
-    reference only."""
+def _heat_outside(sample: _Sample) -> Tensor:
+    """Mean squared heat over cells in no instance, where ignored cells count as zero unless they
+    are excluded."""
     outside = sample.masks.sum(0) == 0
-    counted = outside & ~sample.ignore
-    total = (counted if corrected else outside).sum().clamp(min=1)
-    return (sample.heatmap.square() * counted).sum() / total
+    heat = sample.heatmap.square() * (outside & ~sample.ignore)
+    return heat.sum() / (outside & ~sample.excluded).sum().clamp(min=1)

@@ -16,6 +16,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from stemseg_ros.models.stemseg.clustering import cluster_window
+from stemseg_ros.models.stemseg.rules import LinkingRules
 from stemseg_ros.models.stemseg.settings import Settings, StitchingConfig
 from stemseg_ros.models.stemseg.tensors import BACKGROUND, OUTLIER, NetworkOutput, WindowClusters
 from stemseg_ros.models.stemseg.tracks import ClusterMasks, MotionModel, Track
@@ -34,7 +35,7 @@ class Stitcher:
 
     def __init__(self, config: StitchingConfig, mixing: str = "", *, single: bool = False) -> None:
         """mixing: of the embeddings. single: all clusters are one object, whose id is 1."""
-        self._config = config
+        self.update(config)
         self._single = single
         self._timeless = slice(1 if "t" in mixing else 0, None)
         self._grids: dict[int, Int32Array] = {}
@@ -51,6 +52,7 @@ class Stitcher:
     def update(self, config: StitchingConfig) -> None:
         """Change thresholds between windows."""
         self._config = config
+        self._rules = LinkingRules.of(config)
 
     def grid(self, index: int) -> Int32Array:
         """Labels (h, w) of a frame as far as they are known: > 0 track id, 0 background, -1
@@ -87,7 +89,7 @@ class Stitcher:
         ids = self._match(masks, frames, clusters)
         self._write(masks, frames, ids)
         last = int(ids.max())
-        if self._config.variant == "reference":
+        if self._rules.reuse_numbers:
             # The released code counts on from the highest id that it wrote: the number of a
             # cluster that lies in old frames only is given again, so it must leave no track.
             last = max(int(self._grids[frame].max()) for frame in frames)
@@ -105,17 +107,17 @@ class Stitcher:
         known, overlap = self._overlaps(masks, frames, shared)
         lost, carried = self._carry(masks, frames, set(known.tolist()), clusters)
         every = np.arange(masks.clusters)
-        if self._config.corrected("matching"):
-            overlap = np.where(overlap >= self._config.min_iou, overlap, 0.0)
-            overlap = np.where(self._same_class(known, clusters), overlap, 0.0)
-            rows, score = np.concatenate((known, lost)), np.concatenate((overlap, carried))
-            return _assign(ids, rows, score, every, least=NEARLY_NOTHING)
-        # Every pair is accepted, even one without any overlap, as long as both masks have a cell
-        # in the shared frames.
-        here = every[masks.counts[shared].sum(axis=0)[1:] > 0]
-        ids = _assign(ids, known, overlap[:, here], here, least=0.0)
-        fresh = every[ids[1:] >= self._next_id]
-        return _assign(ids, lost, carried[:, fresh], fresh, least=NEARLY_NOTHING)
+        if self._rules.every_pair:
+            # Even a pair without any overlap, as long as both masks have a cell in the shared
+            # frames.
+            here = every[masks.counts[shared].sum(axis=0)[1:] > 0]
+            ids = _assign(ids, known, overlap[:, here], here, least=0.0)
+            fresh = every[ids[1:] >= self._next_id]
+            return _assign(ids, lost, carried[:, fresh], fresh, least=NEARLY_NOTHING)
+        overlap = np.where(overlap >= self._config.min_iou, overlap, 0.0)
+        overlap = np.where(self._same_class(known, clusters), overlap, 0.0)
+        rows, score = np.concatenate((known, lost)), np.concatenate((overlap, carried))
+        return _assign(ids, rows, score, every, least=NEARLY_NOTHING)
 
     def _overlaps(
         self, masks: ClusterMasks, frames: list[int], shared: list[int]
@@ -139,12 +141,12 @@ class Stitcher:
     def _carry(
         self, masks: ClusterMasks, frames: list[int], known: set[int], clusters: WindowClusters
     ) -> tuple[Int32Array, Scores]:
-        """Ids of lost tracks, and the IoU (L, K) of their last masks, carried along, with the
-        clusters.
+        """Ids of lost tracks, and the IoU (L, K) of their last masks, propagated at constant
+        velocity, with the clusters.
 
         A cluster is looked at in its first frame, where the gap is shortest.
         """
-        tracks = self.tracks.items() if self._config.corrected("recovery") else ()
+        tracks = self.tracks.items() if self._rules.recovery else ()
         lost = [track for track_id, track in tracks if track_id not in known]
         score = np.zeros((len(lost), masks.clusters))
         motion = MotionModel(*masks.labels.shape[1:])
@@ -184,7 +186,7 @@ class Stitcher:
             labels = masks.labels[slot]
             if frame not in self._grids:
                 self._grids[frame] = table[labels]
-            elif self._config.corrected("filling"):
+            elif self._rules.filling:
                 hole = (self._grids[frame] == OUTLIER) & (labels > 0)
                 if hole.any():
                     self._grids[frame] = np.where(hole, table[labels], self._grids[frame])

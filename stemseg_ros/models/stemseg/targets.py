@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, class_of, is_group, is_object
 from stemseg_ros.geometry import GRID_STRIDE
+from stemseg_ros.models.stemseg.rules import LossRules
 from stemseg_ros.models.stemseg.settings import Settings
 
 THIN = 0.5
@@ -41,10 +42,8 @@ def grid_targets(labels: npt.NDArray[np.int32], config: Settings) -> Targets:
     background; an object that would lose more than half of its pixels of a frame by that, being
     thin or small, gets every cell that it covers a quarter of and that is not ignored.
     """
-    if config.training.targets == "reference":
-        grid = _covered_throughout(labels)
-    else:
-        grid = _mostly_covered(labels)
+    by_majority = LossRules.of(config).cells_by_majority
+    grid = _mostly_covered(labels) if by_majority else _covered_throughout(labels)
     present = np.unique(grid)
     ids = present[is_object(present)]
     masks = np.stack([grid == i for i in ids]) if len(ids) else np.zeros((0, *grid.shape))
