@@ -89,7 +89,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 def player_arguments(value: dict[str, str]) -> list[str]:
     """Command line of the player. Raises LaunchArgumentError."""
-    arguments = ["--bag", value["bag"], "--topic", value["image_topic"], "--answers", RESULTS]
+    arguments = ["--bag", value["bag"], "--topic", value["image_topic"], "--results", RESULTS]
     arguments += ["--rate", str(read_positive("rate", value["rate"]))]
     if value["bag_topic"]:
         arguments += ["--bag-topic", value["bag_topic"]]

@@ -1,1 +1,1 @@
-"""Long runs of the real node: memory over half an hour, and the faults that it has to survive."""
+"""Long runs of the real node: memory over half an hour, and faults that it must survive."""

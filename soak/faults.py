@@ -41,7 +41,7 @@ FAULTS = ("isolation", "messages", "lifecycle", "camera", "node", "launch")
 FLAT_KB = 20.0
 """Growth of memory per cycle that counts as none."""
 SHOWN = 8
-"""Images at once, when the node has to answer."""
+"""Images sent at once, for which the node must publish results."""
 BATCH = 10
 """Messages sent at once; fewer than the node's subscription holds."""
 
@@ -84,7 +84,7 @@ def refuse_in_node(rig: Rig, node: NodeProcess, cases: int) -> Report:
         for begin in range(0, cases, BATCH):
             for message in bad[begin : begin + BATCH]:
                 peer.publish(message)
-            peer.trigger("flush")  # answered when the images before are seen
+            peer.trigger("flush")  # responds when the images before are processed
         peer.spin_until(lambda: peer.count("frames_refused") - before >= cases, 5.0)
         refused = peer.count("frames_refused") - before
         for data in garbled:
@@ -94,12 +94,12 @@ def refuse_in_node(rig: Rig, node: NodeProcess, cases: int) -> Report:
         for index in range(good):
             peer.show(rig.images[0], (10**9 + index) * SECOND // 10)
         peer.trigger("flush")
-        peer.spin_until(lambda: len(peer.answers) >= good, 30.0)
+        peer.spin_until(lambda: len(peer.results) >= good, 30.0)
     report.numbers |= {"malformed": cases, "frames_refused": refused, "garbled": len(garbled)}
     report.checks |= {
         "the node lives": node.alive,
         "each malformed one is counted as refused": refused == cases,
-        "good images after them are answered": len(peer.answers) == good,
+        "good images after them have results": len(peer.results) == good,
     }
     return report
 
@@ -110,7 +110,7 @@ def switch(rig: Rig, node: NodeProcess, activations: int, configurations: int) -
     report = Report(f"{activations} activations, {configurations} configurations")
     topics: list[int] = []
     with node.robot() as peer:
-        _answer(rig, peer, 0)
+        _show_window(rig, peer, 0)
         for kind, rounds, steps in (
             ("activation", activations, ("deactivate", "activate")),
             ("configuration", configurations, ("deactivate", "cleanup", "configure", "activate")),
@@ -121,7 +121,7 @@ def switch(rig: Rig, node: NodeProcess, activations: int, configurations: int) -
                     peer.change_state(step)
                     if step == "deactivate":
                         peer.need(lambda: not peer.subscribed, "the end of the subscription")
-                _answer(rig, peer, 1 + index)
+                _show_window(rig, peer, 1 + index)
                 samples.append(node.usage)
                 topics.append(peer.endpoints())
             leaks(report, samples, kind)
@@ -133,13 +133,13 @@ def switch(rig: Rig, node: NodeProcess, activations: int, configurations: int) -
     return report
 
 
-def _answer(rig: Rig, peer: Robot, second: int) -> None:
-    """Wait until the node listens, show a window of images, and wait for an answer."""
+def _show_window(rig: Rig, peer: Robot, second: int) -> None:
+    """Wait until the node listens, show a window of images, and wait for a result."""
     peer.connect()
-    seen = len(peer.answers)
+    seen = len(peer.results)
     for index in range(SHOWN):
         peer.show(rig.images[index % len(rig.images)], second * SECOND + index * SECOND // 10)
-    peer.need(lambda: len(peer.answers) > seen, "an answer after the activation")
+    peer.need(lambda: len(peer.results) > seen, "a result after the activation")
 
 
 def separate(rig: Rig, nodes: Mapping[str, NodeProcess]) -> Report:
@@ -151,14 +151,16 @@ def separate(rig: Rig, nodes: Mapping[str, NodeProcess]) -> Report:
             peer.connect()
         seen = {name: peer.count("frames_in") for name, peer in peers.items()}
         for shown, camera in peers.items():
-            before = {name: len(peer.answers) for name, peer in peers.items()}
-            _answer(rig, camera, 0)
+            before = {name: len(peer.results) for name, peer in peers.items()}
+            _show_window(rig, camera, 0)
             camera.trigger("flush")  # else the rest comes after a pause
             for name, peer in peers.items():
                 if name != shown:
                     peer.spin_for(0.5)
-                    heard = len(peer.answers) > before[name]
-                    report.checks[f"{name} gives no answer to the images of {shown}"] = not heard
+                    heard = len(peer.results) > before[name]
+                    report.checks[
+                        f"{name} publishes no result for the images of {shown}"
+                    ] = not heard
         for name, peer in peers.items():
             peer.trigger("flush")
             peer.spin_for(1.5)
@@ -210,7 +212,9 @@ def main(
     ] = None,
     restarts: Annotated[int, typer.Option(help="Of the camera.")] = 50,
     respawns: Annotated[int, typer.Option(help="Of the node.")] = 5,
-    within: Annotated[float, typer.Option(help="Seconds until a new node has to answer.")] = 60.0,
+    within: Annotated[
+        float, typer.Option(help="Seconds until a new node must publish a result.")
+    ] = 60.0,
     cases: Annotated[int, typer.Option(help="Malformed messages at the conversion.")] = 10_000,
     through: Annotated[int, typer.Option(help="Of them through the node, per transport.")] = 300,
     activations: Annotated[int, typer.Option(help="Times.")] = 200,

@@ -17,19 +17,19 @@ import numpy as np
 import yaml
 
 from soak.reports import Report, leaks
-from soak.rig import SECOND, Answer, NodeProcess, Rig, Robot
+from soak.rig import SECOND, NodeProcess, Result, Rig, Robot
 from stemseg_ros.media.bags import write_bag
 from stemseg_ros.media.result_bag import InstanceBagReader
 
 STEP_BACK_S = 1000.0
-ANSWERS = 3
-"""Answers of a node before it is killed."""
+RESULTS = 3
+"""Results of a node before it is killed."""
 
 
 def kill_cameras(
-    rig: Rig, node: NodeProcess, rounds: int, answers: int = 6, back_every: int = 10
+    rig: Rig, node: NodeProcess, rounds: int, results: int = 6, back_every: int = 10
 ) -> Report:
-    """Start a camera, wait for answers to its images, kill it; and again.
+    """Start a camera, wait for results of its images, kill it; repeat.
 
     The stamps of every back_every-th one lie before those of the one before. The node must not
     take the time until the next camera for a jump (stream.max_gap).
@@ -40,18 +40,18 @@ def kill_cameras(
     with node.robot(camera=False) as listener:
         for index in range(rounds + 1):
             back += index % back_every == back_every - 1
-            waits.append(_one_camera(rig, listener, index, back * STEP_BACK_S, answers))
+            waits.append(_one_camera(rig, listener, index, back * STEP_BACK_S, results))
             samples.append(node.usage)
-    epochs: dict[int, list[Answer]] = {}
-    for answer in listener.answers:
-        epochs.setdefault(answer.epoch, []).append(answer)
+    epochs: dict[int, list[Result]] = {}
+    for result in listener.results:
+        epochs.setdefault(result.epoch, []).append(result)
     report.numbers |= {
-        "answers": len(listener.answers),
-        "median s from the start of a camera to an answer": median(waits),
+        "results": len(listener.results),
+        "median s from the start of a camera to a result": median(waits),
         "longest": max(waits),
         "times that stamps went back": back,
         "epochs": len(epochs),
-        "objects in the still": len(listener.answers[-1].track_ids),
+        "objects in the still": len(listener.results[-1].track_ids),
     }
     leaks(report, samples, "restart")
     first = min(epochs)
@@ -65,28 +65,28 @@ def kill_cameras(
             for before, after in pairwise(part)
         ),
         "the objects of a still keep their ids within an epoch": all(
-            len({answer.track_ids for answer in part}) == 1 and part[0].track_ids
+            len({result.track_ids for result in part}) == 1 and part[0].track_ids
             for part in epochs.values()
         ),
     }
     return report
 
 
-def _one_camera(rig: Rig, listener: Robot, index: int, behind: float, answers: int) -> float:
-    """Seconds from the start of a camera to the first answer to one of its images."""
+def _one_camera(rig: Rig, listener: Robot, index: int, behind: float, results: int) -> float:
+    """Measure the seconds from the start of a camera to the first result of one of its images."""
     words = [str(rig.out / "still.npy"), "--topic", listener.topic]
     words += ["--rate", "20", "--behind", str(behind)]
     words += ["--best-effort"] if index % 2 else []  # every other one
     begin, first_stamp = time.monotonic(), time.time_ns() - int(behind * SECOND)
     last_stamp = first_stamp + int(STEP_BACK_S / 2 * SECOND)
 
-    def answered() -> int:
-        return sum(first_stamp <= a.stamp_ns < last_stamp for a in listener.answers)
+    def received() -> int:
+        return sum(first_stamp <= a.stamp_ns < last_stamp for a in listener.results)
 
     with rig.process("camera", "soak.camera", words) as camera:
-        listener.need(answered, f"an answer to camera {index}")
+        listener.need(received, f"a result of camera {index}")
         seconds = time.monotonic() - begin
-        listener.need(lambda: answered() >= answers, f"{answers} answers to camera {index}")
+        listener.need(lambda: received() >= results, f"{results} results of camera {index}")
         os.kill(camera.pid, signal.SIGKILL)
     return seconds
 
@@ -99,9 +99,9 @@ def kill_nodes(rig: Rig, rounds: int, within: float) -> Report:
         for index in range(rounds + 1):
             begin = time.monotonic()
             with rig.node(f"node-{index}") as node, node.robot(camera=False) as listener:
-                listener.need(lambda: listener.answers, f"an answer of node {index}", within)
+                listener.need(lambda: listener.results, f"a result of node {index}", within)
                 waits.append(time.monotonic() - begin)
-                listener.need(lambda: len(listener.answers) > ANSWERS, "further answers")
+                listener.need(lambda: len(listener.results) > RESULTS, "further results")
                 if index < rounds:
                     node.kill()
     return _judge(report, waits, within)
@@ -120,14 +120,14 @@ def kill_launched(rig: Rig, rounds: int, within: float) -> Report:
     ):
         begin = time.monotonic()
         for index in range(rounds + 1):
-            listener.need(lambda: listener.answers, f"an answer of node {index}", within)
+            listener.need(lambda: listener.results, f"a result of node {index}", within)
             waits.append(time.monotonic() - begin)
-            listener.need(lambda: len(listener.answers) > ANSWERS, "further answers")
+            listener.need(lambda: len(listener.results) > RESULTS, "further results")
             if index < rounds:
                 begin = time.monotonic()
                 os.kill(_started(launch.log)[-1], signal.SIGKILL)
                 listener.spin_for(0.5)  # what is on the way
-                listener.answers.clear()
+                listener.results.clear()
         report.checks["launch has started a node for each"] = (
             len(_started(launch.log)) == rounds + 1
         )
@@ -146,7 +146,7 @@ def launch_is_here() -> bool:
 
 @contextmanager
 def _playing_bag(rig: Rig, report: Report, rounds: int) -> Iterator[None]:
-    """A bag plays, over and over, and the answers are recorded; both must not mind."""
+    """A bag plays in a loop, and the results are recorded; player and recorder must not fail."""
     bag, recorded = rig.out / "played.mcap", rig.out / "recorded.mcap"
     bag.unlink(missing_ok=True)
     recorded.unlink(missing_ok=True)
@@ -163,8 +163,8 @@ def _playing_bag(rig: Rig, report: Report, rounds: int) -> Iterator[None]:
         recorder.stop()
     with InstanceBagReader(recorded) as reader:
         written = sum(1 for _ in reader)
-    report.numbers["answers recorded"] = written
-    report.checks["the record holds answers of all nodes"] = written > ANSWERS * (rounds + 1)
+    report.numbers["results recorded"] = written
+    report.checks["the record holds results of all nodes"] = written > RESULTS * (rounds + 1)
 
 
 def _parameter_file(rig: Rig) -> Path:
@@ -176,15 +176,15 @@ def _parameter_file(rig: Rig) -> Path:
 
 
 def _started(log: Path) -> list[int]:
-    """Process ids that launch tells."""
+    """Process ids in the log of launch."""
     return [int(pid) for pid in re.findall(r"process started with pid \[(\d+)\]", log.read_text())]
 
 
 def _judge(report: Report, waits: Sequence[float], within: float) -> Report:
     report.numbers |= {
-        "s from the first start to an answer": waits[0],
-        "median s from a start or kill to the next answer": median(waits[1:] or waits),
+        "s from the first start to a result": waits[0],
+        "median s from a start or kill to the next result": median(waits[1:] or waits),
         "longest": max(waits[1:] or waits),
     }
-    report.checks[f"answers again within {within:g} s"] = max(waits) <= within
+    report.checks[f"results again within {within:g} s"] = max(waits) <= within
     return report

@@ -1,8 +1,8 @@
-"""Soak: half an hour of images through the real node, and whether its memory stays flat.
+"""Soak test: half an hour of images through the real node, whose memory must stay constant.
 
-The bundled video, forth and back, at a steady rate; memory, threads and open files of the node are
-sampled, and with CUDA the memory of the device. A straight line through the samples after the
-warm-up gives the growth per hour. Ends with exit code 1 if something grows or is lost.
+The bundled video, forwards and backwards, at a steady rate; memory, threads and open files of the
+node are sampled, and with CUDA the memory of the device. A straight line through the samples after
+the warm-up gives the growth per hour. Ends with exit code 1 if something grows or is lost.
 
     python -m soak.memory --minutes 30 --rate 5 --out out/soak --plot out/soak/soak.jpg
 """
@@ -43,7 +43,7 @@ class Sample:
     seconds: float
     """Since the first image."""
     usage: Usage
-    answers: int
+    results: int
     """Messages since the sample before."""
     device_mb: float | None
     """Memory of the device that PyTorch holds, MB; none without CUDA."""
@@ -83,31 +83,32 @@ def soak(rig: Rig, minutes: float, rate: float, interval: float) -> tuple[list[S
             progress.update(bar, completed=elapsed)
             count = round(rate * interval)
             peer.stream(images, rate, count, int(SECOND * (1 + shown / rate)))
-            shown, received = shown + count, received + len(peer.answers)
-            epochs |= {answer.epoch for answer in peer.answers}
+            shown, received = shown + count, received + len(peer.results)
+            epochs |= {result.epoch for result in peer.results}
             device = peer.counts.get("device_memory_mb")
             samples.append(
                 Sample(
                     time.monotonic() - begin,
                     node.usage,
-                    len(peer.answers),
+                    len(peer.results),
                     None if device is None else float(device),
                 )
             )
-            peer.answers.clear()
+            peer.results.clear()
         peer.trigger("flush")
-        peer.spin_for(3.0)  # the last answers and diagnostics
-        received += len(peer.answers)
+        peer.spin_for(3.0)  # the last results and diagnostics
+        received += len(peer.results)
     report = Report(
         f"soak of {minutes:g} minutes at {rate:g} Hz",
         {
             "images shown": shown,
-            "answers": received,
-            "answers per second": received / samples[-1].seconds,
+            "results": received,
+            "results per second": received / samples[-1].seconds,
             **{name: peer.count(name) for name in (DROPPED, *FAULTS)},
         },
         {
-            "every image is answered or counted": received + peer.count(DROPPED) == shown,
+            "every image has a result or is counted as dropped": received + peer.count(DROPPED)
+            == shown,
             "nothing lost, refused, failed": not any(map(peer.count, FAULTS)),
             "one epoch": len(epochs) == 1,
         },
@@ -144,11 +145,11 @@ def judge(samples: Sequence[Sample], warm_up: float, report: Report) -> dict[str
 
 
 def plot(samples: Sequence[Sample], lines: dict[str, Slope], warm_up: float, path: Path) -> None:
-    """Memory and answers over time as a picture."""
+    """Memory and results over time as a picture."""
     with needs_extra("eval"):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    memory, answers = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    memory, results = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     minutes = [sample.seconds / 60 for sample in samples]
     series = {
         "resident memory": [sample.usage.rss_mb for sample in samples],
@@ -171,11 +172,11 @@ def plot(samples: Sequence[Sample], lines: dict[str, Slope], warm_up: float, pat
     memory.legend(loc="lower right", fontsize="small", ncols=len(lines) + 1)
     seconds = [0.0, *(sample.seconds for sample in samples)]
     rates = [
-        sample.answers / (after - before)
+        sample.results / (after - before)
         for sample, before, after in zip(samples, seconds[:-1], seconds[1:], strict=True)
     ]
-    answers.plot(minutes, rates, lw=1)
-    answers.set(xlabel="minutes", ylabel="answers / s", ylim=(0, None))
+    results.plot(minutes, rates, lw=1)
+    results.set(xlabel="minutes", ylabel="results / s", ylim=(0, None))
     figure.savefig(path, dpi=90)
 
 

@@ -1,4 +1,4 @@
-"""What a process holds, and the report of what was tried."""
+"""Resources of a process, and the report of the faults tried."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ WARM_UP_SHARE = 0.2
 
 
 class FaultError(RuntimeError):
-    """Something that has to happen did not; the message says what."""
+    """Something that must happen did not; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process holds (Linux)."""
+    """Resources of a process (Linux)."""
 
     rss_mb: float
     """Resident memory, MB (10^6 bytes)."""

@@ -132,8 +132,8 @@ class NodeProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What is kept of an InstanceArray."""
+class Result:
+    """A received result: stamp, epoch, ids."""
 
     stamp_ns: int
     epoch: int
@@ -150,7 +150,7 @@ class Robot:
         prefix = f"/{namespace}" if namespace else ""
         self.topic = f"{prefix}/image" + ("/compressed" if compressed else "")
         self.stemseg = f"{prefix}/stemseg"
-        self.answers: list[Answer] = []
+        self.results: list[Result] = []
         self.counts: dict[str, str] = {}
         """Values of the last diagnostics of the node."""
         self._context = Context()
@@ -161,7 +161,7 @@ class Robot:
         self._kind = CompressedImage if compressed else Image
         qos = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.RELIABLE)
         self.camera = self.node.create_publisher(self._kind, self.topic, qos) if camera else None
-        self.results = self.node.create_subscription(
+        self.subscription = self.node.create_subscription(
             InstanceArray, f"{self.stemseg}/instances", self._on_result, qos
         )
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
@@ -174,7 +174,7 @@ class Robot:
 
     def _on_result(self, message: Any) -> None:
         ids = tuple(instance.track_id for instance in message.instances)
-        self.answers.append(Answer(stamp_ns(message), message.epoch, ids))
+        self.results.append(Result(stamp_ns(message), message.epoch, ids))
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
@@ -205,11 +205,13 @@ class Robot:
             raise FaultError(f"{what}: not within {seconds:g} s")
 
     def connect(self) -> None:
-        """Wait until the node takes images, and its answers and diagnostics arrive here."""
+        """Wait until the node takes images, and its results and diagnostics arrive here."""
         if self.camera is not None:
             self.need(lambda: self.subscribed, f"a subscription to {self.topic}")
-        self.need(self.results.get_publisher_count, f"a publisher of {self.stemseg}/instances")
-        self.trigger("flush")  # who answers this has found this peer
+        self.need(
+            self.subscription.get_publisher_count, f"a publisher of {self.stemseg}/instances"
+        )
+        self.trigger("flush")  # whoever responds has found this peer
         self.need(lambda: self.counts, f"diagnostics of {self.stemseg}")
 
     def show(self, image: Frame, stamp: int) -> None:
@@ -240,12 +242,12 @@ class Robot:
             self.spin_for(begin + (index + 1) / rate - time.monotonic())
 
     def call(self, kind: Any, service: str, request: Any, seconds: float = PATIENCE) -> Any:
-        """The answer of a service of the node."""
+        """Call a service of the node; returns its response."""
         name = f"{self.stemseg}/{service}"
         client = self.node.create_client(kind, name)
         self.need(client.service_is_ready, f"service {name}", seconds)
         future = client.call_async(request)
-        self.need(future.done, f"answer of {name}", seconds)
+        self.need(future.done, f"response of {name}", seconds)
         self.node.destroy_client(client)
         return future.result()
 

@@ -106,7 +106,7 @@ def test_activations_and_configurations_leave_nothing_behind(
 
 
 def test_killed_cameras_are_followed_by_others(rig: Rig, nodes: dict[str, NodeProcess]) -> None:
-    report = kills.kill_cameras(rig, nodes["front"], rounds=3, answers=3, back_every=3)
+    report = kills.kill_cameras(rig, nodes["front"], rounds=3, results=3, back_every=3)
     assert_passed(report, rig)
     assert (report.numbers["epochs"], report.numbers["objects in the still"]) == (2, 2)
 
@@ -122,7 +122,7 @@ def test_a_short_soak_accounts_for_every_image_and_keeps_threads_and_files(rig: 
         if check.startswith("flat "):
             del report.checks[check]
     assert_passed(report, rig)
-    assert report.numbers["answers"] > 0
+    assert report.numbers["results"] > 0
 
 
 @pytest.mark.parametrize(

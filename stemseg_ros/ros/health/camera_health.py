@@ -124,7 +124,7 @@ class CameraHealth:
         image; both in monotonic seconds."""
         now = time.monotonic()
         self.statistics.times({"publish": 1e3 * (now - begin)})
-        self.statistics.answered(1e3 * (now - arrived))
+        self.statistics.add_latency(1e3 * (now - arrived))
         self.statistics.count("messages_out")
 
     def failed(self, error: Exception, lost: int) -> None:

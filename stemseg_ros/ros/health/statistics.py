@@ -75,7 +75,7 @@ class StreamStatistics:
             for stage, milliseconds in stage_ms.items():
                 self._stage_ms[stage].append(milliseconds)
 
-    def answered(self, latency_ms: float) -> None:
+    def add_latency(self, latency_ms: float) -> None:
         """Add the time from the arrival of a frame to its result."""
         with self._lock:
             self._latency_ms.append(latency_ms)

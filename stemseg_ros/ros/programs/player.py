@@ -1,9 +1,10 @@
-"""stemseg_player: plays the images of a bag, never faster than recorded nor than the node answers.
+"""stemseg_player: plays the images of a bag, never faster than recorded nor than the node
+processes them.
 
-Flow control: at most ``--in-flight`` frames are without an answer. A model that looks ahead
-answers only when enough frames are in flight; where no number is given, that in the node's
-diagnostics is taken. At the end the service ``~/flush`` of the node is
-called and the last answers are awaited. ``--in-flight 0`` plays without answers.
+Flow control: at most ``--in-flight`` frames are without a result. A model that looks ahead returns
+results only when enough frames are in flight; without a number, that in the node's diagnostics is
+taken. At the end the player calls the node's service ``~/flush`` and waits for the last results.
+``--in-flight 0`` plays without waiting for results.
 """
 
 from __future__ import annotations
@@ -37,12 +38,11 @@ from stemseg_ros.ros.programs.program import (
 
 NAME = "stemseg_player"
 DEFAULT_IN_FLIGHT = 16
-"""For a node that does not say how many frames it needs in flight."""
+"""For a node that does not report how many frames it needs in flight."""
 SETTLE_S = 0.5
-"""A flush waits so long after the last frame: a service call can overtake the images before it."""
+"""Seconds from the last frame to the flush: a service call can overtake the images before it."""
 FLUSH_AGAIN_S = 5.0
-"""Without an answer for so long the flush is repeated, should a frame have come after it all the
-same."""
+"""Seconds without a result after which the flush is repeated, in case a frame arrived after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,51 +51,51 @@ class PlayerOptions:
 
     bag: Path
     bag_topic: str | None
-    """Topic inside the bag; none takes the only image topic."""
+    """Topic in the bag; None for the only image topic."""
     topic: str
-    answers: str
+    results: str
     flush: str
     rate: float
     loop: bool
     in_flight: int | None
-    """None asks the node."""
+    """None to ask the node."""
     wait: float
-    """Patience in seconds with the node's start."""
+    """Seconds to wait for the node's start."""
     timeout: float
-    """Patience in seconds with an answer."""
+    """Seconds to wait for a result."""
     log: Path | None
     requires: str | None
     """Topic of instances without which the bag is refused."""
     check: bool
-    """Only look at the bag."""
+    """Only inspect the bag."""
 
 
-class Unanswered:
-    """Stamps of the frames that were sent and not answered. Answers keep the order of the
+class Outstanding:
+    """Stamps of the frames that were sent and have no result. Results keep the order of the
     frames."""
 
     def __init__(self) -> None:
         self._stamps: deque[int] = deque()
-        self.answered = 0
+        self.received = 0
         self.skipped = 0
-        """Frames that a later answer overtook: the node dropped them."""
+        """Frames overtaken by a later result: the node dropped them."""
         self.last_change = time.monotonic()
 
     def __len__(self) -> int:
         return len(self._stamps)
 
     def send(self, stamp: int) -> None:
-        """A frame leaves."""
+        """Record a frame that is sent."""
         self._stamps.append(stamp)
         self.last_change = time.monotonic()
 
-    def answer(self, stamp: int) -> None:
-        """An answer arrives; one to a frame of somebody else is ignored."""
+    def receive(self, stamp: int) -> None:
+        """Record a result; one of a frame from elsewhere is ignored."""
         if stamp not in self._stamps:
             return
         while self._stamps.popleft() != stamp:
             self.skipped += 1
-        self.answered += 1
+        self.received += 1
         self.last_change = time.monotonic()
 
 
@@ -109,7 +109,7 @@ class Player:
         self._bag = bag
         self._options = options
         self._log = log
-        self._unanswered = Unanswered()
+        self._outstanding = Outstanding()
         self._last_sent = time.monotonic()
         self._interval = 0.0
         self._limit = DEFAULT_IN_FLIGHT if options.in_flight is None else options.in_flight
@@ -120,8 +120,8 @@ class Player:
         topic = options.topic if bag.type == IMAGE else f"{options.topic}/compressed"
         self._publisher = node.create_publisher(kind, topic, depth)
         if self._limit:
-            self._answers = node.create_subscription(
-                InstanceArray, options.answers, self._on_answer, depth
+            self._results = node.create_subscription(
+                InstanceArray, options.results, self._on_result, depth
             )
             self._flush = node.create_client(Trigger, options.flush)
 
@@ -155,13 +155,13 @@ class Player:
 
     def _send(self, stamp: int, data: bytes) -> None:
         if self._limit:
-            self._unanswered.send(stamp)
+            self._outstanding.send(stamp)
         self._last_sent = time.monotonic()
         self._log.write(stamp_ns=stamp, published_ns=int(self._last_sent * 1e9))
         self._publisher.publish(data)
 
-    def _on_answer(self, message: Any) -> None:
-        self._unanswered.answer(stamp_ns(message))
+    def _on_result(self, message: Any) -> None:
+        self._outstanding.receive(stamp_ns(message))
 
     def _wait_for_node(self) -> None:
         wait = self._options.wait
@@ -174,17 +174,17 @@ class Player:
                 "name?"
             )
         if self._limit and not self._program.spin_until(
-            lambda: self._answers.get_publisher_count() > 0, wait
+            lambda: self._results.get_publisher_count() > 0, wait
         ):
             raise ProgramError(
-                f"nobody publishes {self._answers.topic_name} within {wait:g} s; "
-                "name the topic with --answers, or play without flow control: --in-flight 0"
+                f"nobody publishes {self._results.topic_name} within {wait:g} s; "
+                "name the topic with --results, or play without flow control: --in-flight 0"
             )
 
     def _needed_in_flight(self) -> int:
-        """The number in the node's diagnostics; the default if they hold none."""
+        """Read the number in the node's diagnostics; the default if they hold none."""
         needed: list[int] = []
-        names = _status_names(self._answers.topic_name)
+        names = _status_names(self._results.topic_name)
 
         def look(message: DiagnosticArray) -> None:
             for status in message.status:
@@ -197,7 +197,7 @@ class Player:
         wait = self._options.wait
         if not self._program.spin_until(lambda: needed, wait):
             raise ProgramError(
-                f"the node says nothing of itself on /diagnostics within {wait:g} s; name the "
+                f"the node publishes nothing on /diagnostics within {wait:g} s; name the "
                 "number of frames in flight with --in-flight"
             )
         node.destroy_subscription(subscription)
@@ -209,11 +209,11 @@ class Player:
             return
         timeout = self._options.timeout
         self._program.spin_until(
-            lambda: len(self._unanswered) < limit or self._silence() > timeout
+            lambda: len(self._outstanding) < limit or self._silence() > timeout
         )
-        if len(self._unanswered) >= limit:
+        if len(self._outstanding) >= limit:
             raise ProgramError(
-                f"no answer on {self._answers.topic_name} for {timeout:g} s with {limit} frames "
+                f"no result on {self._results.topic_name} for {timeout:g} s with {limit} frames "
                 "in flight; raise --in-flight if the model needs more, else look at the node's "
                 "log"
             )
@@ -222,21 +222,21 @@ class Player:
         return self._publisher.wait_for_all_acked(Duration(seconds=0))
 
     def _finish(self) -> None:
-        """Have the pending frames come out and wait for them."""
-        self._program.spin_until(lambda: not self._unanswered, SETTLE_S)
-        while self._unanswered:
+        """Flush the pending frames and wait for their results."""
+        self._program.spin_until(lambda: not self._outstanding, SETTLE_S)
+        while self._outstanding:
             self._call_flush()
             self._program.spin_until(
-                lambda: not self._unanswered or self._silence() > FLUSH_AGAIN_S,
+                lambda: not self._outstanding or self._silence() > FLUSH_AGAIN_S,
                 self._options.timeout,
             )
-            if self._unanswered and self._silence() > self._options.timeout:
+            if self._outstanding and self._silence() > self._options.timeout:
                 raise ProgramError(
-                    f"{len(self._unanswered)} frames were not answered within "
+                    f"{len(self._outstanding)} frames have no result within "
                     f"{self._options.timeout:g} s after the end of the bag"
                 )
-        if self._unanswered.skipped:
-            raise ProgramError(f"the node dropped {self._unanswered.skipped} frames")
+        if self._outstanding.skipped:
+            raise ProgramError(f"the node dropped {self._outstanding.skipped} frames")
 
     def _call_flush(self) -> None:
         timeout = self._options.timeout
@@ -246,18 +246,18 @@ class Player:
             )
         future = self._flush.call_async(Trigger.Request())
         if not self._program.spin_until(future.done, timeout):
-            raise ProgramError(f"{self._options.flush} did not answer within {timeout:g} s")
+            raise ProgramError(f"{self._options.flush} did not respond within {timeout:g} s")
         if not future.result().success:
             raise ProgramError(f"{self._options.flush} failed: {future.result().message}")
 
     def _silence(self) -> float:
-        return time.monotonic() - self._unanswered.last_change
+        return time.monotonic() - self._outstanding.last_change
 
 
-def _status_names(answers: str) -> set[str]:
+def _status_names(results: str) -> set[str]:
     """Names that the diagnostic status of the camera behind a topic may have: of /stemseg or, for
     /stemseg/front/instances, of its camera front."""
-    node = answers.rpartition("/")[0]
+    node = results.rpartition("/")[0]
     parent, _, camera = node.rpartition("/")
     return {f"{node}: frames", f"{parent}: {camera} frames"}
 
@@ -274,9 +274,9 @@ def parse(arguments: list[str]) -> PlayerOptions:
         "--topic", default="/camera/image_raw", help="topic to publish on (%(default)s)"
     )
     parser.add_argument(
-        "--answers", default="/stemseg/instances", help="the node's results (%(default)s)"
+        "--results", default="/stemseg/instances", help="the node's results (%(default)s)"
     )
-    parser.add_argument("--flush", help="flush service of the node (default: beside the answers)")
+    parser.add_argument("--flush", help="flush service of the node (default: beside the results)")
     parser.add_argument(
         "--rate", type=_positive, default=1.0, help="times the recorded rate (%(default)s)"
     )
@@ -286,20 +286,20 @@ def parse(arguments: list[str]) -> PlayerOptions:
     parser.add_argument(
         "--in-flight",
         type=_not_negative,
-        help="most frames without an answer; 0: no flow control "
+        help="most frames without a result; 0: no flow control "
         "(default: as the node's window needs)",
     )
     parser.add_argument(
         "--wait",
         type=_positive,
         default=60.0,
-        help="patience with the start of the node, seconds (%(default)s)",
+        help="seconds to wait for the start of the node (%(default)s)",
     )
     parser.add_argument(
         "--timeout",
         type=_positive,
         default=60.0,
-        help="patience with an answer, seconds (%(default)s)",
+        help="seconds to wait for a result (%(default)s)",
     )
     parser.add_argument(
         "--log",
@@ -310,10 +310,10 @@ def parse(arguments: list[str]) -> PlayerOptions:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="only look at the bag: print raw or compressed, as its images are, and end",
+        help="only inspect the bag: print raw or compressed, as its images are, and end",
     )
     values = vars(parser.parse_args(arguments))
-    values["flush"] = values["flush"] or values["answers"].rpartition("/")[0] + "/flush"
+    values["flush"] = values["flush"] or values["results"].rpartition("/")[0] + "/flush"
     return PlayerOptions(**values)
 
 

@@ -116,7 +116,7 @@ def test_every_frame_has_its_result_recorded(bag: Path, tmp_path: Path) -> None:
 
 
 def test_without_flow_control(bag: Path) -> None:
-    """Nothing answers and nothing is waited for, at twice the rate."""
+    """Nothing responds and nothing is waited for, at twice the rate."""
     with fake_node("--mute"), player(bag, "--in-flight", "0", "--rate", "2") as playing:
         output, _ = playing.communicate(timeout=30)
     assert playing.returncode == 0, output
@@ -128,14 +128,14 @@ FAULTS = [
         ["--mute"],
         ["--timeout", "1", "--in-flight", "4"],
         1,
-        "no answer on /stemseg/instances for 1 s with 4",
+        "no result on /stemseg/instances for 1 s with 4",
     ),
-    (["--mute"], ["--timeout", "3"], 1, "12 frames were not answered within 3 s"),
+    (["--mute"], ["--timeout", "3"], 1, "12 frames have no result within 3 s"),
     (["--window", "6"], ["--timeout", "1", "--in-flight", "5"], 1, "raise --in-flight"),
     (["--skip", "5"], [], 1, "the node dropped 2 frames"),
     (
         [],
-        ["--answers", "/other/instances", "--wait", "5"],
+        ["--results", "/other/instances", "--wait", "5"],
         1,
         "nobody publishes /other/instances within 5 s",
     ),
