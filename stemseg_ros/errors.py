@@ -1,4 +1,4 @@
-"""What a user can put right: one base class, so that a program reports it in one line."""
+"""Mistakes that a user can correct: one base class, so that a program reports them in one line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from contextlib import contextmanager
 
 
 class StemsegError(Exception):
-    """A mistake in what was given (settings, files, arguments); the message names it and the
-    remedy."""
+    """A mistake in settings, files or arguments; the message names it and the remedy."""
 
 
 class MediaError(StemsegError):
@@ -21,12 +20,12 @@ class BagError(MediaError):
 
 
 class PromptError(StemsegError, ValueError):
-    """What was pointed at cannot be followed; nothing has changed, and the message names the
-    object and the reason."""
+    """Prompts cannot be followed; nothing has changed, and the message names the object and the
+    reason."""
 
 
 class DeviceError(StemsegError):
-    """The device that was asked for does not exist here."""
+    """The requested device does not exist here."""
 
 
 class MissingExtraError(StemsegError):
@@ -35,7 +34,8 @@ class MissingExtraError(StemsegError):
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Around imports that only an extra of the package brings: says which one to install."""
+    """Context of imports that an extra of the package brings: the error names the extra to
+    install."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""How an image lies in the padded input of a network."""
+"""Position of an image in the padded input of a network."""
 
 from __future__ import annotations
 

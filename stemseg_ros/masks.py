@@ -29,13 +29,13 @@ class Rle(TypedDict):
 
 
 def encode(mask: Bools) -> Rle:
-    """A bool (H, W) mask as COCO compressed run lengths."""
+    """Encode a bool (H, W) mask as COCO compressed run lengths."""
     rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return Rle(size=[int(side) for side in rle["size"]], counts=rle["counts"])
 
 
 def encode_box(crop: Bools, top: int, left: int, size: tuple[int, int]) -> Rle:
-    """The same for a mask that is empty outside a box, from the box alone.
+    """Encode a mask that is empty outside a box, from the box alone.
 
     crop: bool (h, w), its first pixel at (top, left) of an image of ``size`` (H, W).
     """
@@ -58,7 +58,7 @@ def encode_box(crop: Bools, top: int, left: int, size: tuple[int, int]) -> Rle:
 
 
 def decode(rle: Rle | bytes, size: tuple[int, int] | None = None) -> Bools:
-    """Compressed run lengths to a bool (H, W) mask.
+    """Decode compressed run lengths to a bool (H, W) mask.
 
     Takes an Rle, or the bytes of ``Instance.mask_rle`` and the (height, width) of its
     InstanceArray. Raises ValueError if the run lengths do not fill the image exactly.
@@ -89,7 +89,7 @@ def label_image(result: FrameResult) -> npt.NDArray[np.uint16]:
 
 
 def mask_box(mask: Bools) -> Box | None:
-    """Tight box of a bool (H, W) mask; None if the mask is empty."""
+    """Find the tight box of a bool (H, W) mask; None if the mask is empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not rows.size:
         return None
@@ -100,7 +100,7 @@ def mask_box(mask: Bools) -> Box | None:
 def check_counts(counts: bytes, pixels: int) -> None:
     """Raises ValueError unless compressed run lengths fill an image of so many pixels exactly.
 
-    pycocotools does not look: it leaves the rest of the image undefined when the runs are too
+    pycocotools does not check: it leaves the rest of the image undefined if the runs are too
     short.
     """
     total, value, shift, previous = 0, 0, 0, [0, 0]

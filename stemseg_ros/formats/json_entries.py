@@ -1,8 +1,8 @@
 """Large JSON annotation files, read entry by entry.
 
-The file is gone through once, and what a caller keeps are the places of its entries; an entry is
-read again when its image is. JSON of a hundred thousand images would otherwise fill gigabytes,
-once for each worker.
+The file is parsed once, and a caller keeps the positions of its entries; an entry is read again
+with its image. JSON of a hundred thousand images would otherwise fill gigabytes, once for each
+worker.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Span = tuple[int, int]
 """First byte of an entry, and the one behind it."""
 Json = dict[str, Any]
 MAX_SIDE = 1 << 16
-"""Longest side of an image, in pixels; files that say more are damaged."""
+"""Longest side of an image, in pixels; files with larger ones are damaged."""
 
 _BOM = "\xef\xbb\xbf"
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -43,7 +43,7 @@ class Entry:
 def scan(path: Path, *keys: str, optional: Collection[str] = ()) -> Iterator[Entry]:
     """Elements of the lists ``keys`` of the object in a file, in its order.
 
-    Other values are gone through. A list that is missing is an error at the end, unless it is
+    Other values are skipped. A list that is missing is an error at the end, unless it is
     ``optional``: then it may also be null. Raises EvaluationError.
     """
     text = _load(path)
@@ -93,7 +93,7 @@ def read_entries(path: Path, spans: tuple[Span, ...]) -> tuple[Json, ...]:
 
 @contextmanager
 def naming(place: str) -> Iterator[None]:
-    """What goes wrong inside comes out as an EvaluationError that names the place."""
+    """Raise errors inside as an EvaluationError that names the place."""
     try:
         yield
     except StemsegError:  # names its place already
@@ -151,7 +151,7 @@ def refuse_second(number: int, known: Collection[int], what: str) -> None:
 
 
 def kind(value: object) -> str:
-    """What a JSON value is, for messages."""
+    """Name the type of a JSON value, for messages."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     names = {dict: "an object", list: "a list", str: "text", int: "a whole number"}
@@ -205,7 +205,7 @@ def _utf8(raw: str, text: str, at: int) -> Any:
 
 
 def _skip(text: str, at: int) -> int:
-    """The next place that is not white."""
+    """Find the next position that is no white space."""
     match = _SPACE.match(text, at)
     return match.end() if match else at
 

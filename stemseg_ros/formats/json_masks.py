@@ -1,7 +1,7 @@
 """Masks in JSON files: COCO's run lengths, compressed or not, and polygons.
 
-The one place from which pycocotools is given what a file says. It checks nothing itself: polygons
-with NaN or far coordinates end in a crash or take all memory.
+The only module that passes masks of files to pycocotools. pycocotools checks nothing: polygons
+with NaN or far coordinates crash it or take all memory.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Frames count from 0, id = class * 1000 + n with n = 1, 2, ... over all tracks of a sequence,
 classes are 1 car and 2 pedestrian (other class lists count on), rle is COCO's compressed
 column-major form. Lines are ordered by n, then frame. A track has one class, and n depends on all
-of its masks, so nothing can be written before the sequence ends: what is kept until then is the
-text itself, a few hundred bytes per mask.
+of its masks, so nothing can be written before the sequence ends: until then the text itself is
+kept, a few hundred bytes per mask.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ResultRow:
 
 @dataclass(slots=True)
 class WrittenTrack:
-    """What is known of one track so far."""
+    """State of one track so far."""
 
     pixels: int = 0
     """Over all frames."""
@@ -236,7 +236,7 @@ class _Order:
 def parse_row(line: str) -> ResultRow:
     """One line as a row, white space around and between its fields free.
 
-    Raises ValueError that says what is wrong with it.
+    Raises ValueError, which names the fault.
     """
     fields = line.split()
     if len(fields) != 6:

@@ -1,4 +1,4 @@
-"""KITTI-MOTS text, one file per sequence (kitti_text.py has the lines).
+"""KITTI-MOTS text, one file per sequence (lines: kitti_lines.py).
 
 Ground truth: ``0002.txt`` in a folder (``instances_txt``, or ``label_02`` as in the devkit), class
 10 for pixels to ignore. Results: ``0002.txt`` in a folder.
@@ -52,7 +52,7 @@ def write(path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -
 
 
 def known_size(truth: SequenceMasks) -> tuple[int, int] | None:
-    """(H, W) that results must have; none where the ground truth has no mask."""
+    """(H, W) that results must have; None if the ground truth has no mask."""
     return None if truth.size == (0, 0) else truth.size
 
 

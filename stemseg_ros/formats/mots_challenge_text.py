@@ -78,7 +78,7 @@ def _pedestrians(sequence: SequenceMasks) -> SequenceMasks:
 
 
 def _length(folder: Path) -> int | None:
-    """Frames by seqinfo.ini; none without that file."""
+    """Number of frames by seqinfo.ini; None without that file."""
     file = folder / "seqinfo.ini"
     if not file.is_file():
         return None

@@ -1,5 +1,4 @@
-"""Every mask of one sequence, ground truth or results: what all formats are read as and written
-from."""
+"""All masks of one sequence, ground truth or results: the common type of all formats."""
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ from stemseg_ros.records import FrameResult, Rle
 
 
 class EvaluationError(StemsegError):
-    """Ground truth or results are missing, mangled or do not belong together; the message says
-    where."""
+    """Ground truth or results are missing, malformed or do not belong together; the message names
+    the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class SequenceMasks:
 
     name: str
     size: tuple[int, int]
-    """(H, W) of every frame, pixels; (0, 0) if not a single mask says so."""
+    """(H, W) of every frame, pixels; (0, 0) if there is no mask."""
     frames: int
     """Length of the sequence; frames without masks count."""
     classes: Mapping[int, str]
@@ -32,9 +31,9 @@ class SequenceMasks:
     rows: tuple[ResultRow, ...]
     """Masks of objects, in the order of the file; an id belongs to one track of the sequence."""
     ignored: Mapping[int, Rle] = field(default_factory=dict)
-    """By frame: pixels about which the ground truth says nothing."""
+    """By frame: pixels without ground truth."""
     scores: Mapping[int, float] = field(default_factory=dict)
-    """Confidence of each track by id; none: 1."""
+    """Confidence of each track by id; None for 1."""
     files: tuple[str, ...] = ()
     """Name of each frame's file, where the format has such."""
     number: int = 0

@@ -1,8 +1,8 @@
-"""Storage files of bags read from front to back: those without a usable index, and what is left of
-those that are cut or damaged.
+"""Scans storage files of bags from front to back: those without a usable index, cut or damaged
+ones.
 
-A scan finds every whole message, remembers where it lies (not its data), and hands the messages
-out in order of their log times. ``losses`` names what could not be read.
+A scan finds every complete message, remembers its position (not its data), and yields the messages
+in order of their log times. ``losses`` names what could not be read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MESSAGE = struct.Struct("<HIQQ")
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a message lies."""
+    """Position of a message."""
 
     log_ns: int
     connection: int
@@ -58,7 +58,7 @@ class _Place:
 
 
 class Scan(Protocol):
-    """What is whole of a storage file."""
+    """The complete messages of a storage file."""
 
     connections: list[Connection]
     places: list[_Place]
@@ -72,8 +72,8 @@ class Scan(Protocol):
 
 
 def scan(path: Path) -> Scan:
-    """Scan a file by what its first bytes say it is. Raises ValueError, OSError, sqlite3.Error
-    where nothing can be read."""
+    """Scan a file of the type that its first bytes show. Raises ValueError, OSError, sqlite3.Error
+    if nothing can be read."""
     with path.open("rb") as file:
         start = file.read(len(SQLITE_MAGIC))
     if start.startswith(MCAP_MAGIC):
@@ -105,7 +105,7 @@ class McapScan:
         self._channels: dict[int, Channel] = {}
         self._size = path.stat().st_size
         self._file = path.open("rb")
-        # Messages of a chunk are asked for one after the other, those of two chunks by turns.
+        # Messages of one chunk are read in succession, those of two chunks alternately.
         self._chunk = lru_cache(maxsize=4)(self._read_chunk)
         try:
             self._scan_file()
@@ -144,7 +144,7 @@ class McapScan:
         self.losses.append("the file is cut off: what was recorded after its end is lost")
 
     def _check_end(self) -> None:
-        """Note an index that was cut off; all messages stand in front of it."""
+        """Record an index that was cut off; all messages precede it."""
         self._file.seek(max(0, self._size - len(MCAP_MAGIC)))
         if self._file.read() != MCAP_MAGIC:
             self.losses.append(
@@ -173,7 +173,7 @@ class McapScan:
         chunk: int = -1,
         chunk_length: int = 0,
     ) -> None:
-        """Note a schema, a channel, or where a message lies."""
+        """Record a schema, a channel, or the position of a message."""
         stream.seek(at)
         if opcode == Opcode.MESSAGE and length >= _MESSAGE.size:
             channel, _, log_ns, _ = _MESSAGE.unpack(stream.read(_MESSAGE.size))
@@ -188,7 +188,7 @@ class McapScan:
             self._channels[found.id] = found
 
     def _read_chunk(self, at: int, length: int) -> bytes:
-        """The records of a chunk. Raises errors of many kinds for a damaged one."""
+        """Read the records of a chunk. Raises errors of many kinds for a damaged one."""
         self._file.seek(at)
         chunk = Chunk.read(ReadDataStream(BytesIO(self._file.read(length))))
         if chunk.compression not in _COMPRESSIONS:

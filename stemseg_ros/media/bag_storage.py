@@ -1,8 +1,8 @@
-"""The storage files of a bag: which there are, and how each is opened.
+"""Finds and opens the storage files of a bag.
 
-What the files hold counts, not what metadata.yaml says of them: it gives their order, and what is
-missing shows by it. A compressed file, or a sqlite3 file beside which a journal was left, is read
-from a temporary copy, so that a recording is never changed.
+The content of the files counts, not metadata.yaml, which gives their order and shows what is
+missing. A compressed file, or a sqlite3 file beside which a journal was left, is read from a
+temporary copy, so that a recording is never changed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class StorageFiles:
 
     def __init__(self, path: Path) -> None:
         self.losses: list[str] = []
-        """What of the recording cannot be read, so far."""
+        """Parts of the recording that could not be read so far."""
         self.files: list[StorageFile] = []
         self._stack = ExitStack()
         self._path = path
@@ -102,7 +102,7 @@ class StorageFiles:
             self.lose(f"{file.name}: {loss}")
 
     def lose(self, what: str) -> None:
-        """Note and log a loss."""
+        """Record and log a loss."""
         self.losses.append(what)
         log.warning("%s: %s", self._path, what)
 
@@ -124,7 +124,7 @@ class StorageFiles:
             self.lose(f"{path.name}: {loss}")
 
     def _compare(self, names: list[Path], declared: dict[str, Any]) -> None:
-        """Note what metadata.yaml says to be there and is not."""
+        """Record what metadata.yaml lists and is missing."""
         listed = declared.get("relative_file_paths")
         present = {name.name for name in names}
         for name in listed if isinstance(listed, list) else ():
@@ -136,8 +136,8 @@ class StorageFiles:
 
 
 def _find(path: Path) -> tuple[list[Path], dict[str, Any]]:
-    """Storage files in order, and what metadata.yaml says (empty without one that can be
-    read)."""
+    """List storage files in order, and the content of metadata.yaml (empty without a readable
+    one)."""
     if not path.exists():
         raise BagError(f"no bag at '{path}'")
     if not path.is_dir():
@@ -179,7 +179,7 @@ def _no_bag(path: Path) -> str:
 
 
 def ros1_advice(path: Path) -> str:
-    """What to do with a bag of ROS 1."""
+    """Describe the remedy for a bag of ROS 1."""
     return (
         f"'{path}' is a bag of ROS 1; convert it first: rosbags-convert --src '{path}' "
         f"--dst '{path.with_suffix('')}'"

@@ -1,4 +1,4 @@
-"""What the writer of rosbags leaves open: names of topics that ROS 2 accepts, paths with any
+"""Additions to the writer of rosbags: topic names that ROS 2 accepts, paths with any
 characters."""
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class TopicInfo:
 
 @dataclass(frozen=True, slots=True)
 class BagInfo:
-    """What a bag holds."""
+    """Content of a bag."""
 
     path: Path
     storage: Storage
@@ -132,7 +132,7 @@ class BagReader:
 
     @property
     def losses(self) -> list[str]:
-        """What of the recording could not be read, so far; logged as well."""
+        """Parts of the recording that could not be read so far; logged as well."""
         return self._files.losses
 
     def raw(self) -> Iterator[tuple[int, bytes]]:
@@ -240,7 +240,7 @@ class BagWriter:
             raise BagError(f"cannot write '{self.path}': {reason}") from error
 
     def _publish(self) -> None:
-        """Finish the files and give them their name."""
+        """Finish the files and rename them to their final name."""
         self._writer.close()
         written = self._writer.path
         if self._bare:
@@ -368,7 +368,7 @@ def _topics(connections: Iterable[Connection]) -> tuple[TopicInfo, ...]:
 def _select(
     path: Path, connections: list[Connection], types: Collection[str], topic: str | None
 ) -> list[Connection]:
-    """The connections of the topic that is meant, in all files."""
+    """Find the connections of the requested topic, in all files."""
     topics = _topics(connections)
     fitting = [t for t in topics if t.type in types and topic in (None, t.name)]
     filled = [t for t in fitting if t.messages]

@@ -1,5 +1,5 @@
-"""What of a recording could not be read. One bad frame never costs the others: it is skipped,
-counted and reported by its number."""
+"""Parts of a recording that could not be read. One bad frame never costs the others: it is
+skipped, counted and reported by its number."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Damage:
         return bool(self.skipped or self.losses)
 
     def skip(self, frame: int, error: MediaError) -> None:
-        """Note a frame that cannot be read. Raises the error if ``strict``."""
+        """Record an unreadable frame. Raises the error if ``strict``."""
         if self.strict:
             raise error
         self.skipped.append(SkippedFrame(frame, " ".join(str(error).split())))
 
     def lose(self, what: str) -> None:
-        """Note and log a loss."""
+        """Record and log a loss."""
         self.losses.append(what)
         log.warning("%s", what)
 
     def clear(self) -> None:
-        """Forget what an iteration found."""
+        """Forget the findings of an iteration."""
         self.skipped.clear()
         self.losses.clear()
 

@@ -37,7 +37,7 @@ class ImageBagReader:
         self.frames = self._bag.count
         self.damage = Damage(strict, losses=self._bag.losses)
         self.frame_id = ""
-        """Of the last image."""
+        """Encoding of the last image."""
         try:
             first = next(iter(self), None)
             if first is None:
@@ -51,7 +51,7 @@ class ImageBagReader:
         """(H, W) of the first image, pixels."""
 
     def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        """Those that can be read, in the order of recording."""
+        """Yield the readable images, in the order of recording."""
         self.damage.skipped.clear()
         for index, (_, data) in enumerate(self._bag.raw()):
             try:
@@ -65,7 +65,7 @@ class ImageBagReader:
             yield stamp_ns(message), image
 
     def _messages(self) -> Iterator[Any]:
-        """Those that can be decoded, with whatever image."""
+        """Yield the messages that can be decoded."""
         for _, data in self._bag.raw():
             with suppress(MediaError):
                 yield self._bag.decode(data)

@@ -49,8 +49,8 @@ class _File:
     name: str
     start: bytes
     ends: Callable[[bytes], bool]
-    """Whether a file is whole; behind its end there may be anything, such as the rest of a
-    camera's buffer."""
+    """Whether a file is complete; anything may follow its end, such as the rest of a camera's
+    buffer."""
     reader: type[ImageFile]
     """Reads the header."""
 
@@ -86,13 +86,13 @@ _FILES = (
     _File("JPEG", b"\xff\xd8", _jpeg_ends, JpegImageFile),
     _File("PNG", b"\x89PNG\r\n\x1a\n", _png_ends, PngImageFile),
 )
-"""What cameras and image_transport publish. Other formats are refused: every decoder of files from
-strangers is one more that can be attacked."""
+"""Formats that cameras and image_transport publish. Others are refused: every decoder of untrusted
+files adds attack surface."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoding:
-    """How the bytes of a raw image are read."""
+    """Layout of the bytes of a raw image."""
 
     channels: int
     to_bgr: int | None
@@ -180,7 +180,7 @@ def image_size(message: Any) -> tuple[int, int]:
 
 
 def _refuse_format(text: str) -> None:
-    """Formats of CompressedImage that hold no picture of their own."""
+    """Formats of CompressedImage that hold no image of their own."""
     words = text.lower()
     if "compresseddepth" in words:
         what = "a depth image of compressed_depth_image_transport: choose the topic of the colours"
@@ -201,7 +201,7 @@ def bgr_from_message(message: Any) -> npt.NDArray[np.uint8]:
     """Pixels of a sensor_msgs/Image or sensor_msgs/CompressedImage.
 
     Returns uint8 (H, W, 3), BGR, contiguous, a copy of its own. 16-bit images are scaled to
-    0..255. Raises ImageMessageError that says what is wrong with the message.
+    0..255. Raises ImageMessageError, which names the fault.
     """
     if hasattr(message, "format"):
         return _decompress(message)
@@ -217,7 +217,7 @@ def _decompress(message: Any) -> npt.NDArray[np.uint8]:
     width, height = image_size(message)
     encoded = np.frombuffer(message.data, np.uint8)
     file = _file(encoded[:8].tobytes())
-    # OpenCV fills the missing part of a truncated JPEG with grey and says nothing.
+    # OpenCV silently fills the missing part of a truncated JPEG with grey.
     if not file.ends(encoded.tobytes()):
         raise ImageMessageError(
             "length", f"truncated {file.name} image ({encoded.size} bytes without end marker)"

@@ -1,4 +1,4 @@
-"""Results drawn for people: masks on frames, contact sheets, videos."""
+"""Draws results: masks on frames, contact sheets, videos."""
 
 from __future__ import annotations
 

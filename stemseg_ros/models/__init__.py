@@ -1,1 +1,1 @@
-"""The models, one package each, and what they share."""
+"""The models, one package each, and their common layers."""

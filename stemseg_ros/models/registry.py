@@ -1,4 +1,4 @@
-"""What the package of a model offers, found by the name of the model."""
+"""Finds the package of a model by its name."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from stemseg_ros.tracker import Tracker as TrackerType
 
 
 class ModelPackage(Protocol):
-    """What the package of a model offers."""
+    """Contents of the package of a model."""
 
     def load_network(self, config: Any, checkpoint: Any = None, device: Any = "cpu") -> nn.Module:
-        """The network with its weights, in eval mode; see ``open_engine`` for what it must have.
+        """Load the network with its weights, in eval mode; ``open_engine`` lists its requirements.
 
         Raises CheckpointError.
         """
         ...
 
     def Tracker(self, config: Any, device: Any) -> TrackerType:
-        """A new tracker; takes the model's own settings."""
+        """Create a tracker; takes the model's own settings."""
         ...
 
 
 def model_package(name: str) -> ModelPackage:
-    """The package of a model, imported when it is asked for."""
+    """Import the package of a model."""
     return cast(ModelPackage, import_module(MODELS[name]))

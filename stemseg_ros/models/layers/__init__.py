@@ -1,1 +1,1 @@
-"""What several models are built of."""
+"""Layers shared by several models."""

@@ -98,7 +98,7 @@ class MobileNetV2(nn.Module):
 
 
 def build_body(name: str) -> ResNet | MobileNetV2:
-    """The encoder that NetworkConfig.backbone names."""
+    """Build the encoder named by NetworkConfig.backbone."""
     if name == "mobilenet_v2":
         return MobileNetV2()
     return ResNet((3, 4, 23, 3) if name == "resnet101" else (3, 4, 6, 3))

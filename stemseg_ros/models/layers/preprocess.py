@@ -14,12 +14,13 @@ from stemseg_ros.settings import InputConfig
 
 
 def letterbox(image_size: tuple[int, int], config: InputConfig) -> Letterbox:
-    """Where an (H, W) image lies in the network input of STEm-Seg."""
+    """Compute the position of an (H, W) image in the network input of STEm-Seg."""
     return Letterbox.fit(image_size, config.min_dim, config.max_dim, MIN_PADDED)
 
 
 def image_tensor(image: Image, config: InputConfig, device: torch.device) -> Tensor:
-    """A uint8 (H, W, 3) BGR image to the float32 network input (3, H'', W'') on a device."""
+    """Convert a uint8 (H, W, 3) BGR image to the float32 network input (3, H'', W'') on a
+    device."""
     # A copy, as torch shares neither read-only nor mirrored memory.
     pixels = torch.from_numpy(image.copy()).to(device, non_blocking=True)
     return preprocess(pixels.unsqueeze(0), config)[0]

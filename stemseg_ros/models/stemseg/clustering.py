@@ -1,9 +1,9 @@
-"""From the network's maps of one window to its instances (Sec. 3.3).
+"""Clusters the network's maps of one window into instances (Sec. 3.3).
 
 Everything runs on the device of the maps. The number of instances is not known beforehand, so the
-loop asks the host whether to go on: after every instance on a CPU, where that costs nothing, after
-every CHUNK of them on a GPU. Besides, a window waits for the device three times: to count its
-foreground cells, and to copy the labels and what else is known of the clusters.
+loop synchronises with the host to decide whether to continue: after every instance on a CPU, where
+that costs nothing, after every CHUNK of them on a GPU. Besides, a window waits for the device
+three times: to count its foreground cells, and to copy the labels and the traits of the clusters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHUNK = {"cpu": 1, "cuda": 16}
 
 
 def foreground_mask(evidence: Tensor, config: Settings) -> Tensor:
-    """Averaged foreground evidence (T, h, w) to a bool mask.
+    """Threshold averaged foreground evidence (T, h, w) to a bool mask.
 
     Evidence is the logit of the semantic foreground channel or, without a semantic head, the heat
     map; either averaged over the windows that contain the frame.
@@ -72,7 +72,7 @@ def _on_host(labels: Tensor, accepted: Tensor, traits: list[Tensor]) -> WindowCl
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Clusters:
-    """What R rounds of the loop found: K <= R clusters."""
+    """Outcome of R rounds of the loop: K <= R clusters."""
 
     labels: Tensor
     """int16 (P,): > 0 cluster, -1 outlier."""
@@ -85,7 +85,7 @@ class _Clusters:
 def _grow(
     embeddings: Tensor, precisions: Tensor, heat: Tensor, config: ClusteringConfig
 ) -> _Clusters:
-    """The sequential algorithm of Sec. 3.3 on P pixels sorted by falling heat.
+    """Run the sequential algorithm of Sec. 3.3 on P pixels sorted by descending heat map value.
 
     embeddings, precisions: (E, P).
     """
@@ -117,7 +117,7 @@ class _State:
     labels: Tensor
     """int16 (P,): cluster number, 0 while free."""
     seedable: Tensor
-    """bool (P,): hot enough and not rejected as a centre."""
+    """bool (P,): heat map value high enough, and not rejected as a centre."""
     best: Tensor
     """float32 (P,): probability of the cluster that the pixel is offered to if it stays free."""
     choice: Tensor
@@ -141,7 +141,8 @@ class _State:
         )
 
     def next_seed(self) -> tuple[Tensor, Tensor]:
-        """Position (1,) of the hottest free pixel, and whether there was one, bool (1,)."""
+        """Find the position (1,) of the free pixel with the highest heat map value, and whether
+        there is one, bool (1,)."""
         last = self.positions.numel()
         # min() of positions rather than argmax of heat, whose choice among equals is not defined
         # on a GPU.
@@ -173,14 +174,15 @@ class _State:
         return accepted
 
     def finish(self) -> Tensor:
-        """Labels after the leftover pass; pixels that stay free are outliers."""
+        """Assign leftovers and return the labels; pixels that stay free are outliers."""
         near = self.best > self.config.leftover_probability
         leftover = torch.where(near, self.choice, torch.full_like(self.choice, OUTLIER))
         return torch.where(self.labels == 0, leftover, self.labels)
 
 
 def _precisions(bandwidths: Tensor, config: NetworkConfig) -> Tensor:
-    """Precisions (E, P): the learned bandwidths (V, P), and 1 / sigma^2 for free dimensions."""
+    """Compute precisions (E, P): the learned bandwidths (V, P), and 1 / sigma^2 for free
+    dimensions."""
     free = bandwidths.new_full((config.free_dims, bandwidths.shape[1]), 1.0 / config.free_sigma**2)
     return torch.cat((bandwidths, free))
 
@@ -188,11 +190,12 @@ def _precisions(bandwidths: Tensor, config: NetworkConfig) -> Tensor:
 def _probability(
     embeddings: Tensor, precisions: Tensor, seed: Tensor, rules: ClusteringRules
 ) -> Tensor:
-    """Probability (P,) of every pixel under the Gaussian around a seed, position (1,) (Eq. 2).
+    """Compute the probability (P,) of every pixel under the Gaussian around a seed, position (1,)
+    (Eq. 2).
 
     As in the released code without the normalising factor, so that it is 1 at the centre.
     """
-    # index_select, because indexing with a tensor of one number asks the host for it.
+    # index_select, because indexing with a one-element tensor synchronises with the host.
     center, precision = embeddings.index_select(1, seed), precisions.index_select(1, seed)
     squared = ((embeddings - center) ** 2 * precision).sum(dim=0)
     return torch.exp(-0.5 * (squared if rules.squared_distance else squared.sqrt()))

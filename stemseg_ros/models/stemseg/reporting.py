@@ -1,4 +1,4 @@
-"""From labelled grids to results: which frames are final, which masks are reported, as what."""
+"""Turns labelled grids into results: final frames, reported masks, ids and scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stemseg_ros.records import FrameResult, Instance
 
 
 class Reporter:
-    """Holds the frames that have no result yet, and makes the results of those that are final."""
+    """Holds the frames without a result, and creates the results of those that are final."""
 
     def __init__(self, config: Settings) -> None:
         self.config = config
@@ -26,11 +26,11 @@ class Reporter:
         return self._pending[0][0] if self._pending else None
 
     def expect(self, index: int, stamp_ns: int) -> None:
-        """A frame has come in."""
+        """Add a frame that came in."""
         self._pending.append((index, stamp_ns))
 
     def report(self, final: int, stitcher: Stitcher, letterbox: Letterbox) -> list[FrameResult]:
-        """Results of the pending frames up to the index ``final``."""
+        """Create the results of the pending frames up to the index ``final``."""
         results = []
         while self._pending and self._pending[0][0] <= final:
             results.append(self._result(*self._pending.popleft(), stitcher, letterbox))
@@ -47,7 +47,7 @@ class Reporter:
         )
 
     def _instance(self, mask: FullMask, stitcher: Stitcher) -> Instance | None:
-        """A track's mask in one frame; None if track or mask are not to be reported (yet)."""
+        """Create the instance of a track's mask in one frame; None if it is not reported (yet)."""
         track, output = stitcher.tracks[mask.label], self.config.output
         track.age += 1
         score = track.heat * track.class_probability

@@ -1,4 +1,4 @@
-"""Joining the clusters of successive windows to tracks (Sec. 3.3, "Video clip stitching").
+"""Links the clusters of successive windows to tracks (Sec. 3.3, "Video clip stitching").
 
 Clusters are matched to tracks by the IoU of their masks over the frames that the windows share.
 ``reference`` does just that, as the released code. ``corrected`` also asks for a minimum IoU and
@@ -41,11 +41,11 @@ class Stitcher:
         self._grids: dict[int, Int32Array] = {}
         self._next_id = 1
         self.tracks: dict[int, Track] = {}
-        """Tracks that can still go on, by id."""
+        """Tracks that can still continue, by id."""
 
     @classmethod
     def of(cls, config: Settings) -> Stitcher:
-        """The stitcher that a model needs."""
+        """Create the stitcher for the settings of a model."""
         network = config.network
         return cls(config.stitching, network.mixing, single=network.task == "saliency")
 
@@ -65,7 +65,7 @@ class Stitcher:
         return self._grids[index]
 
     def forget(self, before: int) -> None:
-        """Drop frames with smaller indices, and tracks that are lost for good."""
+        """Drop frames with smaller indices, and tracks that can no longer be found again."""
         for index in [index for index in self._grids if index < before]:
             del self._grids[index]
         oldest = before - self._config.max_gap
@@ -144,7 +144,7 @@ class Stitcher:
         """Ids of lost tracks, and the IoU (L, K) of their last masks, propagated at constant
         velocity, with the clusters.
 
-        A cluster is looked at in its first frame, where the gap is shortest.
+        A cluster is compared in its first frame, where the gap is shortest.
         """
         tracks = self.tracks.items() if self._rules.recovery else ()
         lost = [track for track_id, track in tracks if track_id not in known]
@@ -194,7 +194,7 @@ class Stitcher:
     def _remember(
         self, masks: ClusterMasks, frames: list[int], ids: Int32Array, clusters: WindowClusters
     ) -> None:
-        """Bring the tracks up to date with the window's clusters; id 0 leaves none."""
+        """Update the tracks with the window's clusters; id 0 leaves none."""
         for k in np.flatnonzero((ids > 0) & (masks.counts.sum(axis=0) > 0)).tolist():
             track = self.tracks.setdefault(int(ids[k]), Track(int(ids[k])))
             seen = masks.counts[:, k].nonzero()[0].tolist()
@@ -274,7 +274,7 @@ def _link_all(windows: Iterable[tuple[Indices, WindowClusters]], stitcher: Stitc
 
 
 def unscored(labels: npt.NDArray[np.integer]) -> WindowClusters:
-    """Clusters of which nothing but the labels is known."""
+    """Wrap labels as clusters without centres, scores and classes."""
     if labels.ndim != 3 or labels.dtype.kind not in "iu":
         raise ValueError(f"expected int labels (T, h, w), got {labels.dtype} {labels.shape}")
     if labels.max(initial=0) > np.iinfo(np.int16).max:  # numbered anew only then: sorting is slow

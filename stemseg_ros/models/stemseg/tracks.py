@@ -1,4 +1,4 @@
-"""What linking knows: the masks of a window's clusters, and the tracks so far."""
+"""State of linking: the masks of a window's clusters, and the tracks so far."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Track:
     track_id: int
     """>= 1, never reused."""
     number: int | None = None
-    """Id under which it is reported; None until it is."""
+    """Id under which the track is reported; None before."""
     frame: int = -1
     """Index of the last frame with a mask."""
     cells: Cells = field(default_factory=lambda: np.empty(0, np.int64))
@@ -33,7 +33,7 @@ class Track:
     path: deque[tuple[int, float, float]] = field(default_factory=lambda: deque(maxlen=HISTORY))
     """(frame, y, x): centroids of the last masks, in cells."""
     age: int = 0
-    """Number of frames that came out with it."""
+    """Number of published frames that contain it."""
     reported: bool = False
     """Whether its score has been high enough in some frame so far."""
     class_logits: npt.NDArray[np.float64] | None = None
@@ -42,7 +42,7 @@ class Track:
     cells_seen: float = 0.0
     """Number of those cells."""
     heat: float = 1.0
-    """Heat of the centre of the newest cluster, [0, 1]."""
+    """Heat map value at the centre of the newest cluster, [0, 1]."""
     center: npt.NDArray[np.float32] | None = None
     """(E,) embedding of that centre."""
 
@@ -62,13 +62,14 @@ class Track:
         return float(weights[1:].max() / weights.sum())
 
     def motion(self, frame: int) -> tuple[int, int]:
-        """Whole cells (dy, dx) from the last mask to ``frame`` at constant velocity."""
+        """Predict the shift (dy, dx) in whole cells from the last mask to ``frame``, at constant
+        velocity."""
         (first, y0, x0), (last, y1, x1) = self.path[0], self.path[-1]
         steps = (frame - last) / max(last - first, 1)
         return round((y1 - y0) * steps), round((x1 - x0) * steps)
 
     def see_class(self, logits: npt.NDArray[np.float32], cells: int) -> None:
-        """Take in the mean logits (1 + C,) of so many cells."""
+        """Add the mean logits (1 + C,) of a number of cells."""
         total = cells * logits.astype(np.float64)
         self.class_logits = total if self.class_logits is None else self.class_logits + total
         self.cells_seen += cells
@@ -137,8 +138,8 @@ class MotionModel:
         self._scratch = np.zeros(height * width, bool)
 
     def iou(self, track: Track, frame: int, mask: Cells, box: tuple[int, int, int, int]) -> float:
-        """IoU of a mask in ``frame`` with the track's last, moved on at its velocity or left where
-        it was."""
+        """Compute the IoU of a mask in ``frame`` with the track's last one, propagated at its
+        velocity or left in place."""
         motions = {(0, 0), track.motion(frame)}
         return max(self._shifted_iou(track, motion, mask, box) for motion in motions)
 
@@ -156,7 +157,7 @@ class MotionModel:
         return both / max(len(moved) + len(mask) - both, 1)
 
     def _shift(self, cells: Cells, dy: int, dx: int) -> Cells:
-        """A mask moved by whole cells; what leaves the grid is cut off."""
+        """Shift a mask by whole cells; cells outside the grid are dropped."""
         height, width = self._size
         y, x = np.divmod(cells, width)
         y, x = y + dy, x + dx
