@@ -57,60 +57,69 @@ class PostFilter(str, Enum):
 FILTERS = {PostFilter.without: (False,), PostFilter.only: (True,), PostFilter.both: (False, True)}
 
 
+GroundTruthOption = Annotated[
+    Path,
+    typer.Option(
+        help="The benchmark's ground truth, or a ROS 2 bag with /ground_truth/instances."
+    ),
+]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Score these stored results (of the same format) instead of running the network."
+    ),
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with a folder of images per sequence.",
+        show_default="beside the ground truth",
+    ),
+]
+OutOption = Annotated[Path, typer.Option(help="Folder for report.html, report.json and results.")]
+FormatOption = Annotated[FormatName, typer.Option(help="Format of a ground truth that is no bag.")]
+ModeOption = Annotated[
+    list[Mode] | None,
+    typer.Option(
+        help="offline is the paper's protocol; may be repeated.",
+        show_default="that of the config",
+    ),
+]
+PostFilterOption = Annotated[
+    PostFilter,
+    typer.Option(
+        help="Score without, only with, or both with and without the released post-filter.",
+    ),
+]
+PixelScoresOption = Annotated[
+    bool,
+    typer.Option(
+        "--pixel-scores",
+        help="Score tracks by their pixels, as the released code does for YouTube-VIS.",
+    ),
+]
+ThroughRosOption = Annotated[
+    bool, typer.Option("--through-ros", help="Send the images through the real ROS 2 node.")
+]
+SequenceOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Evaluate this sequence; may be repeated.", show_default="all"),
+]
+JobsOption = Annotated[int, typer.Option(min=1, help="Processes that work in parallel.")]
+
+
 def evaluate(
-    ground_truth: Annotated[
-        Path,
-        typer.Option(
-            help="The benchmark's ground truth, or a ROS 2 bag with /ground_truth/instances."
-        ),
-    ],
-    results: Annotated[
-        Path | None,
-        typer.Option(
-            help="Score these stored results (of the same format) instead of running the network."
-        ),
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with a folder of images per sequence.",
-            show_default="beside the ground truth",
-        ),
-    ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Folder for report.html, report.json and results.")
-    ] = Path("out/evaluation"),
-    format: Annotated[
-        FormatName, typer.Option(help="Format of a ground truth that is no bag.")
-    ] = (FormatName.kitti_mots),
-    mode: Annotated[
-        list[Mode] | None,
-        typer.Option(
-            help="offline is the paper's protocol; may be repeated.",
-            show_default="that of the config",
-        ),
-    ] = None,
-    post_filter: Annotated[
-        PostFilter,
-        typer.Option(
-            help="Score without, only with, or both with and without the released post-filter.",
-        ),
-    ] = PostFilter.both,
-    pixel_scores: Annotated[
-        bool,
-        typer.Option(
-            "--pixel-scores",
-            help="Score tracks by their pixels, as the released code does for YouTube-VIS.",
-        ),
-    ] = False,
-    through_ros: Annotated[
-        bool, typer.Option("--through-ros", help="Send the images through the real ROS 2 node.")
-    ] = False,
-    sequence: Annotated[
-        list[str] | None,
-        typer.Option(help="Evaluate this sequence; may be repeated.", show_default="all"),
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that work in parallel.")] = 1,
+    ground_truth: GroundTruthOption,
+    results: ResultsOption = None,
+    images: ImagesOption = None,
+    out: OutOption = Path("out/evaluation"),
+    format: FormatOption = (FormatName.kitti_mots),
+    mode: ModeOption = None,
+    post_filter: PostFilterOption = PostFilter.both,
+    pixel_scores: PixelScoresOption = False,
+    through_ros: ThroughRosOption = False,
+    sequence: SequenceOption = None,
+    jobs: JobsOption = 1,
     config: ConfigOption = "lite",
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",

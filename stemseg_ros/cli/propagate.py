@@ -22,31 +22,37 @@ if TYPE_CHECKING:
     from stemseg_ros.labelling.propagate import PropagationSummary
 
 
+MasksOption = Annotated[
+    Path,
+    typer.Option(
+        help="What to follow: a PNG for the first frame, or a folder of PNGs named like the "
+        "frames in which objects appear (of a video: 00000, 00001, ...); the value of a pixel "
+        "is the number of its object, 0 background."
+    ),
+]
+OutOption = Annotated[
+    Path, typer.Option(help="Folder for masks/NAME.png, overlay.mp4 and summary.json.")
+]
+ConfigOption = Annotated[
+    str, typer.Option(help="Preset of a model that takes prompts, or YAML file.")
+]
+FpsOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Frame rate of the overlay.", show_default="that of the video; 10 for images"
+    ),
+]
+
+
 def propagate(
     source: SourceArgument,
-    masks: Annotated[
-        Path,
-        typer.Option(
-            help="What to follow: a PNG for the first frame, or a folder of PNGs named like the "
-            "frames in which objects appear (of a video: 00000, 00001, ...); the value of a pixel "
-            "is the number of its object, 0 background."
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(help="Folder for masks/NAME.png, overlay.mp4 and summary.json.")
-    ] = Path("out/propagate"),
-    config: Annotated[
-        str, typer.Option(help="Preset of a model that takes prompts, or YAML file.")
-    ] = "hodor_lite",
+    masks: MasksOption,
+    out: OutOption = Path("out/propagate"),
+    config: ConfigOption = "hodor_lite",
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
     topic: TopicOption = None,
-    fps: Annotated[
-        float | None,
-        typer.Option(
-            help="Frame rate of the overlay.", show_default="that of the video; 10 for images"
-        ),
-    ] = None,
+    fps: FpsOption = None,
     settings: SetOption = None,
     strict: StrictOption = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,52 +22,60 @@ class ViewUsageError(StemsegError):
     """Options of the command that contradict each other."""
 
 
+BagArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[BAG]",
+        help="ROS 2 bag with images and instances; without one, a running node is shown.",
+    ),
+]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option(help="Bag of the instances.", show_default="the same bag"),
+]
+AnswersOption = Annotated[Path | None, typer.Option(hidden=True)]
+ImageTopicOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Topic of the images.", show_default=f"the bag's only one; live: {IMAGE_TOPIC}"
+    ),
+]
+InstancesTopicOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Topic of the instances.", show_default=f"the bag's only one; live: {TOPIC}"
+    ),
+]
+SaveOption = Annotated[
+    Path | None,
+    typer.Option(help="Write this .rrd file instead of serving a page; 'rerun FILE' opens it."),
+]
+BindOption = Annotated[
+    str,
+    typer.Option(
+        help="IP address that page and data listen on: 127.0.0.1 serves this machine alone, "
+        "0.0.0.0 everybody who reaches it, without a password."
+    ),
+]
+PortOption = Annotated[
+    int,
+    typer.Option(min=1024, max=65534, help="Port of the page; the next one serves its data."),
+]
+HostOption = Annotated[str, typer.Option(help="Name under which browsers reach this machine.")]
+OpenOption = Annotated[bool, typer.Option(help="Open the page in a browser.")]
+
+
 def view(
-    bag: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[BAG]",
-            help="ROS 2 bag with images and instances; without one, a running node is shown.",
-        ),
-    ] = None,
-    results: Annotated[
-        Path | None,
-        typer.Option(help="Bag of the instances.", show_default="the same bag"),
-    ] = None,
-    answers: Annotated[Path | None, typer.Option(hidden=True)] = None,
-    image_topic: Annotated[
-        str | None,
-        typer.Option(
-            help="Topic of the images.", show_default=f"the bag's only one; live: {IMAGE_TOPIC}"
-        ),
-    ] = None,
-    topic: Annotated[
-        str | None,
-        typer.Option(
-            help="Topic of the instances.", show_default=f"the bag's only one; live: {TOPIC}"
-        ),
-    ] = None,
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write this .rrd file instead of serving a page; 'rerun FILE' opens it."
-        ),
-    ] = None,
-    bind: Annotated[
-        str,
-        typer.Option(
-            help="IP address that page and data listen on: 127.0.0.1 serves this machine alone, "
-            "0.0.0.0 everybody who reaches it, without a password."
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(min=1024, max=65534, help="Port of the page; the next one serves its data."),
-    ] = 9090,
-    host: Annotated[
-        str, typer.Option(help="Name under which browsers reach this machine.")
-    ] = "localhost",
-    open: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    bag: BagArgument = None,
+    results: ResultsOption = None,
+    answers: AnswersOption = None,
+    image_topic: ImageTopicOption = None,
+    topic: InstancesTopicOption = None,
+    save: SaveOption = None,
+    bind: BindOption = "127.0.0.1",
+    port: PortOption = 9090,
+    host: HostOption = "localhost",
+    open: OpenOption = True,
 ) -> None:
     """Show masks, ids, trails and timings, of a bag or of a running node, in a browser page.
 
@@ -96,21 +105,13 @@ def view(
         Recording(bag.stem if bag else "live", follow=bag is None) as recording,
     ):
         if bag is None:
-            from stemseg_ros.replay.session import check_ros
-
-            check_ros()
-            from stemseg_ros.ros.programs.viewer import run
-
-            start(recording)
-            run(recording, image_topic or IMAGE_TOPIC, topic or TOPIC)
+            _show_live(recording, start, image_topic or IMAGE_TOPIC, topic or TOPIC)
         else:
             from stemseg_ros.view.bag_frames import BagFrames
 
             with BagFrames(bag, image_topic, results, topic) as frames:
                 start(recording)
-                _show(recording, frames)
-                for reason in recording.left_out():
-                    typer.echo(f"stemseg: {reason}", err=True)
+                _show_bag(recording, frames)
             if save is None:
                 typer.echo("Ctrl-C ends the page")
                 _until_interrupted()
@@ -118,7 +119,19 @@ def view(
         typer.echo(f"{save}: {recording.frames} frames")
 
 
-def _show(recording: Recording, frames: BagFrames) -> None:
+def _show_live(
+    recording: Recording, start: Callable[[Recording], None], image_topic: str, topic: str
+) -> None:
+    from stemseg_ros.replay.session import check_ros
+
+    check_ros()
+    from stemseg_ros.ros.programs.viewer import run
+
+    start(recording)
+    run(recording, image_topic, topic)
+
+
+def _show_bag(recording: Recording, frames: BagFrames) -> None:
     from stemseg_ros.cli.console import frames_progress
 
     with frames_progress("view", frames.frames) as progress:
@@ -131,6 +144,8 @@ def _show(recording: Recording, frames: BagFrames) -> None:
             f"{frames.missing} results have no image in the bag",
             err=True,
         )
+    for reason in recording.left_out():
+        typer.echo(f"stemseg: {reason}", err=True)
 
 
 def _until_interrupted() -> None:
