@@ -199,7 +199,7 @@ def evaluate_development(
 
 
 def measures(results: Sequence[SequenceResult]) -> dict[str, float]:
-    """What evaluate_development tells, of these sequences; tracking of the first one."""
+    """Measure these sequences as evaluate_development does; tracking on the first one."""
     report = {"semantic_iou": 100 * semantic_iou(results, 1)}
     for area in (1000, 300):
         quality = mask_quality(results, 1, area)

@@ -217,7 +217,7 @@ def node(options: argparse.Namespace) -> Iterator[None]:
 
 
 class Observer:
-    """Receives the results, and tells the node its policy."""
+    """Receives the results, and sets the policy of the node."""
 
     def __init__(self) -> None:
         import rclpy

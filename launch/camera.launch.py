@@ -145,6 +145,4 @@ def end_for_wrong_parameter(event: ProcessExited, context: LaunchContext) -> Non
     """End the launch, before the node is started again only to fail again."""
     if event.returncode == WRONG_PARAMETER and not context.is_shutdown:
         # What a handler raises is logged, shuts down and makes the exit code of launch 1.
-        raise RuntimeError(
-            f"{event.process_name}: a parameter is wrong; its last line tells which"
-        )
+        raise RuntimeError(f"{event.process_name}: a parameter is wrong; its last line names it")

@@ -1,7 +1,7 @@
 """Cityscapes: ``leftImg8bit/train/<city>/*.png``, ``gtFine/.../*_gtFine_instanceIds.png``.
 
 A label is class * 1000 + number from 0 for an object, the class alone for groups of objects that
-could not be told apart (ignored) and for stuff.
+could not be separated (ignored) and for stuff.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Searched with subfolders. A value of a label PNG is an object; 0 is background, 10000 is ignored,
 and so are other multiples of 1000, which in KITTI-MOTS' notation are pixels whose objects are not
-told apart.
+separated.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ CLASS_STEP = 1000
 """A label is class * 1000 + track id, as in KITTI-MOTS; 0 is background."""
 IGNORE_LABEL = 10000
 """Label of pixels about which nothing is known. Number 0 of a class, as in 1000, labels a group:
-pixels of that class whose instances are not told apart."""
+pixels of that class whose instances are not separated."""
 END_MARKS = {".png": (b"IEND", 64), ".jpg": (b"\xff\xd9", 4096), ".jpeg": (b"\xff\xd9", 4096)}
 """Bytes near the end of a complete file, and how near."""
 

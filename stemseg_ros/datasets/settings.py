@@ -33,7 +33,8 @@ class DatasetConfig(Section):
     """Folder in the driving pack, where it is not the entry's name: two entries may draw different
     clips from one folder."""
     instances: bool = True
-    """Whether objects are told apart; false: its labels teach classes and foreground alone."""
+    """Whether objects are labelled one by one; false: the labels teach classes and foreground
+    alone."""
     split: str = Field("train", pattern=r"^\w+$")
     """Part of the dataset, by the name its own files use."""
     weight: float = Field(1.0, ge=0, allow_inf_nan=False)

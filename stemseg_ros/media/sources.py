@@ -218,7 +218,7 @@ class Video:
         return av.open(f"file:{self.path}")
 
     def _packets(self, container: av.container.InputContainer) -> Iterator[av.Packet[Any]]:
-        """Those of all streams: sound tells how long a cut recording was meant to be."""
+        """Durations of all streams: that of the sound reveals a cut recording."""
         try:
             yield from container.demux()
         except av.FFmpegError as error:

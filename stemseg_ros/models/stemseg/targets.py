@@ -30,7 +30,7 @@ class Targets:
     ignore: npt.NDArray[np.bool_]
     """bool (T, h, w)."""
     groups: npt.NDArray[np.bool_]
-    """bool (T, h, w): pixels of a class whose instances are not told apart."""
+    """bool (T, h, w): pixels of a class whose instances are not separated."""
 
 
 def grid_targets(labels: npt.NDArray[np.int32], config: Settings) -> Targets:

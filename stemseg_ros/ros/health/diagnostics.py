@@ -16,8 +16,8 @@ from stemseg_ros.ros.health.verdicts import Level
 class Diagnostics:
     """Publishes the status of each part of the node once a second.
 
-    An unconfigured node publishes, too: silence means that the process is gone, or that its
-    executor hangs.
+    An unconfigured node publishes, too: missing messages mean that the process is gone, or that
+    its executor hangs.
     """
 
     def __init__(self, node: Node, parts: Callable[[], list[DiagnosticStatus]]) -> None:

@@ -27,7 +27,7 @@ class ThrottledLog:
     """Logs the first event of a kind at once, and the total when the burst is over.
 
     Later events are counted until ``quiet`` seconds pass without one; if there were any, the total
-    is logged then. Kinds are told apart without their numbers. Events may come from any thread;
+    is logged then. Kinds are compared without their numbers. Events may come from any thread;
     ``poll`` must be called regularly.
     """
 

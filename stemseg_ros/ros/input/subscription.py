@@ -142,7 +142,7 @@ class ImageSubscription:
 
     def _on_incompatible(self, _: object) -> None:
         # Not here: this runs inside the subscription that has to go. A fixed reliability stays;
-        # if nobody else sends, the next report of the silence says what to change.
+        # if no one else sends, the next warning names what to change.
         self._refit = self._qos == "auto"
         if not self._refit and self._silence_told:
             self._silence_told, self._last_image = False, time.monotonic()
