@@ -32,6 +32,8 @@ from stemseg_ros.training.settings import TrainingConfig
 RENAMED = {
     "node.max_gap": "stream.max_gap",
     "window.flush_after": "stream.flush_after",
+    "health.warn_silence": "health.warn_no_images",
+    "health.error_silence": "health.error_no_images",
 }
 """Former names of settings, accepted with a warning until the next version."""
 DEFAULT_MODEL = "stemseg"

@@ -28,9 +28,9 @@ class HealthConfig(Section):
     that load_policy stride passes over."""
     error_lost: float = Field(0.5, ge=0, le=1, json_schema_extra=LIVE)
     """The same, for an error."""
-    warn_silence: float = Field(5.0, ge=0, le=86_400, json_schema_extra=LIVE)
+    warn_no_images: float = Field(5.0, ge=0, le=86_400, json_schema_extra=LIVE)
     """Seconds without an image, not counting those in which images are processed; 0: never."""
-    error_silence: float = Field(30.0, ge=0, le=86_400, json_schema_extra=LIVE)
+    error_no_images: float = Field(30.0, ge=0, le=86_400, json_schema_extra=LIVE)
     """The same, for an error."""
     warn_delay_ms: float = Field(1000.0, ge=0, json_schema_extra=LIVE)
     """Milliseconds from the arrival of the image that completes a window to the window's results;

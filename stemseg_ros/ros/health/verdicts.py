@@ -12,12 +12,14 @@ Level = tuple[bytes, str]
 """Level of a DiagnosticStatus, and its message."""
 
 
-def judge_stream(period: Period, silent_s: float | None, limits: HealthConfig) -> Level:
+def judge_stream(
+    period: Period, seconds_without_images: float | None, limits: HealthConfig
+) -> Level:
     """Compare a camera with its thresholds and return the worst level.
 
-    silent_s: since its last image; None while it is not active.
+    seconds_without_images: since its last image; None while it is not active.
     """
-    if silent_s is None:
+    if seconds_without_images is None:
         return OK, "not active"
     findings = [
         _judge(
@@ -27,10 +29,10 @@ def judge_stream(period: Period, silent_s: float | None, limits: HealthConfig) -
             f"frames are lost: {period.lost_share:.0%} in the last second",
         ),
         _judge(
-            silent_s,
-            limits.warn_silence or float("inf"),
-            limits.error_silence or float("inf"),
-            f"no images for {silent_s:.0f} s",
+            seconds_without_images,
+            limits.warn_no_images or float("inf"),
+            limits.error_no_images or float("inf"),
+            f"no images for {seconds_without_images:.0f} s",
         ),
         _judge(
             period.delay_ms or 0.0,

@@ -81,7 +81,7 @@ class Camera:
         """Build the camera's entry of the diagnostics. From any thread."""
         stream, statistics = self.stream, self.health.statistics
         period = statistics.period()
-        verdict = judge_stream(period, self.input.silent_s, self._config.health)
+        verdict = judge_stream(period, self.input.seconds_without_images, self._config.health)
         values = {"device": device} | statistics.values(period)
         values |= {
             "queue_depth": str(len(self.queue)),

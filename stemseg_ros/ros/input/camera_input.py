@@ -34,9 +34,9 @@ class CameraInput:
         """Images received since the start of the process."""
 
     @property
-    def silent_s(self) -> float | None:
+    def seconds_without_images(self) -> float | None:
         """Seconds since the last image; None if not subscribed."""
-        return None if self._subscription is None else self._subscription.silent_s
+        return None if self._subscription is None else self._subscription.seconds_without_images
 
     def start(self) -> None:
         """Subscribe."""

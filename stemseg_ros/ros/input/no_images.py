@@ -47,7 +47,7 @@ class Request:
         return self.topic.removesuffix(SUFFIX) if self.type == COMPRESSED else self.topic
 
 
-def explain_silence(
+def explain_no_images(
     wanted: Request, offers: Iterable[Offer], image_topics: Mapping[str, str], remedy: str
 ) -> str:
     """Describe the finding and its remedy.

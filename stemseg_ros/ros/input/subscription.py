@@ -20,10 +20,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from stemseg_ros.config import Config
 from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.ros.input.lost_images import LostFrames, remedy
-from stemseg_ros.ros.input.no_images import TRANSPORTS, Offer, Request, explain_silence
+from stemseg_ros.ros.input.no_images import TRANSPORTS, Offer, Request, explain_no_images
 
 POLL_SECONDS = 0.2
-SILENCE_SECONDS = 5.0
+NO_IMAGES_SECONDS = 5.0
 _RELIABILITY = {
     "sensor_data": ReliabilityPolicy.BEST_EFFORT,
     "reliable": ReliabilityPolicy.RELIABLE,
@@ -68,13 +68,13 @@ class ImageSubscription:
         self._refit = False
         self._losses = LostFrames(on_lost, self._explain_losses)
         self._last_image = time.monotonic()
-        self._silence_told = False
+        self._warned = False
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(POLL_SECONDS, self._poll, clock=steady)
         self._poll()
 
     @property
-    def silent_s(self) -> float:
+    def seconds_without_images(self) -> float:
         """Seconds since the last image, or since the subscription. Time in which images are being
         processed does not count, as a player waits for the results."""
         return time.monotonic() - self._last_image
@@ -92,9 +92,9 @@ class ImageSubscription:
             self._subscribe(wanted)
         if self._busy():
             self._last_image = time.monotonic()
-        if not self._silence_told and self.silent_s >= SILENCE_SECONDS:
-            self._silence_told = True
-            self._report_silence()
+        if not self._warned and self.seconds_without_images >= NO_IMAGES_SECONDS:
+            self._warned = True
+            self._warn_no_images()
 
     def _subscribe(self, reliability: ReliabilityPolicy) -> None:
         self._unsubscribe()
@@ -130,8 +130,8 @@ class ImageSubscription:
         ]
 
     def _on_message(self, message: Any) -> None:
-        if self._silence_told:
-            self._silence_told = False
+        if self._warned:
+            self._warned = False
             self._node.get_logger().info(f"images arrive on {self.topic}")
         self._last_image = time.monotonic()
         self._losses.received(stamp_ns(message))
@@ -144,15 +144,15 @@ class ImageSubscription:
         # Not here: this runs inside the subscription that has to go. A fixed reliability stays;
         # if no one else sends, the next warning names what to change.
         self._refit = self._qos == "auto"
-        if not self._refit and self._silence_told:
-            self._silence_told, self._last_image = False, time.monotonic()
+        if not self._refit and self._warned:
+            self._warned, self._last_image = False, time.monotonic()
 
     def _explain_losses(self, share: float) -> None:
         self._node.get_logger().warning(
             f"{share:.0%} of the images on {self.topic} are lost in transit: {_remedy()}"
         )
 
-    def _report_silence(self) -> None:
+    def _warn_no_images(self) -> None:
         reliability = None if self._reliability is None else _text(self._reliability)
         kind = f"sensor_msgs/msg/{self._type.__name__}"
         wanted = Request(self._name, self.topic, kind, reliability)
@@ -165,9 +165,9 @@ class ImageSubscription:
             )
             for info in self._publishers()
         ]
-        found = explain_silence(wanted, offers, self._image_topics(), _remedy())
+        found = explain_no_images(wanted, offers, self._image_topics(), _remedy())
         self._node.get_logger().warning(
-            f"no images on {self.topic} ({kind}) for {SILENCE_SECONDS:.0f} s; {found}"
+            f"no images on {self.topic} ({kind}) for {NO_IMAGES_SECONDS:.0f} s; {found}"
         )
 
     def _image_topics(self) -> dict[str, str]:

@@ -209,7 +209,7 @@ class Player:
             return
         timeout = self._options.timeout
         self._program.spin_until(
-            lambda: len(self._outstanding) < limit or self._silence() > timeout
+            lambda: len(self._outstanding) < limit or self._seconds_without_result() > timeout
         )
         if len(self._outstanding) >= limit:
             raise ProgramError(
@@ -227,10 +227,10 @@ class Player:
         while self._outstanding:
             self._call_flush()
             self._program.spin_until(
-                lambda: not self._outstanding or self._silence() > FLUSH_AGAIN_S,
+                lambda: not self._outstanding or self._seconds_without_result() > FLUSH_AGAIN_S,
                 self._options.timeout,
             )
-            if self._outstanding and self._silence() > self._options.timeout:
+            if self._outstanding and self._seconds_without_result() > self._options.timeout:
                 raise ProgramError(
                     f"{len(self._outstanding)} frames have no result within "
                     f"{self._options.timeout:g} s after the end of the bag"
@@ -250,7 +250,7 @@ class Player:
         if not future.result().success:
             raise ProgramError(f"{self._options.flush} failed: {future.result().message}")
 
-    def _silence(self) -> float:
+    def _seconds_without_result(self) -> float:
         return time.monotonic() - self._outstanding.last_change
 
 

@@ -131,7 +131,7 @@ def test_a_node_that_lacks_its_device_is_in_error(
 
 
 @pytest.mark.parametrize(
-    ("period", "silent_s", "level", "text"),
+    ("period", "seconds_without_images", "level", "text"),
     [
         (Period(), 0.0, OK, "no frames are lost"),
         (Period(lost_share=0.01), 0.0, WARN, "frames are lost: 1% in the last second"),
@@ -154,9 +154,9 @@ def test_a_node_that_lacks_its_device_is_in_error(
     ],
 )
 def test_the_worst_finding_counts(
-    period: Period, silent_s: float, level: bytes, text: str
+    period: Period, seconds_without_images: float, level: bytes, text: str
 ) -> None:
-    assert judge_stream(period, silent_s, HealthConfig()) == (level, text)
+    assert judge_stream(period, seconds_without_images, HealthConfig()) == (level, text)
     assert judge_stream(period, None, HealthConfig()) == (OK, "not active")
 
 
@@ -164,8 +164,8 @@ def test_thresholds_are_settings_and_0_switches_some_off() -> None:
     bad = Period(lost_share=0.4, delay_ms=1e6)
     off = HealthConfig(
         warn_lost=0.5,
-        warn_silence=0.0,
-        error_silence=0.0,
+        warn_no_images=0.0,
+        error_no_images=0.0,
         warn_delay_ms=0.0,
         error_delay_ms=0.0,
     )

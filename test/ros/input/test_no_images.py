@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stemseg_ros.ros.input.no_images import COMPRESSED, RAW, Offer, Request, explain_silence
+from stemseg_ros.ros.input.no_images import COMPRESSED, RAW, Offer, Request, explain_no_images
 
 CAMERA = Offer("/camera", RAW, "reliable", "volatile")
 BEST_EFFORT = Offer("/camera", RAW, "best effort", "transient local")
@@ -17,7 +17,7 @@ def say(
     kind: str = RAW,
     reliability: str | None = "reliable",
 ) -> str:
-    return explain_silence(
+    return explain_no_images(
         Request("image", topic, kind, reliability), offers, topics, "use the profile"
     )
 

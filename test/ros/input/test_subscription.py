@@ -109,8 +109,8 @@ def subscriber(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Subs
 
 
 @pytest.fixture
-def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stemseg_ros.ros.input.subscription.SILENCE_SECONDS", 1.0)
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stemseg_ros.ros.input.subscription.NO_IMAGES_SECONDS", 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def cameras() -> Iterator[Process]:
 def test_every_pairing_of_qos(
     cameras: Process,
     subscriber: Callable[..., Subscriber],
-    short_silence: None,
+    short_wait: None,
     qos: str,
     reliability: str,
     durability: str,
@@ -147,7 +147,7 @@ def test_every_pairing_of_qos(
 
 
 def test_a_publisher_that_comes_late_is_matched(
-    subscriber: Callable[..., Subscriber], short_silence: None
+    subscriber: Callable[..., Subscriber], short_wait: None
 ) -> None:
     it = subscriber("/late/image")
     it.wait_for_log("no images on /late/image (sensor_msgs/msg/Image) for 1 s; nobody publishes")
@@ -162,15 +162,15 @@ def test_a_publisher_that_comes_late_is_matched(
     ("first", "second"), [("reliable", "best_effort"), ("best_effort", "reliable")]
 )
 def test_a_publisher_that_vanishes_and_returns_is_matched_again(
-    subscriber: Callable[..., Subscriber], short_silence: None, first: str, second: str
+    subscriber: Callable[..., Subscriber], short_wait: None, first: str, second: str
 ) -> None:
     it = subscriber("/image")
     for reliability in (first, first, second):
         with process("qos_publisher.py", f"/image:{reliability}:volatile") as camera:
             it.wait_for_images()
             camera.stop(signal.SIGKILL)  # without a word, as a cable that is pulled
-        silences = len(it.lines("no images on"))
-        wait_for(lambda n=silences: len(it.lines("no images on")) > n, 10.0)
+        warnings = len(it.lines("no images on"))
+        wait_for(lambda n=warnings: len(it.lines("no images on")) > n, 10.0)
     assert it.lines(f"subscribed to /image (raw, {first.replace('_', ' ')})")
     if second == "best_effort":  # the other way, the dead one seems to be there for a while
         assert it.lines("subscribed to /image (raw, best effort)")
@@ -194,7 +194,7 @@ def test_no_warning_while_images_are_processed(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A player waits for the answers, for a large network long."""
-    monkeypatch.setattr(subscription, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(subscription, "NO_IMAGES_SECONDS", 1.0)
     with closing(Subscriber(capfd, "image")) as subscriber:
         subscriber.busy = True
         time.sleep(2.0)
@@ -208,7 +208,7 @@ def test_names_that_are_nearly_right_are_suggested(
 ) -> None:
     it = subscriber("/reliable/volatil")
     it.wait_for_topic("/reliable/volatile")
-    monkeypatch.setattr("stemseg_ros.ros.input.subscription.SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr("stemseg_ros.ros.input.subscription.NO_IMAGES_SECONDS", 0.0)
     it.wait_for_log("the most similar topics")
     line = it.lines("the most similar topics")[0]
     assert "no images on /reliable/volatil (sensor_msgs/msg/Image) for 0 s; nobody" in line
@@ -222,7 +222,7 @@ def test_the_other_transport_is_suggested(
     it = subscriber("/front/image")
     with process("qos_publisher.py", "/front/image/compressed:reliable:volatile"):
         it.wait_for_topic("/front/image/compressed")
-        monkeypatch.setattr("stemseg_ros.ros.input.subscription.SILENCE_SECONDS", 0.0)
+        monkeypatch.setattr("stemseg_ros.ros.input.subscription.NO_IMAGES_SECONDS", 0.0)
         it.wait_for_log("set node.image_transport to compressed")
         compressed = subscriber("/front/image", node__image_transport="compressed")
         compressed.wait_for_images()
