@@ -25,7 +25,7 @@ from stemseg_ros.execution.settings import RuntimeConfig
 from stemseg_ros.models.names import MODELS
 from stemseg_ros.resources import resource_path
 from stemseg_ros.ros.settings import HealthConfig, NodeConfig, QosConfig
-from stemseg_ros.settings import InputConfig, OutputConfig, Section, StreamConfig
+from stemseg_ros.settings import ClipShape, InputConfig, OutputConfig, Section, StreamConfig
 from stemseg_ros.tracker import Latency
 from stemseg_ros.training.settings import TrainingConfig
 
@@ -74,6 +74,11 @@ class Config(Section):
     def latency(self) -> Latency:
         """Latency of a tracker with these settings."""
         raise NotImplementedError(f"the settings of the model {self.model} define no latency")
+
+    @property
+    def clip(self) -> ClipShape:
+        """What a training clip is."""
+        raise NotImplementedError(f"the settings of the model {self.model} describe no clips")
 
     @property
     def mode(self) -> str:

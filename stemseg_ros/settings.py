@@ -7,7 +7,7 @@ them to one tree.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -26,6 +26,14 @@ class Section(BaseModel):
     """Base of every node of the tree: immutable, and no unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ClipShape(NamedTuple):
+    """Frames of a training clip."""
+
+    length: int
+    max_stride: int
+    """Successive frames of a video clip are up to this number of source frames apart."""
 
 
 class Switches(Section):

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from stemseg_ros.config import Config
     from stemseg_ros.evaluation.evaluate import VariantReport
     from stemseg_ros.evaluation.runs import Setup
-    from stemseg_ros.formats.sequence_masks import SequenceMasks
 
 
 class FormatName(str, Enum):
@@ -52,6 +51,15 @@ class PostFilter(str, Enum):
     without = "without"
     only = "only"
     both = "both"
+
+
+class LinkerName(str, Enum):
+    """What gives masks their identities."""
+
+    own = "own"
+    of = "of"
+    ri = "ri"
+    stc = "stc"
 
 
 FILTERS = {PostFilter.without: (False,), PostFilter.only: (True,), PostFilter.both: (False, True)}
@@ -91,6 +99,14 @@ PostFilterOption = Annotated[
         help="Score without, only with, or both with and without the released post-filter.",
     ),
 ]
+LinkerOption = Annotated[
+    list[LinkerName] | None,
+    typer.Option(
+        help="own: identities as they are. of: by optical flow. ri, stc: by the embeddings of "
+        "--config stc_lite. May be repeated.",
+        show_default="own",
+    ),
+]
 PixelScoresOption = Annotated[
     bool,
     typer.Option(
@@ -116,6 +132,7 @@ def evaluate(
     format: FormatOption = (FormatName.kitti_mots),
     mode: ModeOption = None,
     post_filter: PostFilterOption = PostFilter.both,
+    linker: LinkerOption = None,
     pixel_scores: PixelScoresOption = False,
     through_ros: ThroughRosOption = False,
     sequence: SequenceOption = None,
@@ -138,6 +155,7 @@ def evaluate(
     with needs_extra("eval"):
         from stemseg_ros.evaluation import evaluate as work
         from stemseg_ros.evaluation.inputs import read_input
+        from stemseg_ros.evaluation.relinking import Relinker, as_given
         from stemseg_ros.evaluation.report.content import summarise, to_json
         from stemseg_ros.evaluation.report.page import write_page
         from stemseg_ros.evaluation.runs import stored_masks
@@ -145,23 +163,26 @@ def evaluate(
     given = read_input(ground_truth, format.value, images, sequence or (), topic)
     sources = [STORED] if results else [m.value for m in mode or ()] or [tree.mode]
     wanted = [
-        LinkingVariant(source, filtered, pixel_scores, through_ros and results is None)
+        LinkingVariant(source, filtered, pixel_scores, through_ros and results is None, link.value)
         for source in sources
+        for link in linker or [LinkerName.own]
         for filtered in work.possible_filters(FILTERS[post_filter], given)
     ]
     with output_folder(out):
-        setup = None
+        setup = _setup(tree, checkpoint, device, jobs)
+        relinker = Relinker(given, setup)
         if results is not None:
             stored = work.read_stored(given, ground_truth, results)
-            variants = work.evaluate_stored(given, stored, wanted, jobs, _bar)
-            masks: Callable[[str], SequenceMasks] = stored.__getitem__
+            variants = work.evaluate_stored(given, stored, wanted, jobs, _bar, relinker)
+            masks = {name: partial(as_given, result) for name, result in stored.items()}
         else:
-            setup = _setup(tree, checkpoint, device, jobs)
-            variants = work.evaluate_runs(given, setup, wanted, out, jobs, _bar)
-            masks = partial(stored_masks, work.results_folder(out, wanted[0]))
-        report = summarise(given, ground_truth, variants, setup)
+            variants = work.evaluate_runs(given, setup, wanted, out, jobs, _bar, relinker)
+            folder = work.results_folder(out, wanted[0])
+            masks = {name: partial(stored_masks, folder, name) for name in given.truths}
+        shown = relinker.masks(wanted[0], masks)
+        report = summarise(given, ground_truth, variants, None if results else setup)
         write_json(out / "report.json", to_json(report))
-        write_page(out / "report.html", report, given, masks)
+        write_page(out / "report.html", report, given, lambda name: shown[name]())
     _print(variants)
     typer.echo(f"{out}: report.html, report.json")
 

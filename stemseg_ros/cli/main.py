@@ -226,15 +226,12 @@ def train(
         from stemseg_ros.training.train import TrainingStopped
         from stemseg_ros.training.train import train as train_network
     from stemseg_ros.cli.console import training_progress
-    from stemseg_ros.models.stemseg.settings import own_settings
     from stemseg_ros.training.distributed import this_process
 
     main_process = this_process().main
     try:
         with training_progress(shown=main_process) as report:
-            weights = train_network(
-                own_settings(tree), data, out, resume=resume, report=report, device=device
-            )
+            weights = train_network(tree, data, out, resume=resume, report=report, device=device)
     except TrainingStopped as stopped:
         if main_process:
             typer.echo(f"stemseg: {stopped}", err=True)
@@ -276,8 +273,7 @@ def data_show(
 ) -> None:
     """Draw the first clips of training with masks and ids."""
     tree = config_from(config, settings)
-    from stemseg_ros.models.stemseg.settings import own_settings
     from stemseg_ros.training.clip_sheet import show_clips
 
-    frames = show_clips(own_settings(tree), data, out, clips)
+    frames = show_clips(tree, data, out, clips)
     typer.echo(f"{out}: {clips} clips of {frames} frames")

@@ -24,6 +24,7 @@ from stemseg_ros.evaluation.measures import (
     score_sequence,
     sequence_measures,
 )
+from stemseg_ros.evaluation.relinking import Masks, Relinker, as_given
 from stemseg_ros.evaluation.runs import Setup, StoredRun, finished_run, run_sequence, stored_masks
 from stemseg_ros.evaluation.variants import LinkingVariant, has_post_filter, named_like, prepare
 from stemseg_ros.formats import format_named
@@ -32,8 +33,6 @@ from stemseg_ros.labelling.job import percentiles
 
 Task = TypeVar("Task")
 Value = TypeVar("Value")
-Masks = Callable[[], SequenceMasks]
-"""Reads the results of a sequence where they are needed."""
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Opens a progress bar by title and total; yields a function that takes the number done."""
 
@@ -85,14 +84,16 @@ def evaluate_stored(
     variants: Sequence[LinkingVariant],
     jobs: int,
     progress: Progress,
+    relinker: Relinker | None = None,
 ) -> list[VariantReport]:
-    """Score stored results in every variant. Raises EvaluationError."""
-    masks = {name: partial(_given, result) for name, result in results.items()}
-    return [score_variant(variant, given, masks, jobs, progress) for variant in variants]
-
-
-def _given(masks: SequenceMasks) -> SequenceMasks:
-    return masks
+    """Score stored results in every variant. Raises EvaluationError, and MediaError where images
+    are needed for linking."""
+    stored = {name: partial(as_given, result) for name, result in results.items()}
+    reports = []
+    for variant in variants:
+        masks = stored if relinker is None else relinker.masks(variant, stored)
+        reports.append(score_variant(variant, given, masks, jobs, progress))
+    return reports
 
 
 def evaluate_runs(
@@ -102,6 +103,7 @@ def evaluate_runs(
     out: Path,
     jobs: int,
     progress: Progress,
+    relinker: Relinker | None = None,
 ) -> list[VariantReport]:
     """Run every sequence in the mode of every variant and score the results; write the benchmark's
     files.
@@ -120,7 +122,8 @@ def evaluate_runs(
         folder = results_folder(out, variant)
         folder.mkdir(parents=True, exist_ok=True)
         runs = run_all(given, setup, variant, folder, jobs, progress)
-        masks = {name: partial(stored_masks, folder, name) for name in given.truths}
+        stored = {name: partial(stored_masks, folder, name) for name in given.truths}
+        masks = stored if relinker is None else relinker.masks(variant, stored)
         report = score_variant(variant, given, masks, jobs, progress)
         report.timing = timing(runs.values())
         report.latency_ms = [ms for run in runs.values() for ms in run.latency_ms]

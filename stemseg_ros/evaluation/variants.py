@@ -16,6 +16,8 @@ from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 
 DAVIS_OBJECTS = 20
 """Most objects of a sequence in DAVIS unsupervised; the largest of a run are kept."""
+OWN = "own"
+"""Linker of results that keep the identities of their source."""
 STORED = "stored results"
 """Source of a variant without a run."""
 
@@ -33,6 +35,8 @@ class LinkingVariant:
     it."""
     through_ros: bool = False
     """Whether the images went through the ROS 2 node."""
+    linker: str = OWN
+    """What gave the masks their identities: OWN, or a name of ``relinking.py``."""
 
     @property
     def run(self) -> str:
@@ -44,6 +48,7 @@ class LinkingVariant:
         """Name in reports."""
         return (
             self.run
+            + f" + linked by {self.linker}" * (self.linker != OWN)
             + " + post-filter" * self.post_filter
             + " + scores by pixels" * self.pixel_scores
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from stemseg_ros.config import Config
 from stemseg_ros.datasets.mix import load_mix
 from stemseg_ros.datasets.pseudo_label_repair import repair_all
 from stemseg_ros.datasets.sequence import LabelledFrame, Sources, read_all
@@ -22,11 +23,12 @@ from stemseg_ros.models.stemseg.targets import Targets, grid_targets
 from stemseg_ros.training.clips import Clip, draw_clip, draw_size
 from stemseg_ros.training.distributed import World
 from stemseg_ros.training.interrupts import leave_signals_to_the_parent, signals_held
+from stemseg_ros.training.trainables import AnyBatch, trainable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Clips and their targets as tensors; instances are padded with empty masks."""
+    """Clips of STEm-Seg and their targets as tensors; instances are padded with empty masks."""
 
     clips: Tensor
     """float32 (N, T, 3, H, W), preprocessed."""
@@ -68,7 +70,7 @@ class Batch:
         )
 
 
-def load_sources(config: Settings, data: Path) -> Sources:
+def load_sources(config: Config, data: Path) -> Sources:
     """Find and check the sequences of ``training.mix``, repaired where the mix asks for it. The
     driving pack, which is small, is decoded at once.
 
@@ -88,8 +90,8 @@ def load_sources(config: Settings, data: Path) -> Sources:
 
 
 def batches(
-    sources: Sources, config: Settings, first: int, world: World | None = None
-) -> Iterator[Batch]:
+    sources: Sources, config: Config, first: int, world: World | None = None
+) -> Iterator[AnyBatch]:
     """Batches of the steps from ``first`` on, in order, drawn ahead by worker processes if there
     are any.
 
@@ -109,13 +111,21 @@ def batches(
     return map(_raise_errors, drawn)
 
 
-def make_batch(sources: Sources, config: Settings, step: int, world: World | None = None) -> Batch:
+def make_batch(
+    sources: Sources, config: Config, step: int, world: World | None = None
+) -> AnyBatch:
     """Draw what one process sees in a step, a function of seed and step alone: ``batch_size``
     times ``accumulate`` clips.
 
     Several processes share the clips of a single one with a batch that is as many times as large.
     """
-    clips = step_clips(sources, config, step, world or World())
+    return trainable(config.model).batch(
+        step_clips(sources, config, step, world or World()), config
+    )
+
+
+def batch_of_windows(clips: list[Clip], config: Settings) -> Batch:
+    """Clips and targets of STEm-Seg."""
     targets = [grid_targets(clip.labels, config) for clip in clips]
     frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).float()  # (N, T, H, W, 3)
     pixels = normalise(frames.permute(0, 1, 4, 2, 3).flatten(0, 1), config.input)
@@ -129,7 +139,7 @@ def make_batch(sources: Sources, config: Settings, step: int, world: World | Non
     )
 
 
-def step_clips(sources: Sources, config: Settings, step: int, world: World) -> list[Clip]:
+def step_clips(sources: Sources, config: Config, step: int, world: World) -> list[Clip]:
     """Draw the clips of one process in a step."""
     seed, count = config.training.seed, config.training.batch_size * config.training.accumulate
     # The size is one for all processes.
@@ -140,14 +150,14 @@ def step_clips(sources: Sources, config: Settings, step: int, world: World) -> l
     ]
 
 
-class _Steps(Dataset[Batch | StemsegError]):
+class _Steps(Dataset[AnyBatch | StemsegError]):
     """The batch of each step, or what is wrong with its files: raised in a worker process, its
     message would come with a stack trace."""
 
-    def __init__(self, sources: Sources, config: Settings, world: World) -> None:
+    def __init__(self, sources: Sources, config: Config, world: World) -> None:
         self._sources, self._config, self._world = sources, config, world
 
-    def __getitem__(self, step: int) -> Batch | StemsegError:
+    def __getitem__(self, step: int) -> AnyBatch | StemsegError:
         cv2.setNumThreads(1)  # processes are the parallelism, and the network needs the cores
         try:
             return make_batch(self._sources, self._config, step, self._world)
@@ -155,7 +165,7 @@ class _Steps(Dataset[Batch | StemsegError]):
             return error
 
 
-def _raise_errors(drawn: Batch | StemsegError) -> Batch:
+def _raise_errors(drawn: AnyBatch | StemsegError) -> AnyBatch:
     if isinstance(drawn, StemsegError):
         raise drawn
     return drawn

@@ -12,14 +12,14 @@ import yaml
 from torch import Tensor
 
 from stemseg_ros import __version__
-from stemseg_ros.config import dump_config
+from stemseg_ros.config import Config, dump_config
 from stemseg_ros.models.layers.weights import save_weights
-from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.model import unfused
 from stemseg_ros.training.steps import Run, TrainingError
+from stemseg_ros.training.trainables import trainable
 
 
-def save(run: Run, path: Path, config: Settings) -> None:
+def save(run: Run, path: Path, config: Config) -> None:
     """Write a checkpoint, whole or not at all. Raises TrainingError."""
     content = {
         "step": run.step,
@@ -43,7 +43,7 @@ def save(run: Run, path: Path, config: Settings) -> None:
         raise TrainingError(f"{path}: cannot be written: {error}") from error
 
 
-def restore(run: Run, path: Path, config: Settings) -> list[str]:
+def restore(run: Run, path: Path, config: Config) -> list[str]:
     """Restore a run from a checkpoint; returns the settings that differ. Raises TrainingError."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -71,7 +71,7 @@ def restore(run: Run, path: Path, config: Settings) -> list[str]:
         ) from error
 
 
-def _changes(before: dict[str, Any], config: Settings) -> list[str]:
+def _changes(before: dict[str, Any], config: Config) -> list[str]:
     """List differing settings, as "training.steps 100 -> 200"."""
     now = config.model_dump(mode="json")
     changes = []
@@ -86,7 +86,7 @@ def _changes(before: dict[str, Any], config: Settings) -> list[str]:
     return changes
 
 
-def export(state: dict[str, Tensor], config: Settings, path: Path, **facts: object) -> None:
+def export(state: dict[str, Tensor], config: Config, path: Path, **facts: object) -> None:
     """Write the state of a training network in the layout and precision of a shipped
     checkpoint."""
     metadata = {
@@ -95,4 +95,6 @@ def export(state: dict[str, Tensor], config: Settings, path: Path, **facts: obje
         "seed": str(config.training.seed),
         **{name: str(value) for name, value in facts.items()},
     }
-    save_weights(unfused({k: v.cpu() for k, v in state.items()}, config), path, metadata)
+    network = trainable(config.model).plain_network(config)
+    on_cpu = {name: value.cpu() for name, value in state.items()}
+    save_weights(unfused(network, on_cpu, folded=config.training.fold_norms), path, metadata)

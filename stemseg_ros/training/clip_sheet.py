@@ -9,21 +9,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from stemseg_ros.config import Config
 from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL, LabelArray, Sources
 from stemseg_ros.errors import MediaError
 from stemseg_ros.media.overlay import contact_sheet, draw_instances
-from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.records import FrameResult, Image, Instance
 from stemseg_ros.training.batches import load_sources, step_clips
 from stemseg_ros.training.clips import Clip
 from stemseg_ros.training.distributed import World
+from stemseg_ros.training.trainables import trainable
 
 STRIPE = 8
 """Pixels from one stripe of an ignored region to the next."""
 TILE_WIDTH = 400
 
 
-def show_clips(config: Settings, data: Path, out: Path, clips: int) -> int:
+def show_clips(config: Config, data: Path, out: Path, clips: int) -> int:
     """Write the first clips of training as a PNG, one row each; ignored pixels are striped.
 
     Returns the number of frames of a clip.
@@ -32,11 +33,12 @@ def show_clips(config: Settings, data: Path, out: Path, clips: int) -> int:
     """
     if out.suffix.lower() != ".png":
         raise MediaError(f"{out}: the contact sheet is a PNG; name it so")
+    trainable(config.model)  # raises for a model that draws no clips
     images, captions = [], []
     for clip in islice(_training_clips(load_sources(config, data), config), clips):
         images += draw_labels(clip, config.classes)
         captions += [f"{clip.name} {frame}" for frame in range(len(clip.frames))]
-    length = config.window.length
+    length = config.clip.length
     sheet = contact_sheet(images, columns=length, captions=captions, width=length * TILE_WIDTH)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,7 @@ def show_clips(config: Settings, data: Path, out: Path, clips: int) -> int:
     return length
 
 
-def _training_clips(sources: Sources, config: Settings) -> Iterator[Clip]:
+def _training_clips(sources: Sources, config: Config) -> Iterator[Clip]:
     """The clips that training on one process sees, in order."""
     for step in count():
         yield from step_clips(sources, config, step, World())

@@ -14,15 +14,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from stemseg_ros.config import Config
 from stemseg_ros.datasets.classes import target_of
 from stemseg_ros.datasets.sequence import LabelledFrame, Sources
-from stemseg_ros.models.stemseg.settings import Settings
+from stemseg_ros.settings import ClipShape
 from stemseg_ros.training.clip_colours import blur, change_light, shift_colours
 from stemseg_ros.training.clip_motion import Affine, Area, draw_crop, still_motion_maps
 from stemseg_ros.training.pasting import NO_PEOPLE, People, paste_objects
-
-MAX_STRIDE = 3
-"""Frames of a video clip are 1 to 3 source frames apart."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +35,7 @@ class Clip:
     """Sequence it was drawn from, for messages."""
 
 
-def draw_size(sources: Sources, config: Settings, rng: np.random.Generator) -> tuple[int, int]:
+def draw_size(sources: Sources, config: Config, rng: np.random.Generator) -> tuple[int, int]:
     """Height and width of the clips of a batch: those of an entry drawn by its weight."""
     sizes = [_area(name, config).crop for name in sources]
     if len(set(sizes)) == 1:
@@ -47,53 +45,52 @@ def draw_size(sources: Sources, config: Settings, rng: np.random.Generator) -> t
 
 def draw_clip(
     sources: Sources,
-    config: Settings,
+    config: Config,
     rng: np.random.Generator,
     size: tuple[int, int] | None = None,
 ) -> Clip:
-    """A clip of ``window.length`` frames; ``training.mix`` has the weights.
+    """A clip in the shape of ``config.clip``; ``training.mix`` has the weights.
 
     size: (height, width), only entries with crops of this size are drawn from.
     """
-    training = config.training
+    training, shape = config.training, config.clip
     names = [name for name in sources if size in (None, _area(name, config).crop)]
     name = names[rng.choice(len(names), p=_shares(names, config))]
     area = _area(name, config)
     number = int(rng.integers(len(sources[name])))
     sequence = sources[name][number]
     clip = (
-        _video_clip(sequence, area, config.window.length, rng)
-        if len(sequence) >= config.window.length
-        else _still_clip(
-            sequence[int(rng.integers(len(sequence)))], area, config.window.length, rng
-        )
+        _video_clip(sequence, area, shape, rng)
+        if len(sequence) >= shape.length
+        else _still_clip(sequence[int(rng.integers(len(sequence)))], area, shape.length, rng)
     )
     if rng.random() < training.copy_paste:
         paste_objects(clip.frames, clip.labels, sources, rng, _people(config))
     return Clip(change_light(clip.frames, rng), clip.labels, f"{name}[{number}]")
 
 
-def _people(config: Settings) -> People:
+def _people(config: Config) -> People:
     if not config.training.paste_people:
         return NO_PEOPLE
-    return People(target_of("pedestrian", config.network.classes), config.training.paste_people)
+    return People(target_of("pedestrian", config.classes), config.training.paste_people)
 
 
-def _area(name: str, config: Settings) -> Area:
+def _area(name: str, config: Config) -> Area:
     entry, training = config.training.mix[name], config.training
     return Area(entry.crop or training.crop, entry.scale or training.scale)
 
 
-def _shares(names: list[str], config: Settings) -> npt.NDArray[np.float64]:
+def _shares(names: list[str], config: Config) -> npt.NDArray[np.float64]:
     weights = np.array([config.training.mix[name].weight for name in names], np.float64)
     shares: npt.NDArray[np.float64] = weights / weights.sum()
     return shares
 
 
 def _video_clip(
-    sequence: Sequence[LabelledFrame], area: Area, length: int, rng: np.random.Generator
+    sequence: Sequence[LabelledFrame], area: Area, shape: ClipShape, rng: np.random.Generator
 ) -> Clip:
-    longest = max(1, min(MAX_STRIDE, (len(sequence) - 1) // max(length - 1, 1)))
+    length = shape.length
+    longest = max(1, min(shape.max_stride, (len(sequence) - 1) // max(length - 1, 1)))
     stride = int(rng.integers(1, longest + 1))
     first = int(rng.integers(len(sequence) - (length - 1) * stride))
     frames = sequence[first : first + (length - 1) * stride + 1 : stride]

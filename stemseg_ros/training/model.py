@@ -95,16 +95,15 @@ def in_float32(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def unfused(state: dict[str, Tensor], config: Settings) -> StemSeg:
-    """A network in the layout of checkpoints from the state dict of a training network, whose
-    norms may be folded."""
-    network = StemSeg(config)
-    if not config.training.fold_norms:
+def unfused(network: nn.Module, state: dict[str, Tensor], *, folded: bool) -> nn.Module:
+    """Fill a network in the layout of checkpoints from the state dict of a training network,
+    whose frozen norms may be folded."""
+    if not folded:
         network.load_state_dict(state)
         return network.eval()
     pairs = conv_norm_pairs(network)
     for name, (conv, norm) in pairs.items():
         set_folded(conv, norm, state[f"{name}.weight"], state[f"{name}.bias"])
-    folded = {f"{name}.{part}" for name in pairs for part in ("weight", "bias")}
-    network.load_state_dict({k: v for k, v in state.items() if k not in folded}, strict=False)
+    set_above = {f"{name}.{part}" for name in pairs for part in ("weight", "bias")}
+    network.load_state_dict({k: v for k, v in state.items() if k not in set_above}, strict=False)
     return network.eval()

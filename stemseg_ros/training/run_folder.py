@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stemseg_ros.config import dump_config
+from stemseg_ros.config import Config, dump_config
 from stemseg_ros.datasets.sequence import (
     CLASS_STEP,
     LabelArray,
@@ -21,7 +21,6 @@ from stemseg_ros.datasets.sequence import (
 )
 from stemseg_ros.errors import MediaError
 from stemseg_ros.labelling.job import versions, write_json
-from stemseg_ros.models.stemseg.settings import Settings
 
 COUNTED_FRAMES = 1000
 """Frames of a dataset, evenly spaced, whose labels are read for the statistics; ``stemseg data
@@ -45,7 +44,7 @@ class DataStatistics:
     """Masks by class in the counted frames."""
 
 
-def write_facts(out: Path, config: Settings, data: Path, sources: Sources) -> None:
+def write_facts(out: Path, config: Config, data: Path, sources: Sources) -> None:
     """Write config.yaml, version.json and data.json. Raises MediaError, DataError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -74,7 +73,7 @@ def code_version() -> str:
 
 
 def statistics(
-    name: str, sequences: Sequence[Sequence[LabelledFrame]], config: Settings
+    name: str, sequences: Sequence[Sequence[LabelledFrame]], config: Config
 ) -> DataStatistics:
     """Count the objects of one entry of the mix. Raises DataError for unreadable labels."""
     places = [(s, f) for s, sequence in enumerate(sequences) for f in range(len(sequence))]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+from torch import nn
 
 from stemseg_ros.config import Config
-from stemseg_ros.models.stemseg.network import StemSeg
-from stemseg_ros.training.model import embedding_outputs
+from stemseg_ros.training.trainables import trainable
 
 MOMENTUM = 0.9
+STEP_FACTOR = 0.1
+"""Of the schedule "steps", at each of its steps."""
 
 
 def rate_factor(step: int, config: Config) -> float:
@@ -18,7 +21,7 @@ def rate_factor(step: int, config: Config) -> float:
 
     Linear warm-up, times: 1 (constant); a half cosine that ends at 0; or 1 until ``decay_start``
     and then a constant factor each step, so that ``decay_factor`` is reached at ``steps``
-    (exponential).
+    (exponential); or a tenth for each of ``drop_steps`` that is reached (steps).
     """
     training = config.training
     warm = min(1.0, (step + 1) / (training.warmup_steps + 1))
@@ -26,22 +29,23 @@ def rate_factor(step: int, config: Config) -> float:
         return warm
     if training.schedule == "cosine":
         return warm * 0.5 * (1 + math.cos(math.pi * step / training.steps))
+    if training.schedule == "steps":
+        return warm * STEP_FACTOR ** sum(step >= drop for drop in training.drop_steps)
     decayed = max(0, step - training.decay_start) / (training.steps - training.decay_start)
     return float(warm * training.decay_factor**decayed)
 
 
-def make_optimizer(network: StemSeg, config: Config) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
     """SGD with Nesterov's momentum, or AdamW; each group of weights has its ``rate``, relative to
     the learning rate."""
     training = config.training
-    outputs = {p for layer in embedding_outputs(network) for p in layer.parameters()}
-    body = set(network.backbone.body.parameters())
-    rest = set(network.parameters()) - outputs - body
     order = [p for p in network.parameters() if p.requires_grad]  # a set has no order
-    rates = ((body, training.backbone_rate), (outputs, training.output_rate), (rest, 1.0))
-    groups = [
-        {"params": [p for p in order if p in members], "rate": rate} for members, rate in rates
-    ]
+    groups: list[dict[str, Any]] = []
+    rest = set(order)
+    for members, rate in trainable(config.model).own_rates(network, config):
+        groups.append({"params": [p for p in order if p in members], "rate": rate})
+        rest -= members
+    groups.append({"params": [p for p in order if p in rest], "rate": 1.0})
     rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)

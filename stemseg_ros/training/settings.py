@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from stemseg_ros.datasets.settings import Crop, DatasetConfig, PositiveFinite, Scale
 from stemseg_ros.settings import Section, Variant
@@ -76,9 +76,12 @@ class TrainingConfig(Section):
     output_rate: float = Field(1.0, gt=0)
     """Learning rate, relative to learning_rate, of the layers that end in embeddings and
     variances."""
-    schedule: Literal["constant", "cosine", "exponential"] = "constant"
+    schedule: Literal["constant", "cosine", "exponential", "steps"] = "constant"
     """Course of the learning rate. cosine falls to 0 at the last step. exponential is constant
-    until decay_start and then falls by the same factor with every step."""
+    until decay_start and then falls by the same factor with every step. steps falls to a tenth at
+    each of drop_steps."""
+    drop_steps: tuple[PositiveInt, ...] = ()
+    """Steps at which the learning rate of the schedule steps falls to a tenth."""
     decay_start: int = Field(0, ge=0)
     """Step at which the exponential decay begins."""
     decay_factor: float = Field(0.01, gt=0, le=1)

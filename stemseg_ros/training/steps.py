@@ -12,14 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
-from stemseg_ros.models.stemseg.network import StemSeg
-from stemseg_ros.models.stemseg.settings import Settings
-from stemseg_ros.training.batches import Batch
 from stemseg_ros.training.distributed import World
-from stemseg_ros.training.model import build_for_training
-from stemseg_ros.training.objective import compute_losses
 from stemseg_ros.training.schedule import make_optimizer, set_rates
+from stemseg_ros.training.trainables import AnyBatch, trainable
 
 MAX_BAD_STEPS = 5
 """Number of successive non-finite steps after which training stops."""
@@ -35,7 +32,7 @@ class TrainingError(StemsegError):
 class Run:
     """The state that changes during training."""
 
-    network: StemSeg
+    network: nn.Module
     model: nn.Module
     """The network, or its wrapper that shares gradients with other processes."""
     average: dict[str, Tensor]
@@ -50,16 +47,22 @@ class Run:
     sums: dict[str, float] = field(default_factory=dict)
     """Losses added up since the last line of the log, and their count."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
 
-def start(config: Settings, device: torch.device | None = None, world: World | None = None) -> Run:
+
+def start(config: Config, device: torch.device | None = None, world: World | None = None) -> Run:
     """Start a run at step 0. Raises CheckpointError, MissingExtraError."""
     device, world = device or torch.device("cpu"), world or World()
     torch.manual_seed(config.training.seed)
-    network = build_for_training(config).to(device)
+    task = trainable(config.model)
+    network = task.build(config).to(device)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     if config.training.compile:
-        network.encode = torch.compile(network.encode)  # type: ignore[method-assign]
-        network.heads = torch.compile(network.heads)  # type: ignore[method-assign]
+        for function in task.COMPILED:
+            setattr(network, function, torch.compile(getattr(network, function)))
     model: nn.Module = network
     if world.size > 1:
         model = DistributedDataParallel(network)
@@ -67,7 +70,7 @@ def start(config: Settings, device: torch.device | None = None, world: World | N
     return Run(network, model, average, make_optimizer(network, config), scaler, world)
 
 
-def take_step(run: Run, batch: Batch, config: Settings) -> None:
+def take_step(run: Run, batch: AnyBatch, config: Config) -> None:
     """Take one step of the optimizer; a step whose loss or gradient is not finite is skipped.
 
     Several of them in a row raise TrainingError, which names the clips.
@@ -91,8 +94,9 @@ def take_step(run: Run, batch: Batch, config: Settings) -> None:
     run.step += 1
 
 
-def _backward(run: Run, batch: Batch, config: Settings) -> dict[str, Tensor]:
+def _backward(run: Run, batch: AnyBatch, config: Config) -> dict[str, Tensor]:
     """Gradients of the mean loss of a step's clips, ``batch_size`` at a time; the losses."""
+    compute_losses = trainable(config.model).compute_losses
     parts = batch.split(config.training.batch_size)
     sums: dict[str, Tensor] = {}
     for number, part in enumerate(parts):
@@ -100,14 +104,14 @@ def _backward(run: Run, batch: Batch, config: Settings) -> dict[str, Tensor]:
         # Processes exchange gradients once a step, with the last pass.
         alone = isinstance(run.model, DistributedDataParallel) and not last
         with cast(DistributedDataParallel, run.model).no_sync() if alone else nullcontext():
-            losses = compute_losses(run.model, part.to(run.network.device), config)
+            losses = compute_losses(run.model, part.to(run.device), config)
             run.scaler.scale(losses["total"] / len(parts)).backward()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value.detach() / len(parts)
     return sums
 
 
-def _count_bad(run: Run, batch: Batch) -> None:
+def _count_bad(run: Run, batch: AnyBatch) -> None:
     run.bad += 1
     clips = ", ".join(run.world.gather(batch.names))
     log.warning("step %d: loss or gradient is not finite, skipped (%s)", run.step, clips)
@@ -121,8 +125,11 @@ def _count_bad(run: Run, batch: Batch) -> None:
 @torch.no_grad()
 def _average(run: Run, decay: float) -> None:
     """Update the running average of the weights; the decay is lower at first, so that the random
-    start is forgotten."""
+    start is forgotten. Counters of batch norms are no weights and are copied."""
     decay = min(decay, (1 + run.step) / (10 + run.step))
-    torch._foreach_lerp_(
-        list(run.average.values()), list(run.network.state_dict().values()), 1 - decay
-    )
+    pairs = [(run.average[name], value) for name, value in run.network.state_dict().items()]
+    weights = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in weights], [value for _, value in weights], 1 - decay)
+    for average, value in pairs:
+        if not average.is_floating_point():
+            average.copy_(value)

@@ -18,24 +18,23 @@ from pathlib import Path
 import torch
 
 from stemseg_ros import __version__
-from stemseg_ros.config import update_config
+from stemseg_ros.config import Config, update_config
 from stemseg_ros.datasets.sequence import Sources
 from stemseg_ros.execution.device import describe_device, resolve_device
-from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.batches import batches, load_sources, make_batch
 from stemseg_ros.training.checkpoints import export, restore, save
 from stemseg_ros.training.distributed import join
 from stemseg_ros.training.interrupts import StopRequest, stop_requests
-from stemseg_ros.training.prediction_pictures import prediction_sheet
 from stemseg_ros.training.run_folder import code_version, write_facts
 from stemseg_ros.training.run_log import RunLog, run_log
 from stemseg_ros.training.schedule import rate_factor
 from stemseg_ros.training.steps import Run, TrainingError, start, take_step
+from stemseg_ros.training.trainables import trainable
 
 LOG_EVERY = 20
 """Steps between two lines of the log."""
 MIN_CROP = 96
-"""The decoders pool over three cells at stride 32."""
+"""Decoders of STEm-Seg pool over three cells at stride 32."""
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ Report = Callable[[TrainingProgress], None]
 
 
 def train(
-    config: Settings,
+    config: Config,
     data: Path,
     out: Path,
     *,
@@ -77,9 +76,10 @@ def train(
 
     data: folder that the roots of the mix are relative to. out: run folder (docs/training.md).
     report: called every few steps. device: "auto", "cpu", "cuda" or "cuda:N".
-    Raises DataError, TrainingError, CheckpointError, DeviceError; TrainingStopped when SIGTERM or
-    SIGINT ended the run.
+    Raises ConfigError, DataError, TrainingError, CheckpointError, DeviceError; TrainingStopped
+    when SIGTERM or SIGINT ended the run.
     """
+    trainable(config.model)  # raises for a model that is not trained here
     place = resolve_device(device)
     checkpoint = _check(config, out, resume)
     sources = load_sources(config, data)
@@ -107,7 +107,7 @@ def train(
     return weights
 
 
-def _check(config: Settings, out: Path, resume: bool) -> Path:
+def _check(config: Config, out: Path, resume: bool) -> Path:
     """The run's checkpoint. Raises TrainingError for what cannot work, before anything is read."""
     training, checkpoint = config.training, out / "checkpoint.pt"
     crops = {"training.crop": training.crop} | {
@@ -139,7 +139,7 @@ def _check(config: Settings, out: Path, resume: bool) -> Path:
     return checkpoint
 
 
-def _announce(run: Run, config: Settings, resume: bool, changes: list[str]) -> None:
+def _announce(run: Run, config: Config, resume: bool, changes: list[str]) -> None:
     log.info(
         "%s at step %d of %d: config %s, stemseg %s %s, torch %s, %d process(es) on %s",
         "resumed" if resume else "started",
@@ -150,19 +150,19 @@ def _announce(run: Run, config: Settings, resume: bool, changes: list[str]) -> N
         code_version(),
         torch.__version__,
         run.world.size,
-        describe_device(run.network.device),
+        describe_device(run.device),
     )
     if changes and run.world.main:
         log.warning("settings have changed: %s", ", ".join(changes))
 
 
 def _loop(
-    run: Run, config: Settings, sources: Sources, request: StopRequest, keeper: _Keeper | None
+    run: Run, config: Config, sources: Sources, request: StopRequest, keeper: _Keeper | None
 ) -> None:
     steps = config.training.steps
     for batch in batches(sources, config, run.step, run.world):
         take_step(run, batch, config)
-        stop = run.world.any(request.signum != 0, run.network.device)
+        stop = run.world.any(request.signum != 0, run.device)
         if keeper is not None:
             keeper.after_step(ending=stop or run.step == steps)
         if stop and run.step < steps:
@@ -178,7 +178,7 @@ class _Keeper:
     def __init__(
         self,
         run: Run,
-        config: Settings,
+        config: Config,
         sources: Sources,
         checkpoint: Path,
         writer: RunLog,
@@ -219,9 +219,10 @@ class _Keeper:
     def _draw(self) -> None:
         """Draw the first clip of this step, and that of the first step, to compare over time."""
         run, writer = self._run, self._writer
+        draw = trainable(self._config.model).prediction_sheet
         for name, step in (("clip of this step", run.step - 1), ("clip of the first step", 0)):
             batch = make_batch(self._sources, self._config, step, run.world)
-            writer.picture(run.step, name, prediction_sheet(run.network, batch, self._config))
+            writer.picture(run.step, name, draw(run.network, batch, self._config))
 
 
 def _means(run: Run) -> dict[str, float]:

@@ -33,6 +33,26 @@ from stemseg_ros.formats import FORMATS
 from stemseg_ros.formats.sequence_masks import SequenceMasks
 
 
+def test_linkers_give_stored_masks_new_identities(dataset: Path, tmp_path: Path) -> None:
+    """Ground truth as results, its ids shuffled: own has the switches, flow repairs them."""
+    texts = dataset / "instances_txt"
+    shuffled = tmp_path / "shuffled"
+    shuffled.mkdir()
+    for text in texts.glob("*.txt"):
+        lines = [line.split(maxsplit=2) for line in text.read_text().splitlines()]
+        lines = [(f, str(int(id_) + 10 * (int(f) % 2)), rest) for f, id_, rest in lines]
+        (shuffled / text.name).write_text("".join(" ".join(line) + "\n" for line in lines))
+    common = ("--ground-truth", dataset, "--results", shuffled, "--out", tmp_path / "out")
+    evaluate(*common, "--linker", "own", "--linker", "of", "--post-filter", "without")
+    own, of = json.loads((tmp_path / "out" / "report.json").read_text())["runs"]
+    assert (own["name"], of["name"]) == ("stored results", "stored results + linked by of")
+    assert own["measures"]["car"]["IDS"] == 11 + 8, "every frame but the first of both sequences"
+    assert of["measures"]["car"]["IDS"] == of["measures"]["pedestrian"]["IDS"] == 0
+    assert of["measures"]["car"]["sMOTSA"] == 100
+    message = evaluate(*common, "--linker", "ri", "--checkpoint", "random", code=2)
+    assert "lite has no embeddings of masks" in message
+
+
 def test_run_in_all_modes(dataset: Path, engines: list[ColourEngine], tmp_path: Path) -> None:
     modes = ["--mode", "offline", "--mode", "near_online", "--mode", "online"]
     report = run(dataset, tmp_path / "out", *modes)

@@ -15,9 +15,13 @@ from stemseg_ros.resources import resource_path
 
 RANDOM = "random"
 """Checkpoint name that stands for seeded random weights."""
-AUTHORS_SOURCE = (
-    "the authors publish theirs at https://github.com/sabarim/STEm-Seg (section Model Zoo)"
-)
+SOURCES = {
+    "stemseg": "the authors publish theirs at https://github.com/sabarim/STEm-Seg (section Model "
+    "Zoo)",
+    "stc": "published ones of CondInst, which has no tracking head, are a start for training or "
+    "detect with tracking.enabled=false",
+}
+"""Where weights come from, by model."""
 
 
 def bundled_checkpoint(config: Config) -> Path:
@@ -31,9 +35,10 @@ def bundled_checkpoint(config: Config) -> Path:
             raise FileNotFoundError
         return path
     except FileNotFoundError:
+        source = f"; {SOURCES[config.model]}" if config.model in SOURCES else ""
         raise CheckpointError(
             f"no weights are bundled with the config '{config.name}': name a checkpoint file "
-            f"('stemseg train' makes one; {AUTHORS_SOURCE}). "
+            f"('stemseg train' makes one{source}). "
             "'random' gives seeded random weights, for benchmarks"
         ) from None
 

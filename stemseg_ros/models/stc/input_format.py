@@ -30,6 +30,24 @@ def normalise(images: Tensor, variant: CondInstVariant) -> Tensor:
     return (images.flip(1) - mean) / std
 
 
+def denormalise(pixels: Tensor, variant: CondInstVariant) -> Tensor:
+    """The inverse of ``normalise``."""
+    mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN_RGB, STD_RGB))
+    if variant == "adelaidet":
+        return pixels + mean.flip(1)
+    return (pixels * std + mean).flip(1)
+
+
+@torch.no_grad()
+def adapt_first_convolution(weight: Tensor, variant: CondInstVariant) -> None:
+    """Change weights (O, 3, k, k) for BGR of mean 0 and deviation 1, as STEm-Seg's light encoder
+    sees it, into weights for the input of a variant."""
+    if variant == "adelaidet":
+        weight.div_(weight.new_tensor(STD_RGB[::-1]).view(1, 3, 1, 1))
+    else:
+        weight.copy_(weight.flip(1))
+
+
 def letterbox(image_size: tuple[int, int], config: InputConfig) -> Letterbox:
     """Where an (H, W) image lies in the network input; sides are rounded half up, as both
     implementations of CondInst do."""

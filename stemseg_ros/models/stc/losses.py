@@ -38,17 +38,27 @@ class MaskSample:
 
 
 def detection_losses(
-    output: ImageOutput, targets: Sequence[LocationTargets], variant: CondInstVariant
+    output: ImageOutput,
+    targets: Sequence[LocationTargets],
+    variant: CondInstVariant,
+    ignored: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Losses ``class``, ``box``, ``centerness`` of N images; 0 with a graph where nothing is
-    positive."""
+    positive.
+
+    ignored: bool (N, L), background locations about which nothing is known; they have no part in
+    the loss of the classes.
+    """
     head = output.head
     labels = torch.stack([target.labels for target in targets])  # (N, L)
     wanted = torch.stack([target.distances for target in targets])
     positive = labels < head.class_logits.shape[-1]
     count = mean_over_processes(positive.sum().to(head.distances.dtype)).clamp(min=1.0)
     truth = F.one_hot(labels, head.class_logits.shape[-1] + 1)[..., :-1].to(head.class_logits)
-    focal = sigmoid_focal_loss(head.class_logits, truth, FOCAL_ALPHA, FOCAL_GAMMA, reduction="sum")
+    counted = slice(None) if ignored is None else positive | ~ignored
+    focal = sigmoid_focal_loss(
+        head.class_logits[counted], truth[counted], FOCAL_ALPHA, FOCAL_GAMMA, reduction="sum"
+    )
     predicted, wanted = head.distances[positive], wanted[positive].to(head.distances.dtype)
     centers = centerness_targets(wanted)
     weight = mean_over_processes(centers.sum()).clamp(min=1e-6)

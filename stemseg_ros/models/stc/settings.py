@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from stemseg_ros.config import Config
-from stemseg_ros.settings import LIVE, InputConfig, Section
+from stemseg_ros.settings import LIVE, ClipShape, InputConfig, Section
 from stemseg_ros.tracker import Latency
 
 CondInstVariant = Literal["mmdet", "adelaidet"]
@@ -122,6 +122,17 @@ class ConsistencyConfig(Section):
     """Weight beside the losses of CondInst."""
 
 
+class PairsConfig(Section):
+    """Key and reference frame that a training sample consists of."""
+
+    max_distance: int = Field(20, ge=1, le=1000)
+    """Most source frames of a video between the two; of a still two augmented copies are taken."""
+    min_pixels: int = Field(32, ge=1)
+    """Objects of fewer pixels of a frame are ignored there."""
+    neck_rate: float = Field(1.0, ge=0)
+    """Learning rate of the feature pyramid relative to ``training.learning_rate``."""
+
+
 class Settings(Config):
     """The tree of settings of an STC model."""
 
@@ -132,6 +143,7 @@ class Settings(Config):
     association: AssociationConfig = AssociationConfig()
     contrastive: ContrastiveConfig = ContrastiveConfig()
     consistency: ConsistencyConfig = ConsistencyConfig()
+    pairs: PairsConfig = PairsConfig()
 
     @model_validator(mode="after")
     def _input_format_goes_with_the_weights(self) -> Settings:
@@ -152,6 +164,11 @@ class Settings(Config):
     def latency(self) -> Latency:
         """Every frame has its result at once."""
         return Latency(look_ahead=0, burst=1, in_flight=1, frames_per_pass=1)
+
+    @property
+    def clip(self) -> ClipShape:
+        """Key and reference frame."""
+        return ClipShape(2, self.pairs.max_distance)
 
     @property
     def traits(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from stemseg_ros.config import Config, ConfigError, load_config, update_config
-from stemseg_ros.settings import LIVE, Section, Switch, Switches
+from stemseg_ros.settings import LIVE, ClipShape, Section, Switch, Switches
 from stemseg_ros.tracker import Latency
 
 Mixing = Literal["xy", "ff", "xyt", "xyf", "xytf", "xyff", "xytff", "xyfff"]
@@ -181,6 +181,11 @@ class Settings(Config):
     def latency(self) -> Latency:
         """Latency of a tracker with these settings."""
         return self.window.latency
+
+    @property
+    def clip(self) -> ClipShape:
+        """Windows of frames 1 to 3 source frames apart."""
+        return ClipShape(self.window.length, max_stride=3)
 
     @property
     def mode(self) -> str:

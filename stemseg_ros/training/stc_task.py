@@ -1,0 +1,209 @@
+"""How STC is trained (``trainables.py``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stemseg_ros.execution.torch_engine import DTYPES, to_channels_last
+from stemseg_ros.media.overlay import contact_sheet, draw_instances
+from stemseg_ros.models.layers.norms import fuse_frozen_norms
+from stemseg_ros.models.layers.weight_files import (
+    CheckpointError,
+    checked_state,
+    read_content,
+    state_of,
+)
+from stemseg_ros.models.layers.weights import initialise, load_state
+from stemseg_ros.models.stc import trainable
+from stemseg_ros.models.stc.condinst import CondInst
+from stemseg_ros.models.stc.input_format import adapt_first_convolution, denormalise, normalise
+from stemseg_ros.models.stc.load import load_start, seeded_network
+from stemseg_ros.models.stc.pyramid import LightBody
+from stemseg_ros.models.stc.settings import Settings
+from stemseg_ros.models.stc.tracker import StcTracker
+from stemseg_ros.models.stc.trainable import FramePairs, frame_truth, freeze, output_layers
+from stemseg_ros.records import Frame, FrameResult, Image
+from stemseg_ros.training.clips import Clip
+from stemseg_ros.training.model import in_float32
+from stemseg_ros.training.pretrained import load_imagenet
+
+COMPILED = ("pyramid",)
+SHEET_WIDTH = 1600
+LIGHT_ENCODER = "backbone.body."
+"""Begins the keys of the encoder in files of STEm-Seg."""
+LIGHT_NECK = (
+    (re.compile(r"^backbone\.fpn\.fpn_inner([234])\."), "neck.lateral_convs.{}.conv."),
+    (re.compile(r"^backbone\.fpn\.fpn_layer([234])\."), "neck.fpn_convs.{}.conv."),
+)
+"""Keys of STEm-Seg's feature pyramid at strides 8, 16 and 32, and ours for them."""
+
+
+def build(config: Settings) -> CondInst:
+    """See ``Trainable``.
+
+    ``training.start_from``: weights of CondInst or STC, the checkpoint of a run, or a light
+    STEm-Seg, whose encoder and feature pyramid are taken.
+    """
+    training = config.training
+    network = seeded_network(config, training.seed)
+    initialise(network.backbone, training.seed)
+    folded = _load_start(network, config)
+    network.eval()  # only then can norms be folded
+    if training.fold_norms:
+        fuse_frozen_norms(network)
+    if folded is not None:
+        path = Path(str(training.start_from))
+        load_state(network, folded, path, config.name)
+    network.train()
+    freeze(network, config.condinst.variant, training.frozen_stages)
+    if training.frozen_encoder:
+        network.backbone.requires_grad_(False)
+        network.neck.requires_grad_(False)
+    for module in _float32_parts(network):
+        in_float32(module)
+    if training.channels_last:
+        to_channels_last(network)
+    return network
+
+
+def plain_network(config: Settings) -> CondInst:
+    """See ``Trainable``."""
+    return CondInst(config)
+
+
+def batch(clips: list[Clip], config: Settings) -> FramePairs:
+    """See ``Trainable``."""
+    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).float()
+    pixels = normalise(frames.permute(0, 1, 4, 2, 3).flatten(0, 1), config.condinst.variant)
+    found = [
+        [frame_truth(labels, config.pairs.min_pixels) for labels in clip.labels] for clip in clips
+    ]
+    return FramePairs(
+        images=pixels.unflatten(0, frames.shape[:2]),
+        truths=tuple((key[0], reference[0]) for key, reference in found),
+        ignored=torch.stack([torch.stack([unknown for _, unknown in pair]) for pair in found]),
+        names=tuple(clip.name for clip in clips),
+    )
+
+
+def compute_losses(model: nn.Module, pairs: FramePairs, config: Settings) -> dict[str, Tensor]:
+    """See ``Trainable``: the network in ``training.precision``, losses in float32."""
+    precision = DTYPES[config.training.precision]
+    images = pairs.images.flatten(0, 1)
+    with torch.autocast(images.device.type, precision, precision != torch.float32):
+        output = model(images)
+    return trainable.compute_losses(trainable.in_float32(output), pairs, config)
+
+
+def own_rates(network: CondInst, config: Settings) -> list[tuple[set[nn.Parameter], float]]:
+    """Those of the encoder and of the feature pyramid."""
+    encoder, neck = set(network.backbone.parameters()), set(network.neck.parameters())
+    return [(encoder, config.training.backbone_rate), (neck, config.pairs.neck_rate)]
+
+
+@torch.no_grad()
+def prediction_sheet(network: CondInst, pairs: FramePairs, config: Settings) -> Image:
+    """Both frames of the first pair as a stream would see them, with ids."""
+    images = denormalise(pairs.images[0], config.condinst.variant)
+    frames = images.permute(0, 2, 3, 1).round().clamp(0, 255).byte().cpu().numpy()
+    tracker = StcTracker(config, pairs.images.device)
+    network.eval()
+    try:
+        drawn = [draw_instances(frame, _track(tracker, network, frame)) for frame in frames]
+    finally:
+        network.train()
+    return contact_sheet(drawn, len(drawn), width=SHEET_WIDTH)
+
+
+def _track(tracker: StcTracker, network: CondInst, image: Image) -> FrameResult:
+    step = tracker.step(Frame(image, stamp_ns=0))
+    (pixels,) = next(step).inputs
+    device = next(network.parameters()).device
+    outputs = network.detect(pixels[None].to(device))
+    try:
+        step.send(tuple(output[0] for output in outputs))
+    except StopIteration as done:
+        (result,) = done.value
+        assert isinstance(result, FrameResult)
+        return result
+    raise RuntimeError("a step of STC makes one call")
+
+
+def _load_start(network: CondInst, config: Settings) -> dict[str, Tensor] | None:
+    """Copy the weights that training starts from; returns those of a run's checkpoint, which fit
+    only once norms are folded. Raises CheckpointError, MissingExtraError."""
+    training = config.training
+    body = network.backbone
+    if training.start_from is None:
+        if isinstance(body, LightBody) and training.pretrained:
+            load_imagenet(body.mobilenet)
+            _adapt(network, config)
+        return None
+    path = Path(training.start_from)
+    content = read_content(path)
+    if isinstance(content, Mapping) and "average" in content:
+        return checked_state(content["average"], path)
+    state = state_of(content, path)
+    if any(key.startswith(LIGHT_ENCODER) for key in state):
+        if not isinstance(body, LightBody):
+            raise CheckpointError(
+                f"{path}: is a STEm-Seg, whose ResNet has another layout than that of "
+                f"'{config.name}'; start from a published CondInst"
+            )
+        load_light(network, state, path, config)
+        return None
+    load_start(network, path, config)
+    return None
+
+
+def load_light(
+    network: CondInst, state: Mapping[str, Tensor], path: Path, config: Settings
+) -> None:
+    """Copy the encoder of a light STEm-Seg, and of its feature pyramid what fits. Raises
+    CheckpointError."""
+    assert isinstance(network.backbone, LightBody)
+    encoder = {
+        key.removeprefix(LIGHT_ENCODER): value
+        for key, value in state.items()
+        if key.startswith(LIGHT_ENCODER)
+    }
+    load_state(network.backbone.mobilenet, encoder, path, config.name)
+    _adapt(network, config)
+    ours = network.state_dict()
+    fitting = {}
+    for key, value in state.items():
+        name = _neck_key(key)
+        if name is not None and ours[name].shape == value.shape:
+            fitting[name] = value.to(ours[name].dtype)
+    network.load_state_dict(fitting, strict=False)
+
+
+def _neck_key(key: str) -> str | None:
+    for pattern, ours in LIGHT_NECK:
+        match = pattern.match(key)
+        if match:
+            return ours.format(int(match[1]) - 2) + key[match.end() :]
+    return None
+
+
+def _adapt(network: CondInst, config: Settings) -> None:
+    first = next(m for m in network.backbone.modules() if isinstance(m, nn.Conv2d))
+    adapt_first_convolution(first.weight, config.condinst.variant)
+
+
+def _float32_parts(network: CondInst) -> list[nn.Module]:
+    """Layers that bfloat16 on the CPU does not suit: narrow outputs, for whose weight gradients
+    oneDNN writes past its buffer (``PointwiseConv`` of STEm-Seg), and strided depthwise
+    convolutions, whose take ten times as long."""
+    strided = [
+        module
+        for module in network.backbone.modules()
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.stride != (1, 1)
+    ]
+    return [*output_layers(network), *strided]
