@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from stemseg_ros.errors import needs_extra
 from stemseg_ros.formats.sequence_masks import SequenceMasks
+from stemseg_ros.records import Rle
 
 with needs_extra("eval"):
     from trackeval import metrics
@@ -37,6 +40,27 @@ def scored_objects(truth: SequenceMasks) -> SequenceMasks:
     Others, which appear later, are background to it."""
     largest = max((row.id for row in truth.rows if row.frame == 0), default=0)
     return replace(truth, rows=tuple(row for row in truth.rows if row.id <= largest))
+
+
+def without_ignored(truth: SequenceMasks, result: SequenceMasks) -> SequenceMasks:
+    """Results without those that BDD100K does not count: no true object of the class claims them
+    (IoU of 0.5 or more), and one ignored object alone covers more than half of them. KITTI-MOTS,
+    whose rules TrackEval applies, takes all ignored pixels together."""
+    objects, rows = truth.by_frame(), []
+    for row in result.rows:
+        ignored = truth.ignored_apart.get(row.frame, ())
+        here = objects[row.frame] if row.frame < truth.frames else []
+        own = [other.rle for other in here if other.class_id == row.class_id]
+        if not _largest(row.rle, ignored, alone=True) > 0.5 or _largest(row.rle, own) >= 0.5:
+            rows.append(row)
+    return replace(result, rows=tuple(rows))
+
+
+def _largest(mask: Rle, others: Sequence[Rle], *, alone: bool = False) -> float:
+    """Largest IoU of a mask with others; alone: largest share of the mask that one covers."""
+    if not others:
+        return 0.0
+    return float(coco_mask.iou([mask], list(others), [int(alone)] * len(others)).max())
 
 
 class YouTubeVisMAP(metrics.TrackMAP):  # type: ignore[misc]

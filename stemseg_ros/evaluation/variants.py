@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from pycocotools import mask as coco_mask
 
+from stemseg_ros.evaluation.official import without_ignored
 from stemseg_ros.formats.davis_pngs import CLASSES as DAVIS_CLASSES
 from stemseg_ros.formats.kitti_lines import filter_rows
 from stemseg_ros.formats.kitti_mots_text import CLASSES as KITTI_CLASSES
@@ -64,6 +65,8 @@ def prepare(
         result = post_filtered(result)
     if variant.pixel_scores:
         result = scored_by_pixels(result)
+    if format_name == "bdd100k":
+        result, truth = without_ignored(truth, result), replace(truth, ignored={})
     if format_name == "davis" and variant.source != STORED:
         result = largest_tracks(result, DAVIS_OBJECTS)
     return truth, result

@@ -1,12 +1,14 @@
 """BDD100K segmentation tracking: one RGBA PNG ("bitmask") per frame in a folder per video.
 
 R category 1 to 8, G attributes (truncated * 8 + occluded * 4 + crowd * 2 + ignored), B * 256 + A
-object id. Ground truth pixels with crowd or ignored set are ignored.
+object id. Ground truth pixels with crowd or ignored set are ignored; results with ignored set are
+left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,15 +90,27 @@ def write(path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -
 def _read(name: str, files: list[Path], truth: bool) -> SequenceMasks:
     rows: list[ResultRow] = []
     ignored: dict[int, Rle] = {}
+    apart: dict[int, tuple[Rle, ...]] = {}
     size = (0, 0)
     for frame, file, pixels in read_pngs(files, ("RGBA",)):
         size = (pixels.shape[0], pixels.shape[1])
         category, skip, ids = unpack(pixels)
         if truth and skip.any():
             ignored[frame] = encode(skip)
-        rows += _rows(frame, file, np.where(skip & truth, 0, category), ids)
+            apart[frame] = _objects(skip, category, ids)
+        left_out = skip if truth else (pixels[..., 1] & IGNORED) > 0
+        rows += _rows(frame, file, np.where(left_out, 0, category), ids)
     _check_tracks(files[0].parent, rows)
-    return SequenceMasks.of_files(name, size, files, CLASSES, rows, ignored)
+    sequence = SequenceMasks.of_files(name, size, files, CLASSES, rows, ignored)
+    return replace(sequence, ignored_apart=apart)
+
+
+def _objects(
+    skip: npt.NDArray[np.bool_], category: npt.NDArray[np.uint8], ids: npt.NDArray[np.int32]
+) -> tuple[Rle, ...]:
+    """Masks of the ignored objects."""
+    keys = category.astype(np.int32) << 16 | ids
+    return tuple(encode(skip & (keys == key)) for key in np.unique(keys[skip]))
 
 
 def unpack(

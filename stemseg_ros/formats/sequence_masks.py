@@ -32,6 +32,8 @@ class SequenceMasks:
     """Masks of objects, in the order of the file; an id belongs to one track of the sequence."""
     ignored: Mapping[int, Rle] = field(default_factory=dict)
     """By frame: pixels without ground truth."""
+    ignored_apart: Mapping[int, tuple[Rle, ...]] = field(default_factory=dict)
+    """By frame: the same pixels by object, where each object counts alone (BDD100K)."""
     scores: Mapping[int, float] = field(default_factory=dict)
     """Confidence of each track by id; None for 1."""
     files: tuple[str, ...] = ()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from mask_strips import row, sequence, two_cars
+from mask_strips import row, sequence, strip, two_cars
 
 from stemseg_ros.evaluation.variants import (
     STORED,
@@ -71,3 +73,25 @@ def test_post_filter_drops_small_masks_and_short_tracks() -> None:
     ]
     rows += [row(t, 3, 20, 30) for t in range(2)]
     assert {r.id for r in post_filtered(sequence(rows, 3)).rows} == {1001}
+
+
+@pytest.mark.parametrize(
+    ("ignored", "kept"),
+    [
+        ([(10, 16)], False),  # 6 of 10 columns
+        ([(10, 15)], True),  # half is not more than half
+        ([(10, 14), (14, 18)], True),  # 8 of 10, but no object covers more than 4
+        ([], True),
+    ],
+)
+def test_bdd100k_leaves_out_what_one_ignored_object_covers(
+    ignored: list[tuple[int, int]], kept: bool
+) -> None:
+    apart = {0: tuple(strip(*columns) for columns in ignored)}
+    truth = replace(sequence([row(0, 1, 30, 40)], 1), ignored_apart=apart)
+    claimed = replace(truth, rows=(row(0, 1, 10, 19),))
+    result = sequence([row(0, 7, 10, 20)], 1)
+    variant = LinkingVariant("stored results")
+    for given, expected in ((truth, kept), (claimed, True)):
+        scored_truth, scored = prepare(variant, "bdd100k", given, result)
+        assert (scored.rows, scored_truth.ignored) == (result.rows if expected else (), {})

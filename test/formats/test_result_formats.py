@@ -74,6 +74,18 @@ def test_davis_2016_takes_the_masks_of_the_dataset(tmp_path: Path) -> None:
     assert (read.ignored, len(read.rows), read.size) == ({}, 1, (2, 2))
 
 
+def test_bdd100k_results_with_the_ignored_bit_are_left_out(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 4, 4), np.uint8)
+    pixels[:, 0], pixels[:, 1], pixels[:, 2] = (3, 1, 0, 1), (3, 2, 0, 2), (3, 0, 0, 3)
+    (tmp_path / "v").mkdir()
+    PillowImage.fromarray(pixels).save(tmp_path / "v" / "0.png")
+    truth = bdd100k_bitmasks.read_truth(tmp_path)
+    assert [row.id for row in truth["v"].rows] == [3]
+    assert [len(masks) for masks in truth["v"].ignored_apart.values()] == [2]
+    results = bdd100k_bitmasks.read_results(tmp_path, truth)
+    assert [row.id for row in results["v"].rows] == [2, 3]
+
+
 def test_bdd100k_bits(tmp_path: Path) -> None:
     """R category, G attributes, B * 256 + A id; crowd and ignored objects are ignored."""
     (tmp_path / "v").mkdir()

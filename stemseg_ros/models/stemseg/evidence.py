@@ -28,8 +28,9 @@ class EvidenceAverage:
     """Running means per frame, on the device: semantic logits or, without a semantic head, the
     heat map.
 
-    Online modes read the mean over the windows so far; the offline mode waits until no window is
-    to come.
+    Copies of a frame that pad a window come out no more: every frame is clustered once, with the
+    embeddings of its last slot. Online modes read the mean over the windows so far; the offline
+    mode waits until no window is to come.
     """
 
     def __init__(self) -> None:
@@ -42,10 +43,16 @@ class EvidenceAverage:
         """Index of the oldest frame of the windows that wait; None if none does."""
         return self._waiting[0][0].indices[0] if self._waiting else None
 
-    def add(self, window: Window, output: NetworkOutput) -> None:
-        """Take in one window; padding slots do not count."""
-        maps = output.heatmap if output.semantic_logits is None else output.semantic_logits
-        for slot in real_slots(window.indices):
+    def add(self, window: Window, output: NetworkOutput, *, copies: bool = False) -> None:
+        """Take in one window.
+
+        copies: the semantic logits of copies count as those of the frame itself, as in the
+        released code. The heat map of copies never does.
+        """
+        logits = output.semantic_logits
+        maps = output.heatmap if logits is None else logits
+        every = copies and logits is not None
+        for slot in range(len(window.indices)) if every else real_slots(window.indices):
             index = window.indices[slot]
             seen = self._sums.get(index)
             self._sums[index] = maps[:, slot] if seen is None else seen + maps[:, slot]
@@ -68,7 +75,21 @@ class EvidenceAverage:
             del self._sums[index], self._counts[index]
 
     def _averaged(self, window: Window, output: NetworkOutput) -> Evident:
+        window, output = _without_copies(window, output)
         means = torch.stack([self._sums[i] / self._counts[i] for i in window.indices], dim=1)
         if output.semantic_logits is None:
             return Evident(window, output, means[0])
         return Evident(window, replace(output, semantic_logits=means), means[-1])
+
+
+def _without_copies(window: Window, output: NetworkOutput) -> tuple[Window, NetworkOutput]:
+    """The window and the maps of its real slots."""
+    slots = real_slots(window.indices)
+    if len(slots) == len(window.indices):
+        return window, output
+    kept = Window(
+        tuple(window.indices[slot] for slot in slots),
+        tuple(window.features[slot] for slot in slots),
+    )
+    maps = (output.embeddings, output.bandwidths, output.heatmap, output.semantic_logits)
+    return kept, NetworkOutput(*(None if m is None else m[:, slots] for m in maps))

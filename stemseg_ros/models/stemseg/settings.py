@@ -124,6 +124,9 @@ class ClusteringConfig(Switches):
     seed_rejection: Switch = "variant"
     """corrected: a centre is rejected when less than seed_min_free of its pixels are still
     free."""
+    padding: Switch = "variant"
+    """Class logits of the first frame of a stream shorter than a window: the mean over the copies
+    that pad the window (reference), or those of the frame itself."""
     min_heat: float = Field(0.8, ge=0, le=1, json_schema_extra=LIVE)
     """Lowest heat map value of an instance centre."""
     min_probability: float = Field(0.5, gt=0, lt=1, json_schema_extra=LIVE)

@@ -67,7 +67,8 @@ class StemSegTracker:
 
     def _track(self, window: Window) -> Step:
         output = NetworkOutput(*(yield Call("decode", window.stacked())))
-        self._evidence.add(window, output)
+        copies = not self.config.clustering.corrected("padding")
+        self._evidence.add(window, output, copies=copies)
         return self._link(everything=self.config.window.mode != "offline")
 
     def _link(self, everything: bool) -> list[FrameResult]:
