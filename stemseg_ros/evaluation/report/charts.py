@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import matplotlib as mpl
@@ -48,12 +49,15 @@ def ids_over_time(name: str, found: MatchDiagnostics) -> str:
     axes.set_title(
         f"{name}: colour is the result's id, grey is missed, a tick is an id switch", loc="left"
     )
-    return _svg(figure)
+    return _svg(figure, f"Ids of the results over time, sequence {name}")
 
 
 @mpl.rc_context(STYLE)
 def overlap_histogram(histogram: Mapping[str, Sequence[int]]) -> str:
-    """True masks by their best IoU, one panel per size."""
+    """True masks by their best IoU, one panel per size that occurs; empty without any."""
+    histogram = {size: counts for size, counts in histogram.items() if sum(counts)}
+    if not histogram:
+        return ""
     figure = Figure(figsize=(9, 2.4))
     edges = [i / IOU_BINS for i in range(IOU_BINS)]
     for panel, (size, counts) in enumerate(histogram.items(), start=1):
@@ -63,7 +67,7 @@ def overlap_histogram(histogram: Mapping[str, Sequence[int]]) -> str:
         axes.set_title(f"{size}: {sum(counts)} masks", loc="left")
         axes.set_ylim(0, max(1, *counts) * 1.05)
         axes.set_xlabel("best IoU")
-    return _svg(figure)
+    return _svg(figure, "True masks by the IoU of the result that overlaps them most")
 
 
 @mpl.rc_context(STYLE)
@@ -79,7 +83,7 @@ def latency_histogram(latencies: Mapping[str, Iterable[float]]) -> str:
     axes.set_xlabel("milliseconds from frame to result")
     axes.set_ylabel("frames")
     axes.legend(frameon=False)
-    return _svg(figure)
+    return _svg(figure, "Milliseconds from a frame to its result")
 
 
 def _runs(matches: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
@@ -100,9 +104,9 @@ def _color(id_: int) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _svg(figure: Figure) -> str:
-    """The figure's <svg> element, to stand in a page."""
+def _svg(figure: Figure, label: str) -> str:
+    """The figure's <svg> element, to stand in a page; its text stays text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return f'<svg role="img" aria-label="{escape(label)}"' + text[text.index("<svg") + 4 :]

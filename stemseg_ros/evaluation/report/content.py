@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,12 @@ class EvaluationReport:
 
     format: str
     ground_truth: str
+    sequences: int
+    frames: int
+    date: str
+    """Local time, to the minute."""
+    command: str
+    """The command line that was given."""
     variants: list[VariantReport]
     config: str | None
     """The whole tree as YAML, for runs."""
@@ -42,6 +51,10 @@ def summarise(
     return EvaluationReport(
         given.format,
         ground_truth.name,
+        len(given.truths),
+        sum(truth.frames for truth in given.truths.values()),
+        datetime.now().astimezone().isoformat(" ", "minutes"),
+        shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         variants,
         dump_config(setup.config) if setup else None,
         (setup.checkpoint or "bundled") if setup else None,

@@ -8,14 +8,23 @@ from pathlib import Path
 
 import jinja2
 
-from stemseg_ros.evaluation.evaluate import VariantReport
+from stemseg_ros.evaluation.evaluate import Timing, VariantReport
 from stemseg_ros.evaluation.inputs import EvaluationInput
-from stemseg_ros.evaluation.measures import COUNTS
+from stemseg_ros.evaluation.measures import ALL_CLASSES, COUNTS, MEAN_CLASSES
 from stemseg_ros.evaluation.report import charts
 from stemseg_ros.evaluation.report.content import EvaluationReport, iou_histogram
+from stemseg_ros.evaluation.report.meanings import MEANINGS
 from stemseg_ros.evaluation.report.worst_frames import Picture, Scene, scene_pictures, worst_frames
 from stemseg_ros.evaluation.variants import prepare
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
+
+SPEED_COLUMNS = (
+    "frames",
+    "frames/s end to end",
+    "frames/s network and clustering",
+    "latency, median, ms",
+    "latency, p99, ms",
+)
 
 
 def write_page(
@@ -36,6 +45,11 @@ def write_page(
         report=report,
         shown=shown,
         number=_number,
+        amount=_amount,
+        totals=(ALL_CLASSES, MEAN_CLASSES),
+        meanings={name: text for name, text in MEANINGS.items() if name in _names(report)},
+        speed=_speed,
+        speed_columns=SPEED_COLUMNS,
         worst=worst,
         switches=switches,
         tracks=[
@@ -64,6 +78,28 @@ def _template() -> jinja2.Template:
 
 def _number(name: str, value: float) -> str:
     return f"{value:g}" if name in COUNTS else f"{value:.1f}"
+
+
+def _amount(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _names(report: EvaluationReport) -> set[str]:
+    """Of all measures that occur."""
+    tables = [table for v in report.variants for table in v.measures.values()]
+    return {name for table in tables for name in table}
+
+
+def _speed(timing: Timing) -> list[str]:
+    """Values of SPEED_COLUMNS."""
+    alone = timing.fps_network_and_clustering
+    return [
+        f"{timing.frames}",
+        f"{timing.fps_end_to_end:.2f}",
+        f"{alone:.2f}" if alone else "",
+        f"{timing.latency_ms['median']:.0f}",
+        f"{timing.latency_ms['p99']:.0f}",
+    ]
 
 
 def _latencies(report: EvaluationReport) -> str:

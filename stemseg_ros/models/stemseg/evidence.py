@@ -91,5 +91,10 @@ def _without_copies(window: Window, output: NetworkOutput) -> tuple[Window, Netw
         tuple(window.indices[slot] for slot in slots),
         tuple(window.features[slot] for slot in slots),
     )
-    maps = (output.embeddings, output.bandwidths, output.heatmap, output.semantic_logits)
-    return kept, NetworkOutput(*(None if m is None else m[:, slots] for m in maps))
+    logits = output.semantic_logits
+    return kept, NetworkOutput(
+        output.embeddings[:, slots],
+        output.bandwidths[:, slots],
+        output.heatmap[:, slots],
+        None if logits is None else logits[:, slots],
+    )

@@ -17,6 +17,7 @@ pytest.importorskip("trackeval")
 from stemseg_ros.cli.main import app
 from stemseg_ros.evaluation.matches import diagnose
 from stemseg_ros.evaluation.measures import MOTS, score_sequence, sequence_measures
+from stemseg_ros.evaluation.report.charts import overlap_histogram
 from stemseg_ros.formats import kitti_mots_text
 
 
@@ -60,21 +61,53 @@ def test_page_shows_every_switch_and_needs_nothing_else(tmp_path: Path) -> None:
     assert all(reference.startswith(("data:", "#")) for reference in references)
 
 
+def test_page_can_be_read_without_seeing_it(tmp_path: Path) -> None:
+    page = report_page(tmp_path).read_text()
+    captions = re.findall(r'<img alt="([^"]*)"', page)
+    assert len(captions) == 3 and all(captions)
+    assert page.count("<caption>") == page.count("<table>") >= 3
+    heads = re.findall(r"<th\b[^>]*>", page)
+    assert heads and all("scope=" in head for head in heads)
+    charts = re.findall(r"<svg[^>]*>", page)
+    assert charts and all('role="img" aria-label="' in chart for chart in charts)
+    assert "1 sequence, 10 frames" in page and "stored results" in page
+    ids = set(re.findall(r'id="([^"]+)"', page))
+    targets = set(re.findall(r'href="#([^"]+)"', page))
+    assert {"sMOTSA", "HOTA", "worst-1", "switch-2"} <= targets <= ids
+
+
+def test_charts_show_the_sizes_that_occur() -> None:
+    counts = {"small": [0] * 10, "medium": [1, *[0] * 9], "large": [0] * 10}
+    chart = overlap_histogram(counts)
+    assert "medium: 1 masks" in chart and "small" not in chart and "large" not in chart
+    assert overlap_histogram({"small": [0] * 10}) == ""
+
+
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
+@pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium in the path")
-def test_page_in_a_browser(tmp_path: Path) -> None:
-    """The browser lays everything out: every picture has its size, every plot its bars."""
+def test_page_in_a_browser(tmp_path: Path, width: int) -> None:
+    """The browser lays everything out: every picture has its size, every plot its bars, nothing is
+    wider than the window, nothing is complained of."""
     page = report_page(tmp_path)
     probe = (
         "<script>onload = () => document.title = JSON.stringify({"
+        "beyond: document.documentElement.scrollWidth - innerWidth,"
         "pictures: [...document.images].map(i => i.naturalWidth),"
         "plots: [...document.querySelectorAll('svg')].map(s => s.getBBox().width)})"
         "</script></body>"
     )
     page.write_text(page.read_text().replace("</body>", probe))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    flags = [
+        f"--window-size={width},900",
+        "--enable-logging=stderr",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+    ]
     done = subprocess.run(
         [
             str(BROWSER),
@@ -90,5 +123,7 @@ def test_page_in_a_browser(tmp_path: Path) -> None:
     title = re.search("<title>(.*)</title>", done.stdout)
     assert title is not None, done.stderr
     found = json.loads(title[1])
+    assert found["beyond"] <= 0
+    assert "CONSOLE" not in done.stderr, done.stderr
     assert len(found["pictures"]) == 3 and min(found["pictures"]) > 100
     assert len(found["plots"]) == 2 and min(found["plots"]) > 100
