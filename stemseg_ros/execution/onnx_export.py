@@ -86,8 +86,9 @@ def export_function(
 ) -> FunctionFile:
     """Write a function as ONNX by PyTorch's exporter and check it with the checker of ONNX.
 
-    inputs: one example, without the batch dimension. The lengths of all axes are left open where
-    the function allows it, the batch always; fixed: the batch alone. dtype: type of the
+    inputs: one example, without the batch dimension. The batch is left open and, where the
+    function allows it, the size of maps (the last two axes) and all axes of other tensors; fixed:
+    the batch alone. dtype: type of the
     arithmetic; inputs and outputs are float32. metadata: goes into the file. Raises ExportError.
     """
     with needs_extra("export"):
@@ -154,6 +155,13 @@ def _trace(module: nn.Module, batch: Tensors, opset: int, fixed: bool) -> Any:
             verbose=False,
             dynamic_shapes=(shapes,),
         )
+
+
+def _open_axes(item: Tensor, fixed: bool) -> tuple[int, ...]:
+    """Those whose lengths stay open; each one more makes the exporter slower."""
+    if fixed:
+        return (0,)
+    return (0, item.ndim - 2, item.ndim - 1) if item.ndim >= 4 else tuple(range(item.ndim))
 
 
 def _shape(value: Any) -> tuple[int | None, ...]:
