@@ -21,4 +21,4 @@ def shared_files(*folders: str) -> list[tuple[str, list[str]]]:
     return list(targets.items())
 
 
-setup(data_files=shared_files("config", "launch", "media", "msg"))
+setup(data_files=shared_files("config", "launch", "media", "msg", "srv"))

@@ -76,6 +76,11 @@ class Tracker(Protocol):
 class PromptTracker(Tracker, Protocol):
     """A tracker of objects given by prompts. A refused prompt changes nothing."""
 
+    @property
+    def followed(self) -> tuple[int, ...]:
+        """Ids of the objects that are followed, ascending."""
+        ...
+
     def check(self, frame: Frame) -> None:
         """Raises PromptError unless all prompts of the next frame can be followed."""
         ...

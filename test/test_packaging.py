@@ -56,9 +56,10 @@ EXTRAS = {
     "view": ["view"],
     "execution": ["cpu", "onnx", "export"],
 }
-# The folders that are installed to share/stemseg; rosidl_generate_interfaces installs msg/ itself.
+# The folders that are installed to share/stemseg; rosidl_generate_interfaces
+# installs msg/ and srv/ itself.
 AMENT_SHARED = ("config", "launch", "media")
-PIP_SHARED = (*AMENT_SHARED, "msg")
+PIP_SHARED = (*AMENT_SHARED, "msg", "srv")
 OWN = {"stemseg", "stemseg_ros"}
 # Used where it is there; nobody has to install it.
 OPTIONAL = {"vision_msgs"}
@@ -171,8 +172,9 @@ def test_pyproject_leaves_the_metadata_to_setup_cfg() -> None:
 
 
 def test_every_message_is_built() -> None:
-    listed = set(re.findall(r"msg/\w+\.msg", (ROOT / "CMakeLists.txt").read_text()))
-    assert listed == {f"msg/{path.name}" for path in (ROOT / "msg").glob("*.msg")}
+    listed = set(re.findall(r"(?:msg|srv)/\w+\.\w+", (ROOT / "CMakeLists.txt").read_text()))
+    there = [*ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv")]
+    assert listed == {str(path.relative_to(ROOT)) for path in there}
 
 
 @pytest.mark.ros

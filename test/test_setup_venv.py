@@ -24,7 +24,7 @@ VENV, REQUIREMENTS, MESSAGES, PACKAGE = (
 @pytest.fixture
 def setup_venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """tools/setup_venv.py of a copy of the checkout, without an environment."""
-    for folder in ("tools", "requirements", "msg", "include"):
+    for folder in ("tools", "requirements", "msg", "srv", "include"):
         shutil.copytree(
             ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -48,6 +48,7 @@ def keys(setup_venv: ModuleType) -> dict[str, str]:
     ("changed", "again"),
     [
         ("msg/Instance.msg", {MESSAGES}),
+        ("srv/TrackMasks.srv", {MESSAGES}),
         ("include/stemseg/masks.hpp", {MESSAGES}),
         ("CMakeLists.txt", {MESSAGES}),
         ("tools/build_messages.py", {MESSAGES}),

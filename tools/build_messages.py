@@ -1,5 +1,5 @@
-"""Builds the stemseg messages (msg/*.msg) with CMake into the virtual environment that runs this
-script.
+"""Builds the stemseg messages (msg/*.msg, srv/*.srv) with CMake into the virtual environment that
+runs this script.
 
 Usage: .venv/bin/python tools/build_messages.py The wheels of requirements/ros.txt have to be
 installed there; a C/C++ compiler and the headers of Python have to be on the machine.
@@ -110,7 +110,10 @@ def build(folder: Path, source: Path = ROOT, prefix: Path = VENV) -> None:
 
 def check_import() -> None:
     code = (
-        "from stemseg.msg import InstanceArray; InstanceArray.__class__.__import_type_support__()"
+        "from stemseg.msg import InstanceArray\n"
+        "from stemseg.srv import TrackMasks, Untrack\n"
+        "for kind in (InstanceArray, TrackMasks, Untrack):\n"
+        "    kind.__class__.__import_type_support__()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=VENV, capture_output=True, text=True)
     if done.returncode:

@@ -58,7 +58,8 @@ def steps() -> list[Step]:
         ROOT / "package.xml",
         ROOT / "tools" / "build_messages.py",
     ]
-    messages += sorted([*ROOT.glob("msg/*.msg"), *ROOT.glob("include/stemseg/*.hpp")])
+    patterns = ("msg/*.msg", "srv/*.srv", "include/stemseg/*.hpp")
+    messages += sorted(file for pattern in patterns for file in ROOT.glob(pattern))
     package = [ROOT / "setup.cfg", ROOT / "setup.py", ROOT / "pyproject.toml"]
     return [
         Step("virtual environment", venv_key, create_venv),

@@ -33,6 +33,8 @@ class FormatName(str, Enum):
     mots_challenge = "mots_challenge"
     davis = "davis"
     davis2016 = "davis2016"
+    davis2016_semi = "davis2016_semi"
+    davis2017_semi = "davis2017_semi"
     youtube_vis = "youtube_vis"
     bdd100k = "bdd100k"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stemseg_ros.evaluation import through_ros
-from stemseg_ros.evaluation.inputs import BAG, EvaluationInput, read_results_bag
+from stemseg_ros.evaluation.inputs import BAG, PROMPTED, EvaluationInput, read_results_bag
 from stemseg_ros.evaluation.matches import MatchDiagnostics, diagnose
 from stemseg_ros.evaluation.measures import (
     MOTS,
@@ -116,6 +116,10 @@ def evaluate_runs(
         raise EvaluationError(
             f"no images of {', '.join(missing)}; name their folder (--images), or give "
             "results (--results)"
+        )
+    if given.format in PROMPTED and any(variant.through_ros for variant in variants):
+        raise EvaluationError(
+            f"{given.format}: given masks cannot go through ROS here; leave out --through-ros"
         )
     reports = []
     for variant in variants:

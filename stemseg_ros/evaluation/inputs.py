@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stemseg_ros.errors import MediaError
@@ -13,11 +13,14 @@ from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, BagReader, bag_i
 from stemseg_ros.media.messages import stamp_ns
 from stemseg_ros.media.result_bag import InstanceBagReader
 from stemseg_ros.media.sources import FrameSource, ImageFolder, is_bag, open_source
+from stemseg_ros.records import Prompt
 
 BAG = "bag"
 """Format name of ROS 2 bags with /ground_truth/instances; scored like KITTI-MOTS, by the bag's
 classes."""
 TRUTH_TOPIC = "/ground_truth/instances"
+PROMPTED = ("davis2016_semi", "davis2017_semi")
+"""Formats whose runs are given the first mask of every object."""
 IGNORE = "ignore"
 """Class name of instances in a ground truth bag whose pixels are ignored."""
 IGNORE_ID = 255
@@ -34,6 +37,9 @@ class Images:
     names: tuple[str, ...] = ()
     """File names without suffix of the frames to use, in a folder that may hold more; None for
     all."""
+
+    prompts: Mapping[int, tuple[Prompt, ...]] = field(default_factory=dict)
+    """Objects that are pointed at, by number of the frame."""
 
     def open(self) -> FrameSource:
         """Open the frames. Raises MediaError, also for a missing frame."""
@@ -103,11 +109,25 @@ def read_input(
             f"{images}: no images of {', '.join(missing)} (expected {images}/{missing[0]}/*.png)"
         )
     found = {
-        name: Images(folder, topic, tuple(Path(file).stem for file in truths[name].files))
+        name: Images(
+            folder,
+            topic,
+            tuple(Path(file).stem for file in truths[name].files),
+            first_masks(truths[name]) if format_name in PROMPTED else {},
+        )
         for name, folder in folders.items()
         if folder
     }
     return EvaluationInput(format_name, truths, found)
+
+
+def first_masks(truth: SequenceMasks) -> dict[int, tuple[Prompt, ...]]:
+    """The first mask of every object as a prompt, by frame; ids are those of the objects."""
+    prompts: dict[int, tuple[Prompt, ...]] = {}
+    for track_id, rows in sorted(truth.by_track().items()):
+        first = rows[0]
+        prompts[first.frame] = (*prompts.get(first.frame, ()), Prompt(track_id, 1, first.rle))
+    return prompts
 
 
 def chosen(

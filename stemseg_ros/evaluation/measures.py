@@ -61,6 +61,8 @@ class Protocol:
     summary: Callable[[Mapping[str, Raw]], Measures]
     """The benchmark's numbers from the raw results by metric; None where there is nothing to
     measure."""
+    by_object: bool = False
+    """Whether ids of results are those of the ground truth, so that nothing is matched."""
 
 
 def score_sequence(
@@ -68,11 +70,38 @@ def score_sequence(
 ) -> SequenceScores:
     """Raw scores of one sequence by class. Raises EvaluationError if result and truth do not
     fit."""
+    if protocol.by_object:
+        return _score_objects(protocol, truth, result)
     tools = protocol.metrics()
     return {
         name: {tool: metric.eval_sequence(data) for tool, metric in tools.items()}
         for name, data in class_data(protocol, truth, result)
     }
+
+
+def _score_objects(
+    protocol: Protocol, truth: SequenceMasks, result: SequenceMasks
+) -> SequenceScores:
+    """Each object of the ground truth against the masks of its id, then all together. Objects
+    that are never there while it counts are left out."""
+    single = replace(protocol, by_object=False)
+    inner = _inner_frames(truth), _inner_frames(result)
+    objects = {
+        str(track_id): score_sequence(single, *(_only(sequence, track_id) for sequence in inner))
+        for track_id in inner[0].by_track()
+    }
+    names = dict.fromkeys(name for scores in objects.values() for name in scores)
+    return {
+        name: {
+            tool: metric.combine_sequences({n: raw[name][tool] for n, raw in objects.items()})
+            for tool, metric in protocol.metrics().items()
+        }
+        for name in names
+    }
+
+
+def _only(sequence: SequenceMasks, track_id: int) -> SequenceMasks:
+    return replace(sequence, rows=tuple(row for row in sequence.rows if row.id == track_id))
 
 
 def class_data(
@@ -313,6 +342,9 @@ def _percent(shares: Mapping[str, Any]) -> Measures:
 MOTS = Protocol("mots", _text_dataset, _mots_metrics, _mots_summary)
 DAVIS = Protocol("davis", _objects_dataset, _davis_metrics, _davis_summary)
 DAVIS_BINARY = Protocol("davis2016", _binary_dataset, _davis_metrics, _davis_summary)
+DAVIS_SEMI = Protocol(
+    "davis2017_semi", _davis_dataset, _davis_metrics, _davis_summary, by_object=True
+)
 YOUTUBE_VIS = Protocol("youtube_vis", _track_dataset, _track_metrics, _track_summary)
 PROTOCOLS = {
     "kitti_mots": MOTS,
@@ -320,6 +352,8 @@ PROTOCOLS = {
     "bdd100k": MOTS,
     "davis": DAVIS,
     "davis2016": DAVIS_BINARY,
+    "davis2016_semi": DAVIS_BINARY,
+    "davis2017_semi": DAVIS_SEMI,
     "youtube_vis": YOUTUBE_VIS,
 }
 """By name of the format."""

@@ -59,6 +59,8 @@ class Setup:
         file = Path(weights)
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else weights
         place = [str(images.path.resolve()), images.topic, images.names, images.state()]
+        if images.prompts:
+            place.append(hashlib.sha256(repr(images.prompts).encode()).hexdigest())
         made_with = [__version__, self.device, result_settings(self.config), digest]
         inputs = json.dumps([made_with, name, place])
         return hashlib.sha256(inputs.encode()).hexdigest()
@@ -161,7 +163,7 @@ def _compute(
     size = (0, 0)
     start = time.perf_counter()
     with images.open() as source:
-        for results in push_all(source, stream, timings):
+        for results in push_all(source, stream, timings, prompts=images.prompts):
             for result in results:
                 size = _same_size(name, size, (result.height, result.width))
                 collector.add(result)
@@ -169,10 +171,11 @@ def _compute(
                     scores.setdefault((result.epoch, instance.track_id), []).append(instance.score)
             progress(collector.frames)
     spent = sum(sum(values) for values in timings.stages_ms.values())
-    means = {
-        track.class_id * IDS_PER_CLASS + n: round(sum(scores[key]) / len(scores[key]), 6)
-        for n, (key, track) in enumerate(collector.numbered(), start=1)
-    }
+    rows = collector.prompted_rows() if images.prompts else collector.rows()
+    means = {}
+    for n, (key, track) in enumerate(collector.numbered(), start=1):
+        track_id = track.class_id * IDS_PER_CLASS + (key[1] if images.prompts else n)
+        means[track_id] = round(sum(scores[key]) / len(scores[key]), 6)
     run = StoredRun(
         fingerprint,
         collector.frames,
@@ -183,7 +186,7 @@ def _compute(
         network_seconds=round(spent / 1e3, 4),
         latency_ms=[round(1e3 * seconds, 2) for seconds in timings.latency],
     )
-    return store(out, run, name, collector.rows())
+    return store(out, run, name, rows)
 
 
 def _same_size(name: str, known: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 from pycocotools import mask as coco_mask
 
+from stemseg_ros.evaluation.inputs import PROMPTED
 from stemseg_ros.evaluation.official import without_ignored
 from stemseg_ros.formats.davis_pngs import CLASSES as DAVIS_CLASSES
-from stemseg_ros.formats.kitti_lines import filter_rows
+from stemseg_ros.formats.kitti_lines import IDS_PER_CLASS, filter_rows
 from stemseg_ros.formats.kitti_mots_text import CLASSES as KITTI_CLASSES
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 
@@ -67,6 +68,8 @@ def prepare(
         result = scored_by_pixels(result)
     if format_name == "bdd100k":
         result, truth = without_ignored(truth, result), replace(truth, ignored={})
+    if format_name in PROMPTED:
+        result = numbered_as_prompted(result)
     if format_name == "davis" and variant.source != STORED:
         result = largest_tracks(result, DAVIS_OBJECTS)
     return truth, result
@@ -130,6 +133,12 @@ def post_filtered(result: SequenceMasks) -> SequenceMasks:
     """Drop the masks and tracks that the released post-filter drops."""
     rows = sorted(result.rows, key=lambda row: (row.id, row.frame))
     return replace(result, rows=tuple(filter_rows(rows)))
+
+
+def numbered_as_prompted(result: SequenceMasks) -> SequenceMasks:
+    """With the ids of the prompts, without classes."""
+    rows = (replace(row, id=row.id % IDS_PER_CLASS) for row in result.rows)
+    return replace(result, rows=tuple(rows), scores={})
 
 
 def scored_by_pixels(result: SequenceMasks) -> SequenceMasks:

@@ -44,6 +44,8 @@ FORMATS: dict[str, Format] = {
     "mots_challenge": mots_challenge_text,
     "davis": davis_pngs.INSTANCES,
     "davis2016": davis_pngs.BINARY,
+    "davis2016_semi": davis_pngs.BINARY,
+    "davis2017_semi": davis_pngs.FOLLOWED,
     "youtube_vis": youtube_vis_json,
     "bdd100k": bdd100k_bitmasks,
 }

@@ -1,7 +1,9 @@
 """DAVIS: one PNG per frame, ``blackswan/00000.png``, pixel value = object.
 
 2017 and 2019 unsupervised (INSTANCES): 0 background, 1 to 254 an object, 255 in the ground truth
-void. 2016 (BINARY): any value above 0 is the foreground; the objects of results are united to one.
+void. 2017 semi-supervised (FOLLOWED): the same, and the objects of results have the values that
+the first masks gave them. 2016 (BINARY): any value above 0 is the foreground; the objects of
+results are united to one.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ class DavisFormat:
     """The functions that the package documentation lists."""
 
     binary: bool
+    keep_ids: bool = False
+    """Whether ids are the values of pixels, else they are numbered anew."""
 
     def read_truth(self, path: Path) -> dict[str, SequenceMasks]:
         """Every folder of PNGs (``Annotations_unsupervised/480p``). Raises EvaluationError."""
@@ -59,8 +63,8 @@ class DavisFormat:
         return results
 
     def write(self, path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -> None:
-        """Palette PNGs; objects are numbered from 1 in ascending order of id. Raises
-        EvaluationError."""
+        """Palette PNGs; objects are numbered from 1 in ascending order of id, unless
+        their ids are kept. Raises EvaluationError."""
         for sequence in sequences:
             for name, labels in zip(frame_names(sequence), self._images(sequence), strict=True):
                 image = PillowImage.fromarray(labels)
@@ -87,11 +91,18 @@ class DavisFormat:
 
     def _images(self, sequence: SequenceMasks) -> Iterable[npt.NDArray[np.uint8]]:
         ids = sorted({row.id for row in sequence.rows})
+        if self.keep_ids and ids and not 0 < ids[0] <= ids[-1] < VOID:
+            raise EvaluationError(
+                f"sequence {sequence.name}: object ids from {ids[0]} to {ids[-1]}, DAVIS holds "
+                f"1 to {VOID - 1}"
+            )
         if len(ids) >= VOID and not self.binary:
             raise EvaluationError(
                 f"sequence {sequence.name}: {len(ids)} objects, DAVIS holds {VOID - 1}"
             )
-        number = {id_: 1 if self.binary else n for n, id_ in enumerate(ids, start=1)}
+        number = {id_: n for n, id_ in enumerate(ids, start=1)}
+        if self.binary or self.keep_ids:
+            number = {id_: 1 if self.binary else id_ for id_ in ids}
         for frame, rows in enumerate(sequence.by_frame()):
             labels = np.zeros(sequence.size, np.uint8)
             for row in rows:
@@ -117,4 +128,5 @@ def _palette() -> list[int]:
 
 
 INSTANCES = DavisFormat(binary=False)
+FOLLOWED = DavisFormat(binary=False, keep_ids=True)
 BINARY = DavisFormat(binary=True)

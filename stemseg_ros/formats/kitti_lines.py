@@ -115,6 +115,14 @@ class TrackCollector:
             for frame, rle in track.masks
         ]
 
+    def prompted_rows(self) -> list[ResultRow]:
+        """All masks of one epoch, with the track ids that prompts gave for numbers."""
+        return [
+            ResultRow(frame, track.class_id * IDS_PER_CLASS + track_id, track.class_id, rle)
+            for (_, track_id), track in sorted(self.tracks.items())
+            for frame, rle in track.masks
+        ]
+
 
 MIN_AREA = {1: 150, 2: 250}
 """Post-filter, by class: least pixels of a mask,"""

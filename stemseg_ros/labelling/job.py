@@ -7,12 +7,13 @@ import math
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from stemseg_ros.formats.kitti_lines import IDS_PER_CLASS, TrackCollector, write
 from stemseg_ros.media.damage import SkippedFrame
 from stemseg_ros.media.overlay import VideoWriter, draw_instances
 from stemseg_ros.media.sources import DEFAULT_FPS, FrameSource
-from stemseg_ros.records import Frame, FrameResult, Image
+from stemseg_ros.records import Frame, FrameResult, Image, Prompt
 from stemseg_ros.stream import Event, Stream
 
 
@@ -170,11 +171,13 @@ def push_all(
     stream: Stream,
     timings: Timings,
     *,
+    prompts: Mapping[int, tuple[Prompt, ...]] = MappingProxyType({}),
     keep_images: bool = False,
     on_event: Callable[[Event], object] = lambda event: None,
 ) -> Iterator[list[FrameResult]]:
     """Yield the results of each push and of the flush at the end, timed.
 
+    prompts: what is pointed at, by number of the frame.
     keep_images: results carry their images (``pushed_frame``). on_event: called with the events of
     the stream, such as frames dropped because of their stamps.
     """
@@ -182,7 +185,7 @@ def push_all(
     for stamp_ns, image in source:
         number = next(numbers) + len(source.damage.skipped)
         pushed = Pushed(number, image if keep_images else None, time.perf_counter())
-        frame = Frame(image, stamp_ns, source=pushed)
+        frame = Frame(image, stamp_ns, prompts.get(number, ()), pushed)
         yield timings.results(partial(stream.push, frame), stream)
         for event in stream.events:
             on_event(event)

@@ -141,6 +141,7 @@ _ENCODINGS = {
     "nv21": _Encoding(1, cv2.COLOR_YUV2BGR_NV21, block=(2, 2), rows=Fraction(3, 2)),
     "nv24": _Encoding(1, None, rows=Fraction(3)),
 }
+_LABEL_ENCODINGS = ("mono8", "8UC1", "mono16", "16UC1")
 _COMPRESSED_WORDS = ("compressed", "jpeg", "jpg", "png")
 _VIDEO_WORDS = ("h264", "h265", "hevc", "av1", "vp8", "vp9", "theora")
 # Y, U, V, 1 to B, G, R, BT.601 in studio range as OpenCV has it for the other encodings.
@@ -206,6 +207,22 @@ def bgr_from_message(message: Any) -> npt.NDArray[np.uint8]:
     if hasattr(message, "format"):
         return _decompress(message)
     return _convert(message)
+
+
+def labels_from_message(message: Any) -> npt.NDArray[np.uint16]:
+    """Values of a sensor_msgs/Image of one channel (mono8, 8UC1, mono16, 16UC1).
+
+    Returns uint16 (H, W), a copy of its own. Raises ImageMessageError that says what is wrong with
+    the message.
+    """
+    if message.encoding not in _LABEL_ENCODINGS:
+        raise ImageMessageError(
+            "encoding",
+            f"encoding {_shown(message.encoding)} holds no labels; one of "
+            f"{', '.join(_LABEL_ENCODINGS)} is needed",
+        )
+    encoding, step = _layout(message)
+    return _pixels(message, encoding, step)[..., 0].astype(np.uint16)
 
 
 def _file(data: bytes) -> _File:

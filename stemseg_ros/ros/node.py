@@ -8,14 +8,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.exceptions import ParameterException
@@ -24,7 +23,6 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args, try_shutdown
-from std_srvs.srv import Trigger
 
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.execution.device import resolve_device
@@ -46,6 +44,7 @@ from stemseg_ros.ros.parameters import (
     declare_parameters,
     real_numbers,
 )
+from stemseg_ros.ros.services import Services
 from stemseg_ros.stream import open_model
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -55,8 +54,6 @@ LAST_SECONDS = 0.5
 """Seconds that a node that was shut down keeps its topics, so that its last messages arrive."""
 WATCH_SECONDS = 0.2
 """Watchdog period, in seconds."""
-TAKE_SECONDS = 0.5
-"""Most seconds that a service waits for the executor to take the images that arrived before."""
 
 
 class StemsegNode(ManagedNode):
@@ -91,10 +88,7 @@ class StemsegNode(ManagedNode):
         self.add_pre_set_parameters_callback(partial(real_numbers, self._config))
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
-        self._create_services("~", self._cameras)
-        for camera in self._cameras:
-            if camera.name:
-                self._create_services(f"~/{camera.name}", [camera])
+        Services(self, self._cameras, self._supervisor, self._diagnostics.publish)
 
     def _make_camera(self, name: str, frames_wait: threading.Condition) -> Camera:
         config = self._config
@@ -224,48 +218,6 @@ class StemsegNode(ManagedNode):
         worker = diagnostic(self, "worker", self._supervisor.level(), device, values)
         return [*(camera.status(device) for camera in self._cameras), worker]
 
-    # Services
-
-    def _create_services(self, prefix: str, cameras: Sequence[Camera]) -> None:
-        # Of their own group: a service that waits for the worker must not hold up the images.
-        group = ReentrantCallbackGroup()
-        for name, work in (("reset", self._reset), ("flush", self._flush)):
-            serve = partial(self._serve, partial(work, cameras))
-            self.create_service(Trigger, f"{prefix}/{name}", serve, callback_group=group)
-
-    async def _serve(
-        self, work: Callable[[], str], _: Trigger.Request, response: Trigger.Response
-    ) -> Trigger.Response:
-        """Do the work after the frames that arrived before it, and respond when it is done."""
-        if self.state != "active":
-            response.success, response.message = False, "the node is not active"
-            return response
-        seen, until = None, time.monotonic() + TAKE_SECONDS
-        # Let the executor take the images that are here, one a turn; fast ones never end.
-        while seen != self._images_seen() and time.monotonic() < until:
-            seen = self._images_seen()
-            await _Later()  # this far it has polled coroutines alone
-            await _Later()
-        done = self._supervisor.submit(work)
-        while not done.done():
-            await _Later()
-        error = done.exception()
-        response.success = error is None
-        response.message = done.result() if error is None else f"failed: {error}"
-        return response
-
-    def _images_seen(self) -> int:
-        return sum(camera.input.images_seen for camera in self._cameras)
-
-    def _reset(self, cameras: Sequence[Camera]) -> str:
-        dropped = self._supervisor.reset(cameras)
-        return f"tracking starts anew; {counted(dropped, 'pending frame')} dropped"
-
-    def _flush(self, cameras: Sequence[Camera]) -> str:
-        frames = self._supervisor.flush(cameras)
-        self._diagnostics.publish()
-        return f"{counted(frames, 'pending frame')} finished"
-
     # Parameters
 
     def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
@@ -288,14 +240,6 @@ class StemsegNode(ManagedNode):
             if self._clock_watch is not None:
                 self._ignore_clock()
                 self._watch_clock()  # with the present stream.max_gap
-
-
-class _Later:
-    """Yield to the executor when awaited; with a pause, because it polls without one."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        time.sleep(0.005)
-        yield
 
 
 class _StopSignals:

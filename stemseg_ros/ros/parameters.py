@@ -6,7 +6,8 @@
 | a choice of some values   | integer or string; the choices stand in additional_constraints   |
 | tuple                     | integer, double, or string array                                 |
 | none, an empty tuple      | declared, but not set                                            |
-| training.*, name, model   | no parameter                                                     |
+| training.*, stills.*,     | no parameter                                                     |
+| name, model               |                                                                  |
 
 Defaults are those of the preset that the parameter ``config`` names. All are read-only but those
 that the tree marks as live. What ``ros2 param dump`` writes starts an equal node.
@@ -144,7 +145,7 @@ def node_settings(config: Config) -> list[tuple[str, FieldInfo]]:
     return [
         (name, field)
         for name, field in walk_settings(type(config))
-        if name not in ("name", "model") and not name.startswith("training.")
+        if name not in ("name", "model") and not name.startswith(("training.", "stills."))
     ]
 
 

@@ -16,6 +16,7 @@ from stemseg_ros.evaluation.measures import (
     ALL_CLASSES,
     DAVIS,
     DAVIS_BINARY,
+    DAVIS_SEMI,
     MEAN_CLASSES,
     MOTS,
     YOUTUBE_VIS,
@@ -312,6 +313,42 @@ def test_davis_2016_leaves_out_the_first_and_last_frame() -> None:
     assert_measures(
         binary(truth, sequence(row(t, 1, 0, 20) for t in range(1, 8))), **{"J-Mean": 100 * 7 / 8}
     )
+
+
+def semi(truth: SequenceMasks, result: SequenceMasks) -> Measures:
+    return sequence_measures(DAVIS_SEMI, score_sequence(DAVIS_SEMI, truth, result))["general"]
+
+
+def test_davis_semi_compares_equal_ids() -> None:
+    """Swapped objects are matched by the unsupervised measure, but were given with the ids."""
+    swapped = sequence(replace(r, id=2003 - r.id) for r in two_cars().rows)
+    assert_measures(davis(two_cars(), swapped), **{"J-Mean": 100})
+    assert_measures(semi(two_cars(), swapped), **{"J-Mean": 0})
+
+
+def test_davis_semi_is_the_mean_over_objects_without_the_outer_frames() -> None:
+    """Object 1 is right in 6 of the inner frames 1 to 8 and lost then; of object 2 the left half
+    is found; object 3, which is there in the first frame alone, does not count.
+
+    Strips are as high as the image: their boundaries are the columns at their sides. Of those of
+    object 2 the left one is found, the right one not: precision 1 / 2, recall 1 / 2.
+    """
+    truth = sequence(
+        [
+            row(0, 3, 50, 55),
+            *(r for t in FRAMES for r in (row(t, 1, 0, 10), row(t, 2, 20, 40))),
+        ]
+    )
+    result = sequence(
+        [
+            *(row(t, 1, 0, 10) for t in range(7)),
+            *(row(t, 2, 20, 30) for t in FRAMES),
+            row(5, 3, 45, 60),
+        ]
+    )
+    expected = {"J-Mean": 100 * (6 / 8 + 0.5) / 2, "F-Mean": 100 * (6 / 8 + 0.5) / 2}
+    expected |= {"J-Recall": 100 * (6 / 8 + 0) / 2}
+    assert_measures(semi(truth, result), **expected)
 
 
 def vis(truth: SequenceMasks, result: SequenceMasks) -> Measures:

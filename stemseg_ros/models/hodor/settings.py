@@ -63,6 +63,9 @@ class PropagationConfig(Switches):
     """Sets the switches below that say "variant"."""
     window: int = Field(7, ge=1, le=1000, json_schema_extra=LIVE)
     """Earlier frames whose descriptors a frame is decoded from."""
+    kept_frames: int = Field(7, ge=1, le=100, json_schema_extra=LIVE)
+    """Latest frames that prompts can still be given for; they are kept with their images, and a
+    prompt costs the frames since once more."""
     reach: float = Field(0.0, ge=0, le=100, json_schema_extra=LIVE)
     """Beyond the paper: how far objects can move between two frames, in shares of their size
     (root of the area); objects out of reach do not compete for a pixel. 0: anywhere."""

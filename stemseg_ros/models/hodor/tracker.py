@@ -42,13 +42,18 @@ class HodorTracker:
         self._propagator = Propagator(config, device)
         self._classes: dict[int, int] = {}
         """Class id of every object of the epoch, also of those that are followed no longer."""
-        self._kept: deque[_Kept] = deque(maxlen=config.propagation.window)
+        self._kept: deque[_Kept] = deque(maxlen=config.propagation.kept_frames)
         self._indices = count()
 
     @property
     def latency(self) -> Latency:
         """See ``Tracker``."""
         return self.config.latency
+
+    @property
+    def followed(self) -> tuple[int, ...]:
+        """See ``PromptTracker``."""
+        return self._propagator.state.ids
 
     def step(self, frame: Frame) -> Step:
         """See ``Tracker``. Raises PromptError for prompts that ``check`` refuses."""
@@ -72,14 +77,13 @@ class HodorTracker:
         if config.network != self.config.network:
             raise ValueError("'network' settings cannot change in a running stream")
         self.config = self._propagator.config = config
-        self._kept = deque(self._kept, maxlen=config.propagation.window)
+        self._kept = deque(self._kept, maxlen=config.propagation.kept_frames)
 
     def check(self, frame: Frame) -> None:
         """See ``PromptTracker``."""
         height, width = frame.image.shape[:2]
-        followed = self._propagator.state.ids
         classes = len(self.config.classes)
-        check_prompts(frame.prompts, (height, width), followed, self._classes, classes)
+        check_prompts(frame.prompts, (height, width), self.followed, self._classes, classes)
 
     def track(self, stamp_ns: int, prompts: tuple[Prompt, ...]) -> Step:
         """See ``PromptTracker``: goes back to the frame and takes all since once more."""
@@ -96,7 +100,7 @@ class HodorTracker:
 
     def untrack(self, ids: Collection[int]) -> None:
         """See ``PromptTracker``."""
-        unknown = sorted(set(ids) - set(self._propagator.state.ids))
+        unknown = sorted(set(ids) - set(self.followed))
         if unknown:
             raise PromptError(f"object {unknown[0]} is not followed")
         self._propagator.state.forget(ids)

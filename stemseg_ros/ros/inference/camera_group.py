@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
+from stemseg_ros.errors import PromptError
 from stemseg_ros.ros.inference.camera_stream import CameraStream
 from stemseg_ros.ros.inference.fallbacks import is_memory_error
 from stemseg_ros.stream import Model
 
+T = TypeVar("T")
 Failure = tuple[CameraStream, Exception]
 
 
@@ -78,6 +81,18 @@ class CameraGroup:
         for _, error in failures:
             raise error
         return before - sum(stream.pending for stream in streams)
+
+    def prompt(self, stream: CameraStream, work: Callable[[], T]) -> T:
+        """Do what was asked for with prompts. Raises PromptError, which leaves the stream as it
+        was, or what fails, after which tracking starts anew."""
+        try:
+            return work()
+        except PromptError:
+            raise
+        except Exception as error:
+            self._check()
+            self._report([(stream, error)])
+            raise
 
     def clock_jumped(self, now_ns: int) -> None:
         """Handle a jump of the node's clock to ``now_ns``."""

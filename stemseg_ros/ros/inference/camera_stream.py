@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from stemseg_ros.config import Config
 from stemseg_ros.media.messages import stamp_ns
@@ -12,6 +13,7 @@ from stemseg_ros.records import Frame, FrameResult, Image
 from stemseg_ros.ros.health.camera_health import CameraHealth
 from stemseg_ros.ros.input.frame_queue import FrameQueue, Waiting
 from stemseg_ros.ros.input.image_messages import ImageMessageError, bgr_image
+from stemseg_ros.ros.input.prompt_requests import read_prompts
 from stemseg_ros.ros.output.publishers import ResultPublishers, Source
 from stemseg_ros.stamps import LATE_NS
 from stemseg_ros.stream import Stream
@@ -130,6 +132,28 @@ class CameraStream:
         """Handle a failure of the model: pending frames are lost, and tracking starts anew."""
         self._encoding = None
         self._health.failed(error, self.stream.reset())
+
+    # Prompts
+
+    def track(self, request: Any) -> tuple[int, tuple[int, ...]]:
+        """Follow the objects of a stemseg/srv/TrackMasks request; the epoch and their ids.
+
+        Raises PromptError for what cannot be followed, which changes nothing.
+        """
+        tracker = self.stream.prompt_tracker
+        stamp = stamp_ns(request)
+        size = tracker.kept_image(stamp).shape[:2]
+        classes = self.stream.config.classes
+        prompts = read_prompts(request, (size[0], size[1]), classes, tracker.free_ids)
+        self.stream.track(stamp, prompts)
+        return self.epoch, tuple(prompt.track_id for prompt in prompts)
+
+    def untrack(self, ids: Sequence[int]) -> int:
+        """Follow objects no longer, all of them without ids; how many. Raises PromptError."""
+        tracker = self.stream.prompt_tracker
+        leaving = ids or tracker.followed
+        tracker.untrack(leaving)
+        return len(set(leaving))
 
     def update(self, config: Config) -> None:
         """Apply changed settings from the next frame on."""

@@ -9,18 +9,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from stemseg_ros.config import Config
-from stemseg_ros.errors import StemsegError
+from stemseg_ros.errors import PromptError, StemsegError
 from stemseg_ros.execution.engine import Engine, choose_engine
 from stemseg_ros.ros.health.process import resident_mb
 from stemseg_ros.ros.health.verdicts import ERROR, OK, WARN, Level
 from stemseg_ros.ros.inference.camera import Camera
 from stemseg_ros.ros.inference.camera_group import CameraGroup
+from stemseg_ros.ros.inference.camera_stream import CameraStream
 from stemseg_ros.ros.inference.fallbacks import Fallbacks, is_memory_error
 from stemseg_ros.ros.inference.worker import Worker
 from stemseg_ros.stream import Model
@@ -113,6 +114,18 @@ class Supervisor:
         """Start tracking anew; returns how many pending frames are dropped. On the worker's
         thread."""
         return sum(camera.stream.reset() for camera in cameras if camera.stream is not None)
+
+    def track(self, camera: Camera, request: Any) -> tuple[int, tuple[int, ...]]:
+        """Follow the objects of a stemseg/srv/TrackMasks request; the epoch and their ids. On the
+        worker's thread. Raises PromptError, which changes nothing."""
+        group, stream = self._serving(camera)
+        return group.prompt(stream, partial(stream.track, request))
+
+    def untrack(self, camera: Camera, ids: Sequence[int]) -> int:
+        """Follow objects no longer, all of them without ids; how many. On the worker's thread.
+        Raises PromptError, which changes nothing."""
+        group, stream = self._serving(camera)
+        return group.prompt(stream, partial(stream.untrack, ids))
 
     def clock_jumped(self, now_ns: int) -> None:
         """Handle a jump of the node's clock to ``now_ns``. From any thread."""
@@ -272,6 +285,11 @@ class Supervisor:
         for camera in self._cameras:
             camera.close_stream()
         self._worker, self._group = Worker(self._changed), None
+
+    def _serving(self, camera: Camera) -> tuple[CameraGroup, CameraStream]:
+        if self._group is None or camera.stream is None:
+            raise PromptError("no model is loaded")
+        return self._group, camera.stream
 
     # From here on: the worker's thread. The worker is passed, since one that was given up comes
     # back when another is in its place.
