@@ -23,7 +23,7 @@ from ros.harness import ROOT, LocalNode, Peer, message, scene
 from sensor_msgs.msg import CompressedImage, Image
 
 from stemseg_ros.media.bags import write_bag
-from stemseg_ros.ros.node import StemsegNode
+from stemseg_ros.ros.services import Services
 from stemseg_ros.stream import open_model
 
 pytestmark = pytest.mark.ros
@@ -98,7 +98,7 @@ def test_services_respond_while_images_arrive_fast(
     local_node: Start, peer: Peer, monkeypatch: pytest.MonkeyPatch, service: str
 ) -> None:
     images = count()  # another one at every look
-    monkeypatch.setattr(StemsegNode, "_images_seen", lambda node: next(images))
+    monkeypatch.setattr(Services, "_images_seen", lambda services: next(images))
     local_node(*WINDOW)
     assert peer.trigger(service).success
     assert next(images) > 4  # it did wait for a while
