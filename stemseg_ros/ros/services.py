@@ -55,8 +55,8 @@ class Services:
         self._create(Trigger, f"{prefix}/flush", partial(self._flush, cameras))
 
     def _create(self, kind: Any, name: str, work: Callable[[Any, Any], str]) -> None:
-        """work: takes request and response on the worker's thread, fills in the response and returns
-        its message."""
+        """work: takes request and response on the worker's thread, fills in the response, and
+        returns its message."""
         serve = partial(self._serve, work)
         self._node.create_service(kind, name, serve, callback_group=self._group)
 
