@@ -58,12 +58,14 @@ def open_engine(
     """The engine that the settings ask for, with the network's weights on ``device``.
 
     network: has an attribute ``functions``, the names of those of its methods that take and return
-    tensors, batch first; it belongs to the engine from now on. name: of the preset, for files and
-    messages. timed: every call waits for the device, so that its time is exact (benchmarks and
-    evaluation only). Raises DeviceError, MissingExtraError.
+    tensors, batch first, and perhaps an ``inference_form``; it belongs to the engine from now on.
+    name: of the preset, for files and messages. timed: every call waits for the device, so that
+    its time is exact (benchmarks and evaluation only). Raises DeviceError, MissingExtraError.
     """
     place = resolve_device(device)
     kind, reason = choose_engine(config, place)
+    if kind in ("torch", "openvino"):  # writing it as ONNX takes minutes
+        network = inference_form(network)
     if kind == "torch":
         engine: Engine = TorchEngine(network, config, place, timed=timed)
     else:
@@ -73,6 +75,16 @@ def open_engine(
         engine = _open(kind, network, config, place, name)
     log.info("%s, %s (%s)", engine.description, engine.precision, reason)
     return engine
+
+
+def inference_form(network: nn.Module) -> nn.Module:
+    """What the network's method of this name returns, if it has one: a module with the same
+    functions, which are computed faster where weights are final."""
+    make = getattr(network, "inference_form", None)
+    if make is None:
+        return network
+    made: nn.Module = make()
+    return made
 
 
 def open_exported(

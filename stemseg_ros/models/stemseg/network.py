@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,15 @@ from torch import Tensor, nn
 from stemseg_ros.models.layers.backbone import build_body
 from stemseg_ros.models.layers.fpn import Backbone
 from stemseg_ros.models.layers.preprocess import preprocess
-from stemseg_ros.models.stemseg.decoder import EmbeddingHead, MapHead
+from stemseg_ros.models.stemseg.decoder import EmbeddingHead, MapHead, SqueezeExpandDecoder
 from stemseg_ros.models.stemseg.settings import Settings
+from stemseg_ros.models.stemseg.taps import (
+    MergedDecoder,
+    MergedEmbeddingHead,
+    TemporalTaps,
+    add_taps,
+    channels_of,
+)
 from stemseg_ros.models.stemseg.tensors import NetworkOutput
 
 BANDWIDTH_SCALE = 10.0
@@ -42,7 +50,7 @@ class StemSeg(nn.Module):
     checkpoints.
 
     Engines compute two functions of tensors: ``encode`` (frames to features) and ``decode`` (the
-    features of windows to maps).
+    features of windows to maps), in the ``inference_form``.
     """
 
     functions = ("encode", "decode")
@@ -69,10 +77,23 @@ class StemSeg(nn.Module):
             else None
         )
 
+    def decoders(self) -> dict[str, SqueezeExpandDecoder]:
+        """Those that the network has, by name."""
+        return {
+            name: head
+            for name, head in self.named_children()
+            if isinstance(head, SqueezeExpandDecoder)
+        }
+
     @property
     def device(self) -> torch.device:
         """Device of the parameters."""
         return next(self.parameters()).device
+
+    def inference_form(self) -> nn.Module:
+        """What an engine computes: the same functions, rearranged for the weights as they are now
+        (``window.taps``)."""
+        return TappedStemSeg(self).eval() if self.config.window.taps else self
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """Preprocessed images (N, 3, H, W) -> four maps (N, C, H/s, W/s) at strides s = 4, 8, 16,
@@ -82,27 +103,11 @@ class StemSeg(nn.Module):
     def decode(self, *maps: Tensor) -> tuple[Tensor, ...]:
         """Stacked features (N, C, T, h_s, w_s) of windows, s = 4, 8, 16, 32 -> the fields of
         NetworkOutput, batch first; no semantic logits if there is no semantic head."""
-        out = self.heads(list(maps))
-        bandwidths = BANDWIDTH_SCALE * torch.exp(out.raw_variance)
-        outputs = (out.embeddings, bandwidths, out.heatmap)
-        return outputs if out.semantic_logits is None else (*outputs, out.semantic_logits)
+        return network_outputs(self.heads(maps))
 
-    def heads(self, maps: list[Tensor]) -> Maps:
+    def heads(self, maps: Sequence[Tensor]) -> Maps:
         """Stacked features (N, C, T, h_s, w_s) of windows -> what the losses are computed from."""
-        if self.embedding_head is None:
-            return self._saliency(maps)
-        embeddings, raw_variance, heatmap = self.embedding_head(maps)
-        if self.seediness_head is not None:
-            heatmap = torch.sigmoid(self.seediness_head(maps))
-        semantic = None if self.semseg_head is None else self.semseg_head(maps)
-        return Maps(embeddings, raw_variance, heatmap, semantic)
-
-    def _saliency(self, maps: list[Tensor]) -> Maps:
-        assert self.saliency_head is not None
-        logits: Tensor = self.saliency_head(maps)
-        # An embedding space of no dimensions holds one object, whose heat map is the foreground.
-        nothing = logits[:, :0]
-        return Maps(nothing, nothing, logits.softmax(dim=1)[:, 1:], None, logits)
+        return head_maps(self, maps)
 
     def forward(self, clips: Tensor) -> Maps:
         """Preprocessed clips (N, T, 3, H, W), sides multiples of 32 -> Maps. The path of
@@ -129,5 +134,58 @@ class StemSeg(nn.Module):
         pixels = torch.from_numpy(frames.copy()).to(self.device)
         with torch.inference_mode():
             maps = self.encode(preprocess(pixels, self.config.input))
-            outputs = self.decode(*(level.transpose(0, 1).unsqueeze(0) for level in maps))
-        return NetworkOutput(*(output[0] for output in outputs))
+            window = self.heads([level.transpose(0, 1).unsqueeze(0) for level in maps])
+        return NetworkOutput(*(output[0] for output in network_outputs(window)))
+
+
+class TappedStemSeg(nn.Module):
+    """The same functions with final weights: all that is linear in single frames is part of
+    ``encode``, and linear layers are merged (``taps.py``). Features are temporal taps here."""
+
+    functions = StemSeg.functions
+
+    def __init__(self, network: StemSeg) -> None:
+        super().__init__()
+        self.backbone = network.backbone
+        decoders = network.decoders()
+        self.taps = TemporalTaps(list(decoders.values()))
+        self.embedding_head: MergedEmbeddingHead | None = None
+        self.seediness_head = self.semseg_head = self.saliency_head = None
+        for (name, head), channels in zip(
+            decoders.items(), channels_of(list(decoders.values())), strict=True
+        ):
+            if isinstance(head, EmbeddingHead):
+                self.embedding_head = MergedEmbeddingHead(head, channels)
+            else:
+                setattr(self, name, MergedDecoder(head, channels))
+
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Preprocessed images (N, 3, H, W) -> TemporalTaps at strides 4, 8, 16, 32."""
+        taps: tuple[Tensor, ...] = self.taps(self.backbone(images))
+        return taps
+
+    def decode(self, *taps: Tensor) -> tuple[Tensor, ...]:
+        """Stacked taps of windows -> as ``StemSeg``."""
+        return network_outputs(head_maps(self, [add_taps(level) for level in taps]))
+
+
+def head_maps(network: StemSeg | TappedStemSeg, levels: Sequence[Tensor]) -> Maps:
+    """What the heads of a network make of their inputs at strides 4, 8, 16, 32."""
+    if network.embedding_head is None:
+        assert network.saliency_head is not None
+        logits: Tensor = network.saliency_head(levels)
+        # An embedding space of no dimensions holds one object, whose heat map is the foreground.
+        nothing = logits[:, :0]
+        return Maps(nothing, nothing, logits.softmax(dim=1)[:, 1:], None, logits)
+    embeddings, raw_variance, heatmap = network.embedding_head(levels)
+    if network.seediness_head is not None:
+        heatmap = torch.sigmoid(network.seediness_head(levels))
+    semantic = None if network.semseg_head is None else network.semseg_head(levels)
+    return Maps(embeddings, raw_variance, heatmap, semantic)
+
+
+def network_outputs(maps: Maps) -> tuple[Tensor, ...]:
+    """The fields of NetworkOutput, batch first; no semantic logits if there are none."""
+    bandwidths = BANDWIDTH_SCALE * torch.exp(maps.raw_variance)
+    outputs = (maps.embeddings, bandwidths, maps.heatmap)
+    return outputs if maps.semantic_logits is None else (*outputs, maps.semantic_logits)

@@ -86,6 +86,10 @@ class WindowConfig(Section):
     """near_online: T - Tc frames come out per window. online: one frame per window, the newest, no
     look-ahead. offline: as near_online, but foreground and classes are averaged over all windows
     of a frame, which delays frames by up to two more windows."""
+    taps: bool = True
+    """Compute what is linear in single frames once a frame, not in every window, and merge linear
+    layers; exact up to rounding. False: the layers one by one, as they are trained, which
+    onnxruntime and tensorrt always compute."""
 
     @model_validator(mode="after")
     def _overlap_below_length(self) -> WindowConfig:

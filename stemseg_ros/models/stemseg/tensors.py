@@ -27,7 +27,8 @@ class Features:
     """What the network keeps of one frame, on the device for as long as a window needs it."""
 
     maps: tuple[Tensor, ...]
-    """(C, h_s, w_s) at strides s = 4, 8, 16, 32 of the padded input."""
+    """(C_s, h_s, w_s) at strides s = 4, 8, 16, 32 of the padded input: maps of the feature
+    pyramid, or temporal taps (``taps.py``)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from stemseg_ros.config import load_config
+from stemseg_ros.config import Config, load_config
+from stemseg_ros.execution.engine import open_engine
 from stemseg_ros.models.layers.preprocess import preprocess
 from stemseg_ros.models.stemseg import StemSeg, load_network
+from stemseg_ros.models.stemseg.settings import load_settings
+from stemseg_ros.models.stemseg.tensors import Features, NetworkOutput, Window
 
 CASES = [  # golden file, preset, size of the input and length of the window
     ("network_kitti_mots", "kitti_mots", {"input.min_dim": 90, "input.max_dim": 150}),
@@ -53,21 +56,34 @@ def _draw(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-@pytest.fixture(params=[False, True], ids=["norms_apart", "norms_fused"])
-def fuse(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
+FORMS = {  # settings: of an engine, which computes each frame alone, or none for predict
+    "predict": None,
+    "direct": {"runtime.fuse": False, "window.taps": False},
+    "direct_fused": {"runtime.fuse": True, "window.taps": False},
+    "tapped": {"runtime.fuse": False, "window.taps": True},
+    "tapped_fused": {"runtime.fuse": True, "window.taps": True},
+}
 
 
+def outputs_of(network: StemSeg, config: Config, images: torch.Tensor) -> NetworkOutput:
+    """Through an engine, as a stream goes."""
+    engine = open_engine(network, config.runtime, "cpu")
+    features = tuple(Features(engine.run("encode", [(image,)])[0]) for image in images)
+    window = Window(tuple(range(len(images))), features)
+    return NetworkOutput(*engine.run("decode", [window.stacked()])[0])
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("name", "preset", "overrides"), CASES, ids=[case[0] for case in CASES])
 def test_network_golden(
     name: str,
     preset: str,
     overrides: dict[str, Any],
-    fuse: bool,
+    form: str,
     golden: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
-    config = load_config(preset, {**overrides, "runtime.fuse": fuse})
+    config = load_settings(preset, overrides | (FORMS[form] or {}))
     weights = recipe_weights(StemSeg(config).state_dict())
     extra = (
         {key: torch.ones(shape) for key, shape in LOSS_STATE.items()} if preset == "davis" else {}
@@ -77,19 +93,19 @@ def test_network_golden(
 
     expected = np.load(golden(f"{name}.npz"))
     frames = expected["frames_bgr"]
-    out = network.predict(frames)
+    images = preprocess(torch.from_numpy(frames), config.input)
 
     assert (
         sum(v.numel() for v in weights.values()) + sum(v.numel() for v in extra.values())
         == expected["params"]
     )
-    image = preprocess(torch.from_numpy(frames[:1]), config.input)[0]
-    np.testing.assert_allclose(image, expected["input"], rtol=0, atol=1e-5)
-    for stride, feature in zip((4, 8, 16, 32), network.encode(image.unsqueeze(0)), strict=True):
+    np.testing.assert_allclose(images[0], expected["input"], rtol=0, atol=1e-5)
+    for stride, feature in zip((4, 8, 16, 32), network.encode(images[:1]), strict=True):
         reference = expected[f"fpn_{stride}x_frame0"]
         np.testing.assert_allclose(
             feature[0, :8], reference, rtol=0, atol=1e-5 * np.abs(reference).max()
         )
+    out = network.predict(frames) if form == "predict" else outputs_of(network, config, images)
     np.testing.assert_allclose(out.embeddings, expected["embeddings"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(out.heatmap, expected["heatmap"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(out.bandwidths, expected["bandwidths"], rtol=3e-5)
