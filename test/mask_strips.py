@@ -37,7 +37,7 @@ def sequence(
     classes: Mapping[int, str] = CLASSES,
 ) -> SequenceMasks:
     return SequenceMasks(
-        name, (HEIGHT, WIDTH), frames, classes, tuple(rows), ignored or {}, scores or {}
+        name, (HEIGHT, WIDTH), frames, classes, tuple(rows), ignored or {}, scores=scores or {}
     )
 
 

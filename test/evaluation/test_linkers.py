@@ -142,7 +142,9 @@ def write_sequence(folder: Path, frames: Sequence[FrameMasks]) -> tuple[Sequence
             rows.append(ResultRow(t, int(label) * 1000 + 10 * t + k + 1, int(label), encode(mask)))
     scores = {row.id: 0.5 + 0.1 * row.frame for row in rows}
     classes = {CAR: "car", PEDESTRIAN: "pedestrian"}
-    masks = SequenceMasks("0000", (HEIGHT, WIDTH), len(frames), classes, tuple(rows), {}, scores)
+    masks = SequenceMasks(
+        "0000", (HEIGHT, WIDTH), len(frames), classes, tuple(rows), scores=scores
+    )
     return masks, Images(folder)
 
 
