@@ -16,6 +16,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Annotated
 
 import torch
@@ -126,25 +127,28 @@ def measure(
 
 def in_own_process(loss: Loss, instances: int, config: Settings, windows: int) -> list[float]:
     """The same on the CPU, with the growth of a fresh process as its memory."""
-    # A fork has the libraries loaded already, so that they do not count.
-    context = multiprocessing.get_context("fork")
+    # Not a fork, which lacks the threads that the libraries of its parent have started.
+    context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-
-    def work() -> None:
-        # A fork has none of its parent's other threads, and would wait for them.
-        torch.set_num_threads(1)
-        scene(instances, config, windows, "cpu")  # its own memory does not count either
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        milliseconds, _, value = measure(loss, instances, config, windows, "cpu")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        sender.send([milliseconds, peak * 1024 / 1e6, value])
-
-    process = context.Process(target=work)
+    process = context.Process(
+        target=_measure_and_send, args=(sender, loss, instances, config, windows)
+    )
     process.start()
     sender.close()  # else the end of a process that fails would not be noticed
     result: list[float] = receiver.recv()
     process.join()
     return result
+
+
+def _measure_and_send(
+    sender: Connection, loss: Loss, instances: int, config: Settings, windows: int
+) -> None:
+    torch.set_num_threads(1)
+    scene(instances, config, windows, "cpu")  # its own memory does not count
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    milliseconds, _, value = measure(loss, instances, config, windows, "cpu")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    sender.send([milliseconds, peak * 1024 / 1e6, value])
 
 
 def main(
