@@ -25,11 +25,11 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from stemseg_ros.config import load_config
+from stemseg_ros.cli.options import SetOption, config_from
+from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.masks import label_image
 from stemseg_ros.media.sources import open_source
@@ -95,17 +95,13 @@ def push_frames(
 
 
 def compare(
-    config: str,
-    contestants: dict[str, dict[str, Any]],
+    contestants: dict[str, Config],
     frames: Sequence[tuple[int, Image]],
     rounds: int,
     checkpoint: str | None = None,
 ) -> list[Measured]:
     """Measure contestants in turns. Raises StemsegError."""
-    models = [
-        open_model(load_config(config, overrides), checkpoint)
-        for overrides in contestants.values()
-    ]
+    models = [open_model(config, checkpoint) for config in contestants.values()]
     measured = [
         Measured(name, model.engine.description, model.engine.precision)
         for name, model in zip(contestants, models, strict=True)
@@ -164,9 +160,7 @@ def main(
     frames: Annotated[int, typer.Option(min=2, help="Frames of a round.")] = 12,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
     only: Annotated[list[str] | None, typer.Option(help="Contestants by name.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE for all contestants.")
-    ] = None,
+    settings: SetOption = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the numbers.")
     ] = None,
@@ -176,12 +170,12 @@ def main(
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     if load > QUIET:
         console.print(f"the machine is busy: load {load:.1f} per CPU; the ratios are rough")
-    pairs = (item.partition("=") for item in settings or [])
-    common = {key: yaml.safe_load(value) for key, _, value in pairs}
-    chosen = {name: {**common, **CONTESTANTS[name]} for name in only or CONTESTANTS}
     recording = video or resource_path("media/highway_1280x720_25fps.mp4")
     try:
-        measured = compare(config, chosen, read_frames(recording, frames), rounds, checkpoint)
+        chosen = {
+            name: config_from(config, settings, CONTESTANTS[name]) for name in only or CONTESTANTS
+        }
+        measured = compare(chosen, read_frames(recording, frames), rounds, checkpoint)
     except StemsegError as error:
         console.print(f"[red]error[/red] {error}")
         raise typer.Exit(2) from error

@@ -93,14 +93,12 @@ def export_network(
     """
     from stemseg_ros.execution.function_files import describe
     from stemseg_ros.execution.onnx_export import export_function
-    from stemseg_ros.execution.torch_engine import DTYPES
+    from stemseg_ros.execution.torch_engine import DTYPES, finalise
     from stemseg_ros.labelling.job import versions
-    from stemseg_ros.models.layers.norms import fuse_frozen_norms
     from stemseg_ros.models.registry import model_package
 
     network = model_package(config.model).load_network(config, checkpoint)
-    if config.runtime.fuse:
-        fuse_frozen_norms(network)
+    finalise(network, config.runtime)
     inputs = example_inputs(config, network, size)
     dtype = DTYPES[precision]
     content = describe(

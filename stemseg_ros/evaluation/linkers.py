@@ -9,9 +9,9 @@ settings are unknown; ours are in docs/parity.md.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -66,14 +66,34 @@ class Linker(Protocol):
 class _Track:
     id: int
     label: int
+    seen: npt.NDArray[Any]
+    """What the next masks are compared with: its mask in the newest frame, or its vector."""
     age: int = 0
     """Frames since its last mask."""
 
 
-@dataclass(slots=True)
-class _FlowTrack(_Track):
-    mask: Bools = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
-    """In the newest frame: found, or warped."""
+class _Tracks(list[_Track]):
+    """The tracks that are not forgotten."""
+
+    born = 0
+
+    def go_on(
+        self, seen: Iterable[npt.NDArray[Any]], labels: npt.NDArray[np.int64], found: list[int]
+    ) -> list[int]:
+        """The ids of the masks of a frame, each the continuation of track ``found``, or a new one
+        at -1."""
+        for track in self:
+            track.age += 1
+        ids = []
+        for what, label, index in zip(seen, labels, found, strict=True):
+            if index < 0:
+                self.born += 1
+                self.append(_Track(self.born, int(label), what))
+            track = self[index]
+            track.seen, track.age = what, 0
+            ids.append(track.id)
+        self[:] = [track for track in self if track.age < MAX_AGE]
+        return ids
 
 
 class FlowLinker:
@@ -81,8 +101,7 @@ class FlowLinker:
 
     def __init__(self) -> None:
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._tracks: list[_FlowTrack] = []
-        self._born = 0
+        self._tracks = _Tracks()
         self._grey: npt.NDArray[np.uint8] | None = None
 
     def link(self, frame: FrameMasks) -> list[int]:
@@ -90,34 +109,18 @@ class FlowLinker:
         grey = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY), np.uint8)
         if self._grey is not None:
             still = np.zeros((*grey.shape, 2), np.float32)
-            back = self._flow.calc(grey, self._grey, still)
+            back = np.asarray(self._flow.calc(grey, self._grey, still), np.float32)
             for track in self._tracks:
-                track.mask, track.age = warp_mask(track.mask, np.asarray(back)), track.age + 1
+                track.seen = warp_mask(track.seen, back)
         self._grey = grey
         overlap = np.array(
             [
-                [mask_iou(m, t.mask) * (label == t.label) for t in self._tracks]
+                [mask_iou(m, t.seen) * (label == t.label) for t in self._tracks]
                 for m, label in zip(frame.masks, frame.labels, strict=True)
             ]
         ).reshape(len(frame.masks), len(self._tracks))
         found = assign(-overlap, overlap >= MIN_OVERLAP)
-        ids = []
-        for mask, label, column in zip(frame.masks, frame.labels, found, strict=True):
-            if column < 0:
-                self._born += 1
-                track = _FlowTrack(self._born, int(label))
-                self._tracks.append(track)
-            else:
-                track = self._tracks[column]
-            track.mask, track.age = mask, 0
-            ids.append(track.id)
-        self._tracks = [t for t in self._tracks if t.age < MAX_AGE]
-        return ids
-
-
-@dataclass(slots=True)
-class _SeenTrack(_Track):
-    vector: Floats = field(default_factory=lambda: np.zeros(0))
+        return self._tracks.go_on(frame.masks, frame.labels, found)
 
 
 class AppearanceLinker:
@@ -125,31 +128,17 @@ class AppearanceLinker:
 
     def __init__(self, embed: Embedder) -> None:
         self._embed = embed
-        self._tracks: list[_SeenTrack] = []
-        self._born = 0
+        self._tracks = _Tracks()
 
     def link(self, frame: FrameMasks) -> list[int]:
         """See ``Linker``."""
         vectors = self._embed(frame)
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
-        known = np.array([t.vector for t in self._tracks]).reshape(-1, vectors.shape[1])
+        known = np.array([t.seen for t in self._tracks]).reshape(-1, vectors.shape[1])
         distance = np.linalg.norm(vectors[:, None] - known[None], axis=2)
         same = frame.labels[:, None] == np.array([t.label for t in self._tracks], np.int64)
         found = assign(distance, same & (distance <= MAX_DISTANCE))
-        for track in self._tracks:
-            track.age += 1
-        ids = []
-        for vector, label, column in zip(vectors, frame.labels, found, strict=True):
-            if column < 0:
-                self._born += 1
-                track = _SeenTrack(self._born, int(label))
-                self._tracks.append(track)
-            else:
-                track = self._tracks[column]
-            track.vector, track.age = vector, 0
-            ids.append(track.id)
-        self._tracks = [t for t in self._tracks if t.age < MAX_AGE]
-        return ids
+        return self._tracks.go_on(vectors, frame.labels, found)
 
 
 class AssociationLinker:

@@ -19,7 +19,7 @@ with needs_extra("eval"):
 EPSILON = np.finfo(float).eps
 
 
-class DavisJAndF(metrics.JAndF):  # type: ignore[misc]
+class DavisJAndF(metrics.JAndF):  # type: ignore[misc]  # TrackEval is untyped
     """Assigns results to objects by (J + F) / 2, as davis2017-evaluation does; TrackEval: by J
     alone."""
 
@@ -63,7 +63,7 @@ def _largest(mask: Rle, others: Sequence[Rle], *, alone: bool = False) -> float:
     return float(coco_mask.iou([mask], list(others), [int(alone)] * len(others)).max())
 
 
-class YouTubeVisMAP(metrics.TrackMAP):  # type: ignore[misc]
+class YouTubeVisMAP(metrics.TrackMAP):  # type: ignore[misc]  # TrackEval is untyped
     """Lets any number of results match one crowd object, as the cocoapi of YouTube-VIS does;
     TrackEval counts all but the first as false."""
 

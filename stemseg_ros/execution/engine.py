@@ -14,8 +14,7 @@ from stemseg_ros.errors import DeviceError
 from stemseg_ros.execution.device import fast_precision, resolve_device
 from stemseg_ros.execution.function_files import CachedExports, ExportedFolder, FunctionFiles
 from stemseg_ros.execution.settings import RuntimeConfig
-from stemseg_ros.execution.torch_engine import TorchEngine
-from stemseg_ros.models.layers.norms import fuse_frozen_norms
+from stemseg_ros.execution.torch_engine import TorchEngine, finalise
 
 Tensors = tuple[Tensor, ...]
 log = logging.getLogger(__name__)
@@ -69,9 +68,7 @@ def open_engine(
     if kind == "torch":
         engine: Engine = TorchEngine(network, config, place, timed=timed)
     else:
-        network.eval().requires_grad_(False)
-        if config.fuse:
-            fuse_frozen_norms(network)
+        finalise(network, config)
         engine = _open(kind, network, config, place, name)
     log.info("%s, %s (%s)", engine.description, engine.precision, reason)
     return engine

@@ -126,11 +126,11 @@ class CachedExports:
     """The functions of a network, exported into the cache of this machine when they are first
     asked for."""
 
-    def __init__(self, network: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, network: nn.Module, name: str) -> None:
         """name: of the preset, for messages."""
-        self._network, self._name, self._dtype = network, name, dtype
+        self._network, self._name = network, name
         self._fingerprint = fingerprint(network)
-        self._folder = cache_folder() / f"{name}-{self._fingerprint[:16]}-{str(dtype)[6:]}"
+        self._folder = cache_folder() / f"{name}-{self._fingerprint[:16]}"
 
     def find(self, function: str, inputs: Tensors) -> Path:
         """See ``FunctionFiles``."""
@@ -151,16 +151,14 @@ class CachedExports:
                 return content
         except ExportError:  # none yet, or damaged: it is only a cache
             pass
-        return describe(self._network, self._name, (), self._dtype, self._fingerprint)
+        return describe(self._network, self._name, (), torch.float32, self._fingerprint)
 
     def _export(self, function: str, inputs: Tensors, number: int) -> FunctionFile:
         begin = time.perf_counter()
         log.info("'%s' of %s is exported, which is done once", function, self._name)
         path = self._folder / f"{function}_{number}.onnx"
         metadata = {"stemseg.config": self._name, "stemseg.fingerprint": self._fingerprint}
-        written = export_function(
-            self._network, function, inputs, path, metadata=metadata, dtype=self._dtype
-        )
+        written = export_function(self._network, function, inputs, path, metadata=metadata)
         log.info("'%s' took %.1f s: %s", function, time.perf_counter() - begin, path)
         return written
 

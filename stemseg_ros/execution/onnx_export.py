@@ -88,8 +88,8 @@ def export_function(
 
     inputs: one example, without the batch dimension. The batch is left open and, where the
     function allows it, the size of maps (the last two axes) and all axes of other tensors; fixed:
-    the batch alone. dtype: type of the
-    arithmetic; inputs and outputs are float32. metadata: goes into the file. Raises ExportError.
+    the batch alone. dtype: type of the arithmetic; inputs and outputs are float32. metadata: goes
+    into the file. Raises ExportError.
     """
     with needs_extra("export"):
         import onnx
@@ -143,7 +143,7 @@ def sha256_of(path: Path) -> str:
 
 def _trace(module: nn.Module, batch: Tensors, opset: int, fixed: bool) -> Any:
     axis = torch.export.Dim.AUTO
-    shapes = tuple({0: axis} if fixed else dict.fromkeys(range(item.ndim), axis) for item in batch)
+    shapes = tuple(dict.fromkeys(_open_axes(item, fixed), axis) for item in batch)
     # The exporter tells its steps to whoever runs it; what matters comes as an exception.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -21,8 +21,8 @@ from stemseg_ros.execution.settings import RuntimeConfig
 
 Tensors = tuple[Tensor, ...]
 Shapes = tuple[tuple[int, ...], ...]
-HINTS = {"auto": "f32", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
 
 
 @dataclass(slots=True, eq=False)
@@ -61,26 +61,25 @@ class OpenVinoEngine:
         self._core = openvino.Core()
         self._tensor = openvino.Tensor
         self._version = openvino.__version__
+        self.precision = "float32" if config.precision == "auto" else config.precision
         self._properties = self._choose(config)
         self._compiled: dict[tuple[str, Shapes], _Compiled] = {}
         self.description = f"OpenVINO {self._version.split('-')[0]} on the CPU"
-        self.precision = NAMES[self._properties["INFERENCE_PRECISION_HINT"]]
 
     def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
         """See ``Engine``."""
         return [self._infer(function, item) for item in batch]
 
     def _choose(self, config: RuntimeConfig) -> dict[str, Any]:
-        hint = HINTS[config.precision]
         able: Sequence[str] = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if hint != "f32" and {"bf16": "BF16", "f16": "FP16"}[hint] not in able:
+        if CAPABILITIES[self.precision] not in able:
             raise DeviceError(
-                f"OpenVINO does not compute in {config.precision} on this CPU "
+                f"OpenVINO does not compute in {self.precision} on this CPU "
                 "(runtime.precision); use float32"
             )
         properties: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_PRECISION_HINT": HINTS[self.precision],
         }
         if config.threads:
             properties["INFERENCE_NUM_THREADS"] = config.threads

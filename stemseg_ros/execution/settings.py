@@ -14,8 +14,8 @@ class RuntimeConfig(Section):
 
     engine: Literal["auto", "torch", "openvino", "onnxruntime", "tensorrt"] = "torch"
     """What computes the network. auto: OpenVINO on a CPU without bfloat16 if it is installed,
-    else PyTorch. All but torch compute an ONNX export of the network, which is made at the first
-    start and kept (docs/speed.md)."""
+    else PyTorch. OpenVINO converts the network in memory; onnxruntime and tensorrt compute an ONNX
+    export. Either is made at the first start and kept (docs/speed.md)."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Type of the network's arithmetic; outputs are float32 in any case. auto: the shortest type
     that the device computes in natively, so that the last digits differ between machines;

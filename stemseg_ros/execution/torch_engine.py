@@ -32,9 +32,7 @@ class TorchEngine:
         self.device = resolve_device(device)
         self._timed = timed and self.device.type == "cuda"
         self._channels_last = config.channels_last
-        network.eval().requires_grad_(False)
-        if config.fuse:
-            fuse_frozen_norms(network)
+        finalise(network, config)
         network.to(self.device)
         if config.channels_last:
             to_channels_last(network)
@@ -69,6 +67,13 @@ class TorchEngine:
         if self._channels_last and batch.ndim in MEMORY_FORMATS:
             return batch.contiguous(memory_format=MEMORY_FORMATS[batch.ndim])
         return batch
+
+
+def finalise(network: nn.Module, config: RuntimeConfig) -> None:
+    """Make a network ready for what does not change its weights any more."""
+    network.eval().requires_grad_(False)
+    if config.fuse:
+        fuse_frozen_norms(network)
 
 
 def to_channels_last(network: nn.Module) -> None:

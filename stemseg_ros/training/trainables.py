@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ TRAINABLES = {
 """Module of each model that the loop trains; it offers what ``Trainable`` lists."""
 
 
+Same = TypeVar("Same", bound="AnyBatch")  # typing.Self needs Python 3.11
+
+
 class AnyBatch(Protocol):
     """Training clips of any model."""
 
@@ -29,11 +32,11 @@ class AnyBatch(Protocol):
         """Sequence of each clip."""
         ...
 
-    def split(self, size: int) -> list[Self]:
+    def split(self: Same, size: int) -> list[Same]:
         """Batches of ``size`` clips each; the last may have fewer."""
         ...
 
-    def to(self, device: torch.device) -> Self:
+    def to(self: Same, device: torch.device) -> Same:
         """The batch with its tensors on a device."""
         ...
 

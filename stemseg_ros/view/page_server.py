@@ -50,7 +50,7 @@ class PageServer:
         self.address = f"http://{host}:{port}/?url={quote(shown, safe='')}"
         """Of the page."""
         # Kept until the end: the reason of one that does not start.
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         self._process = subprocess.Popen(
             _command(port, host, bind),
             env={**os.environ, **NO_STATISTICS},

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.speed import Measured, compare, different_pixels
+from stemseg_ros.config import load_config
 
 SMALL = {
     "input.min_dim": 128,
@@ -19,8 +20,11 @@ def test_contestants_take_turns_on_the_same_frames() -> None:
     generator = np.random.default_rng(2)
     scene = generator.integers(0, 255, (4, 128, 160, 3), np.uint8)
     frames = [(1 + n, image) for n, image in enumerate(scene)]
-    contestants = {"one": SMALL, "two": {**SMALL, "window.mode": "online"}}
-    one, two = compare("lite", contestants, frames, 2, "random")
+    contestants = {
+        "one": load_config("lite", SMALL),
+        "two": load_config("lite", {**SMALL, "window.mode": "online"}),
+    }
+    one, two = compare(contestants, frames, 2, "random")
     assert (one.ratio, one.different_percent) == (1.0, 0.0)
     assert [len(each.milliseconds) for each in (one, two)] == [2, 2]
     assert two.ratio == pytest.approx(one.median_ms / two.median_ms)

@@ -65,7 +65,9 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def toy_engine(kind: str, network: nn.Module | None = None, **settings: Any) -> engines.Engine:
-    return open_engine(network or Toy(), RuntimeConfig(engine=kind, **settings), "cpu")  # type: ignore[arg-type]
+    return open_engine(
+        network or Toy(), RuntimeConfig.model_validate({"engine": kind, **settings}), "cpu"
+    )
 
 
 def images(*shapes: tuple[int, int]) -> list[tuple[Tensor, ...]]:
@@ -281,7 +283,7 @@ def test_engine_that_is_not_there(
 def test_gpu_without_its_runtime_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "resolve_device", lambda name: torch.device("cuda", 0))
     with pytest.raises(DeviceError, match=r"runtime.engine (openvino|torch)"):
-        open_engine(Toy(), RuntimeConfig(engine=kind), "cuda:0")  # type: ignore[arg-type]
+        open_engine(Toy(), RuntimeConfig.model_validate({"engine": kind}), "cuda:0")
 
 
 @pytest.mark.parametrize("kind", ["torch", *ENGINES])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:  # needs ROS, which is not everywhere where these tests are collected
-    from ros.harness import LocalNode, Peer
+    from ros.harness import LocalNode, Peer, Process
 
 
 @pytest.fixture
@@ -19,6 +19,15 @@ def peer() -> Iterator[Peer]:
 
     with closing(Peer()) as peer:
         yield peer
+
+
+@pytest.fixture
+def fresh(node: Process, peer: Peer) -> Peer:
+    """A peer of the node that the tests of a module share, after a reset."""
+    peer.connect()
+    assert peer.trigger("reset").success
+    peer.received.clear()
+    return peer
 
 
 @pytest.fixture

@@ -38,15 +38,6 @@ def node() -> Iterator[Process]:
         yield child
 
 
-@pytest.fixture
-def fresh(node: Process, peer: Peer) -> Peer:
-    """A peer of the shared node, after a reset."""
-    peer.connect()
-    assert peer.trigger("reset").success
-    peer.received.clear()
-    return peer
-
-
 def send(peer: Peer, *seconds: int, **fields: Any) -> None:
     for second in seconds:
         peer.publisher.publish(message(scene(), second, **fields))

@@ -43,15 +43,6 @@ def node() -> Iterator[Process]:
         yield child
 
 
-@pytest.fixture
-def fresh(node: Process, peer: Peer) -> Peer:
-    """A peer of the node, after a reset."""
-    peer.connect()
-    assert peer.trigger("reset").success
-    peer.received.clear()
-    return peer
-
-
 def send(peer: Peer, *seconds: int) -> list[InstanceArray]:
     """The results of images with these stamps."""
     noise = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)

@@ -280,7 +280,10 @@ def test_cameras_side_by_side_see_what_each_sees_alone(
 ) -> None:
     # One by one, as the rounding of a batch moves scores of a random network over thresholds.
     run = random_model.engine.run
-    one_by_one = lambda function, batch: [run(function, [item])[0] for item in batch]  # noqa: E731
+
+    def one_by_one(function: str, batch: Sequence[Any]) -> list[Any]:
+        return [run(function, [item])[0] for item in batch]
+
     monkeypatch.setattr(random_model.engine, "run", one_by_one)
     alone = [random_model.stream() for _ in range(2)]
     together = [random_model.stream() for _ in range(2)]
