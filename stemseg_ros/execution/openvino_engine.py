@@ -130,7 +130,7 @@ class OpenVinoEngine:
         if kept is None or not kept.is_file():
             return None
         try:
-            return self._core.import_model(kept.read_bytes(), "CPU")
+            return self._core.import_model(kept.read_bytes(), "CPU", self._properties)
         except (RuntimeError, OSError):  # damaged, or of another build: it is only a cache
             return None
 
