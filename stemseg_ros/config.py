@@ -81,6 +81,21 @@ class Config(Section):
         raise NotImplementedError(f"the settings of the model {self.model} describe no clips")
 
     @property
+    def detector(self) -> Config | None:
+        """Settings of the model whose tracks this one follows; None if it takes none."""
+        return None
+
+    @property
+    def detector_checkpoint(self) -> str:
+        """Weights of the detector, as for ``open_model``."""
+        return ""
+
+    @property
+    def alone(self) -> Config:
+        """The same settings without a detector."""
+        return self
+
+    @property
     def mode(self) -> str:
         """How frames are grouped: "online" for models that return each frame's result at once."""
         return "online"
@@ -139,6 +154,8 @@ def result_settings(config: Config) -> str:
     Settings of the node, of reports and of training are left out.
     """
     tree = config.model_dump(mode="json", exclude=set(PRESENTATION))
+    if config.detector:
+        tree["detector"] = yaml.safe_load(result_settings(config.detector))
     return yaml.safe_dump(tree, sort_keys=True, allow_unicode=True)
 
 

@@ -6,15 +6,19 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from stemseg_ros.bridging.settings import FollowerConfig
+from stemseg_ros.bridging.tracker import DETECTOR, BridgedTracker
 from stemseg_ros.config import Config, load_config
 from stemseg_ros.errors import PromptError
 from stemseg_ros.execution.device import resolve_device
 from stemseg_ros.execution.engine import Engine, open_engine, open_exported
+from stemseg_ros.execution.engine_pair import EnginePair
 from stemseg_ros.execution.function_files import ExportedFolder
 from stemseg_ros.execution.lockstep import Outcome, run_steps
 from stemseg_ros.execution.onnx_export import ExportError
@@ -46,13 +50,11 @@ def open_model(
     """
     settings = config if isinstance(config, Config) else load_config(config)
     place = resolve_device(device)
-    if checkpoint not in (None, "") and Path(str(checkpoint)).is_dir():
-        return Model(
-            settings,
-            open_exported(_exported(Path(str(checkpoint)), settings), settings.runtime, place),
-        )
-    network = model_package(settings.model).load_network(settings, checkpoint)
-    engine = open_engine(network, settings.runtime, place, name=settings.name, timed=timed)
+    engine = _open_engine(settings, checkpoint, place, timed)
+    if settings.detector:
+        weights = settings.detector_checkpoint
+        second = _open_engine(settings.detector, weights, place, timed)
+        engine = EnginePair(engine, second, DETECTOR)
     return Model(settings, engine)
 
 
@@ -73,7 +75,10 @@ class Model:
     def tracker(self, config: Config) -> Tracker:
         """A new tracker on the device of the model."""
         tracker: Tracker = model_package(config.model).Tracker(config, self.engine.device)
-        return tracker
+        if not config.detector:
+            return tracker
+        assert isinstance(config, FollowerConfig) and isinstance(tracker, PromptTracker)
+        return BridgedTracker(self.tracker(config.detector), tracker, config)
 
     def push_all(self, turns: Sequence[tuple[Stream, Frame]]) -> list[Outcome]:
         """Push one frame into each of several streams side by side; returns the outcome of each.
@@ -85,14 +90,15 @@ class Model:
 
     def warm_up(self, size: tuple[int, int], streams: int = 1) -> float:
         """Run grey images of (H, W) through fresh streams, alone and side by side, so that the
-        first real frame meets a warm device; a model that follows prompts is given one.
+        first real frame meets a warm device; what follows prompts is given one.
 
         Returns the seconds of the slowest push.
         """
         grey = np.full((*size, 3), 128, np.uint8)
         slowest = 0.0
-        for number in sorted({1, streams}):
-            warmed = [self.stream() for _ in range(number)]
+        parts = [self.config, self.config.alone] if self.config.detector else [self.config]
+        for config, number in product(parts, sorted({1, streams})):
+            warmed = [Stream(self, config) for _ in range(number)]
             prompts = warmed[0].example_prompts(size)
             for index in range(warmed[0].latency.in_flight + bool(prompts)):
                 frame = Frame(grey, 1 + index, () if index else prompts)
@@ -121,9 +127,10 @@ class Stream:
     (``stamps.py``).
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, config: Config | None = None) -> None:
+        """config: settings for the same weights; None for those of the model."""
         self._model = model
-        self.config = model.config
+        self.config = config or model.config
         self.epoch = 0
         """Raised by one whenever tracking starts anew."""
         self.timings: dict[str, float] = {}
@@ -180,9 +187,8 @@ class Stream:
     def prompt_tracker(self) -> PromptTracker:
         """The tracker, if it follows prompts. Raises PromptError if it does not."""
         if not isinstance(self._tracker, PromptTracker):
-            raise PromptError(
-                f"the model '{self.config.name}' follows no prompts; 'hodor_lite' does"
-            )
+            remedy = "set tracking to 'prompts'" if self.config.detector else "'hodor_lite' does"
+            raise PromptError(f"the model '{self.config.name}' follows no prompts; {remedy}")
         return self._tracker
 
     def example_prompts(self, size: tuple[int, int]) -> tuple[Prompt, ...]:
@@ -293,13 +299,25 @@ class Stream:
         return outcome
 
 
+def _open_engine(
+    settings: Config, checkpoint: str | Path | None, place: torch.device, timed: bool
+) -> Engine:
+    """An engine for one network."""
+    if checkpoint not in (None, "") and Path(str(checkpoint)).is_dir():
+        exported = _exported(Path(str(checkpoint)), settings)
+        return open_exported(exported, settings.runtime, place)
+    network = model_package(settings.model).load_network(settings, checkpoint)
+    return open_engine(network, settings.runtime, place, name=settings.name, timed=timed)
+
+
 def _exported(folder: Path, config: Config) -> ExportedFolder:
     exported = ExportedFolder(folder)
     made = exported.content
-    if (made.config, made.classes) != (config.name, tuple(config.classes)):
+    classes = tuple(config.alone.classes)
+    if (made.config, made.classes) != (config.name, classes):
         raise ExportError(
             f"{folder} holds the config '{made.config}' with the classes "
-            f"{', '.join(made.classes)}, not '{config.name}' with {', '.join(config.classes)}"
+            f"{', '.join(made.classes)}, not '{config.name}' with {', '.join(classes)}"
         )
     return exported
 

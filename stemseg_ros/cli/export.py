@@ -102,7 +102,7 @@ def export_network(
     inputs = example_inputs(config, network, size)
     dtype = DTYPES[precision]
     content = describe(
-        network, config.name, config.classes, dtype, opset=opset, versions=versions()
+        network, config.name, config.alone.classes, dtype, opset=opset, versions=versions()
     )
     metadata = {
         "stemseg.config": content.config,

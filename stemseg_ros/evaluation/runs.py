@@ -55,13 +55,13 @@ class Setup:
 
     def fingerprint(self, name: str, images: Images) -> str:
         """Hash of everything that the stored results of a sequence depend on."""
-        weights = self.checkpoint or str(bundled_checkpoint(self.config))
-        file = Path(weights)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else weights
+        digests = [_digest(self.config, self.checkpoint)]
+        if self.config.detector:
+            digests.append(_digest(self.config.detector, self.config.detector_checkpoint))
         place = [str(images.path.resolve()), images.topic, images.names, images.state()]
         if images.prompts:
             place.append(hashlib.sha256(repr(images.prompts).encode()).hexdigest())
-        made_with = [__version__, self.device, result_settings(self.config), digest]
+        made_with = [__version__, self.device, result_settings(self.config), *digests]
         inputs = json.dumps([made_with, name, place])
         return hashlib.sha256(inputs.encode()).hexdigest()
 
@@ -140,6 +140,13 @@ def stored_masks(out: Path, name: str) -> SequenceMasks:
     except MediaError as error:
         raise EvaluationError(str(error)) from error
     return SequenceMasks(name, run.size, run.frames, run.classes, tuple(rows), scores=run.scores)
+
+
+def _digest(config: Config, checkpoint: str | None) -> str:
+    """Hash of weights; of what is no file its name."""
+    weights = checkpoint or str(bundled_checkpoint(config))
+    file = Path(weights)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else weights
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stemseg_ros.config import Config
+from stemseg_ros.bridging.settings import FollowerConfig
 from stemseg_ros.datasets.settings import Scale
 from stemseg_ros.settings import LIVE, InputConfig, Section, Switch, Switches, Variant
 from stemseg_ros.tracker import Latency
@@ -116,7 +116,7 @@ class StillsConfig(Section):
     """Share of the predictions that are made without ``network.previous_masks``."""
 
 
-class Settings(Config):
+class Settings(FollowerConfig):
     """The tree of settings of a HODOR model."""
 
     model: Literal["hodor"] = "hodor"
@@ -133,11 +133,13 @@ class Settings(Config):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; class ids count from 1."""
-        return self.network.classes
+        return self.detector.classes if self.detector else self.network.classes
 
     @property
     def latency(self) -> Latency:
-        """Every frame has its result at once."""
+        """Every frame has its result at once; with a detector, when that has it."""
+        if self.detector:
+            return self.detector.latency
         return Latency(look_ahead=0, burst=1, in_flight=1, frames_per_pass=1)
 
     @property

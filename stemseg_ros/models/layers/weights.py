@@ -31,7 +31,7 @@ def bundled_checkpoint(config: Config) -> Path:
     """
     try:
         path = resource_path(f"config/models/{config.name}.safetensors")
-        if load_config(config.name).classes != config.classes:
+        if load_config(config.name).alone.classes != config.alone.classes:
             raise FileNotFoundError
         return path
     except FileNotFoundError:

@@ -1,0 +1,1 @@
+"""One model that finds objects, and another that follows them where the first loses them."""
