@@ -30,7 +30,7 @@ from stemseg_ros.tracker import Latency, PromptTracker, Step, Tracker
 
 __all__ = ["Event", "Model", "Outcome", "Stream", "open_model"]
 
-FIXED = ("name", "model", "input", "runtime")
+FIXED = ("name", "model", "input", "runtime", "detector", "detector_checkpoint")
 """Settings that cannot change while a model is loaded; trackers add theirs."""
 
 
@@ -187,7 +187,9 @@ class Stream:
     def prompt_tracker(self) -> PromptTracker:
         """The tracker, if it follows prompts. Raises PromptError if it does not."""
         if not isinstance(self._tracker, PromptTracker):
-            remedy = "set tracking to 'prompts'" if self.config.detector else "'hodor_lite' does"
+            remedy = (
+                "start it with tracking: prompts" if self.config.detector else "'hodor_lite' does"
+            )
             raise PromptError(f"the model '{self.config.name}' follows no prompts; {remedy}")
         return self._tracker
 

@@ -105,10 +105,8 @@ class BridgedTracker:
         return (yield from self._bridge_all(found))
 
     def update(self, config: Config) -> None:
-        """See ``Tracker``. Settings of the detector are fixed."""
+        """See ``Tracker``; the detector keeps its own settings."""
         assert isinstance(config, FollowerConfig)
-        if config.detector != self.config.detector:
-            raise ValueError("the detector cannot change in a running stream")
         self._follower.update(config)
         self.config = config
 
