@@ -4,6 +4,7 @@ see."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stemseg_ros.config import Config, load_config, update_config
-from stemseg_ros.models.stemseg.clustering import CHUNK, cluster_window, foreground_mask
+from stemseg_ros.models.stemseg import clustering
+from stemseg_ros.models.stemseg.clustering import cluster_window, foreground_mask
+from stemseg_ros.models.stemseg.growing import grow_dense
 from stemseg_ros.models.stemseg.tensors import NetworkOutput
 
 XYT = load_config("lite", {"network.mixing": "xyt"})
@@ -236,7 +239,7 @@ class CountQuestions(TorchDispatchMode):
 def test_the_host_is_not_asked_for_every_instance(
     instances: int, questions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(CHUNK, "cpu", 16)  # as on a GPU
+    monkeypatch.setattr(clustering, "grow", partial(grow_dense, chunk=16))  # as on a GPU
     output = line([10.0 * i for i in range(3 * instances)], [0.95, 0.1, 0.1] * instances)
     foreground = torch.ones(output.heatmap.shape[1:], dtype=torch.bool)
     with torch.inference_mode(), CountQuestions() as mode:
@@ -250,7 +253,7 @@ def test_the_host_is_not_asked_for_every_instance(
 def test_chunks_do_not_change_the_result(
     chunk: int, golden: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(CHUNK, "cpu", chunk)
+    monkeypatch.setattr(clustering, "grow", partial(grow_dense, chunk=chunk))
     data = np.load(golden("clustering_xyt.npz"))
     frames = data["frames"][2]
     found = cluster_window(
