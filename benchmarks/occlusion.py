@@ -28,7 +28,6 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.development import (
     FOUND_IOU,
@@ -43,7 +42,7 @@ from stemseg_ros.bridging.tracker import BridgedTracker
 from stemseg_ros.cli.options import SetOption, config_from
 from stemseg_ros.config import Config
 from stemseg_ros.datasets.driving import load_driving
-from stemseg_ros.datasets.sequence import LabelledFrame, class_of
+from stemseg_ros.datasets.sequence import LabelledFrame, is_object
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.execution.lockstep import run_steps
 from stemseg_ros.masks import Bools, Box, decode, label_image, mask_box
@@ -97,8 +96,8 @@ def gaps(video: Video, frames: int) -> Gaps:
     chosen = {}
     for label in sorted({int(n) for frame in video for n in np.unique(frame.labels)}):
         large = [bool((frame.labels == label).sum() >= MIN_AREA) for frame in video]
-        start, stop = longest_run(large) if class_of(np.array(label)) else (0, 0)
-        if stop - start >= frames + 2 * MARGIN:
+        start, stop = longest_run(large)
+        if is_object(np.array(label)) and stop - start >= frames + 2 * MARGIN:
             first = (start + stop - frames) // 2
             chosen[label] = range(first, first + frames)
     return chosen
@@ -268,39 +267,44 @@ def found_id(result: FrameResult, mask: Bools) -> int:
 
 
 def compare(
-    config: FollowerConfig, videos: Sequence[Video], frames: int
-) -> Iterator[tuple[str, str, Score]]:
-    """Scores by kind of gap and contestant. Raises StemsegError."""
+    config: FollowerConfig, videos: Sequence[Video], lengths: Sequence[int]
+) -> Iterator[tuple[str, int, str, Score]]:
+    """Scores by kind of gap, its frames, and contestant. Raises StemsegError."""
     assert config.detector
     detector = open_model(config.detector, config.detector_checkpoint)
     follower = open_model(config.alone)
-    plain = [(video, gaps(video, frames), detect(detector, video)) for video in videos]
-    for kind, problems in problems_of(plain, detector, frames):
-        yield kind, "detector alone", score(problems)
+    found = [detect(detector, video) for video in videos]
+    for kind, length, problems in problems_of(videos, found, detector, lengths):
+        yield kind, length, "detector alone", score(problems)
         bridged = [
             (video, lost, bridge(follower, config, video, found))
             for video, lost, found in problems
         ]
-        yield kind, "bridged", score(bridged)
+        yield kind, length, "bridged", score(bridged)
 
 
 Problem = tuple[Video, Gaps, Sequence[FrameResult]]
 
 
 def problems_of(
-    plain: Sequence[Problem], detector: Model, frames: int
-) -> Iterator[tuple[str, list[Problem]]]:
-    """Videos with gaps, what is lost in them, and what the detector finds."""
-    yield "none", [(video, {}, found) for video, _, found in plain]
-    yield "losing", [(video, lost, losing(found, video, lost)) for video, lost, found in plain]
-    interrupted: list[Problem] = []
-    for video, lost, found in plain:
-        first = (len(video) - frames) // 2
-        gap = range(first, first + frames)
-        interrupted.append((video, dict.fromkeys(lost, gap), blind(found, gap)))
-    yield "blind", interrupted
-    hidden = [(passing(video, lost), lost) for video, lost, _ in plain]
-    yield "passing", [(video, lost, detect(detector, video)) for video, lost in hidden]
+    videos: Sequence[Video],
+    found: Sequence[Sequence[FrameResult]],
+    detector: Model,
+    lengths: Sequence[int],
+) -> Iterator[tuple[str, int, list[Problem]]]:
+    """Kinds of gaps, their frames, and videos with what is lost and what the detector finds."""
+    yield "none", 0, [(video, {}, results) for video, results in zip(videos, found, strict=True)]
+    for length in lengths:
+        plain = [(v, gaps(v, length), r) for v, r in zip(videos, found, strict=True)]
+        yield "losing", length, [(v, lost, losing(r, v, lost)) for v, lost, r in plain]
+        interrupted: list[Problem] = []
+        for video, lost, results in plain:
+            first = (len(video) - length) // 2
+            gap = range(first, first + length)
+            interrupted.append((video, dict.fromkeys(lost, gap), blind(results, gap)))
+        yield "blind", length, interrupted
+        hidden = [(passing(video, lost), lost) for video, lost, _ in plain]
+        yield "passing", length, [(v, lost, detect(detector, v)) for v, lost in hidden]
 
 
 def main(
@@ -315,16 +319,6 @@ def main(
 ) -> None:
     """Compare a detector with and without bridging."""
     console, rows = Console(highlight=False), []
-    table = Table(
-        "gap",
-        "frames",
-        "contestant",
-        "ids kept",
-        "found in gaps",
-        "switches",
-        "recall",
-        "precision",
-    )
     try:
         tree = config_from(config, settings, {"tracking": "own_tracks"})
         assert isinstance(tree, FollowerConfig)
@@ -332,23 +326,19 @@ def main(
         if every:
             sequences += load_driving(data, "train")
         videos = [list(sequence) for sequence in sequences if len(sequence) > 1]
-        for length in frames or [4, 8]:
-            for kind, name, one in compare(tree, videos, length):
-                rows.append({"gap": kind, "frames": length, "contestant": name, **asdict(one)})
-                table.add_row(
-                    kind,
-                    str(length),
-                    name,
-                    f"{one.kept} of {one.gaps}",
-                    f"{one.found_masks} of {one.lost_masks}",
-                    str(one.switches),
-                    f"{one.recall:.1f}",
-                    f"{one.precision:.1f}",
-                )
+        console.print(
+            "gap | frames | contestant | ids kept | found in gaps | switches | recall | precision"
+        )
+        for kind, length, name, one in compare(tree, videos, frames or [4, 8]):
+            rows.append({"gap": kind, "frames": length, "contestant": name, **asdict(one)})
+            console.print(
+                f"{kind} | {length} | {name} | {one.kept} of {one.gaps} | "
+                f"{one.found_masks} of {one.lost_masks} | {one.switches} | "
+                f"{one.recall:.1f} % | {one.precision:.1f} %"
+            )
     except StemsegError as error:
         typer.echo(f"occlusion: {error}", err=True)
         sys.exit(1)
-    console.print(table)
     if json_file:
         json_file.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -22,6 +22,9 @@ class BridgingConfig(Section):
     """Frames for which a lost track is bridged at most."""
     min_iou: float = Field(0.3, gt=0, le=1, json_schema_extra=LIVE)
     """A new track of the detector continues a bridged one from this overlap of their masks on."""
+    max_growth: float = Field(2.0, gt=0, json_schema_extra=LIVE)
+    """A mask of the follower larger than so many times the last one of the track is taken for a
+    mistake."""
     min_track_frames: int = Field(3, ge=1, le=100, json_schema_extra=LIVE)
     """A track is bridged only if the detector reported it in so many frames before."""
     max_objects: int = Field(10, ge=1, le=255, json_schema_extra=LIVE)

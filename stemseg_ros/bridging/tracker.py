@@ -14,9 +14,13 @@ the detector come back to the old id later, this is a new track.
 
 *Given up* is a track after ``max_gap`` frames without either.
 
-Masks of one frame stay disjoint: what the detector reports takes its pixels first, and a bridged
-mask of which less than LEAST_FREE is left is not reported in that frame. The score of a bridged
-instance is the last one of the track times the follower's, its class that of the track.
+A mask of the follower that is larger than ``max_growth`` times the last one of the track has
+spread to other objects: it is neither reported nor compared.
+
+Masks of one frame stay disjoint: what the detector reports takes its pixels first. A bridged mask
+of which less than LEAST_FREE is left, or less than the detector's ``output.min_area``, is not
+reported in that frame. The score of a bridged instance is the last one of the track times the
+follower's, its class that of the track.
 
 A detector with look-ahead returns a frame's result later than the frame; the follower is given the
 frame only then, so that both see the same frames and the latency is that of the detector.
@@ -122,7 +126,7 @@ class BridgedTracker:
         if prompts:
             yield from self._follower.track(found.index - 1, prompts)
         (followed,) = yield from self._follower.step(Frame(image, found.index))
-        masks = {instance.track_id: instance for instance in followed.instances}
+        masks = self._plausible(followed.instances)
         seen = self._identify(found, masks)
         self._end_bridges({instance.track_id for instance in seen.values()})
         instances = [*seen.values(), *self._bridged(seen, masks)]
@@ -148,6 +152,16 @@ class BridgedTracker:
         self._bridges += begun
         return tuple(bridge.prompt for bridge in begun)
 
+    def _plausible(self, followed: tuple[Instance, ...]) -> dict[int, Instance]:
+        """What the follower sees, by its ids, without masks that have spread."""
+        growth = self.config.bridging.max_growth
+        most = {b.prompt.track_id: growth * float(coco.area(b.prompt.rle)) for b in self._bridges}
+        return {
+            one.track_id: one
+            for one in followed
+            if float(coco.area(one.rle)) <= most[one.track_id]
+        }
+
     def _identify(self, found: FrameResult, masks: Mapping[int, Instance]) -> dict[int, Instance]:
         """The detector's instances under published ids, by its own ids."""
         new = [one for one in found.instances if one.track_id not in self._tracks]
@@ -170,14 +184,17 @@ class BridgedTracker:
 
     def _end_bridges(self, found: set[int]) -> None:
         """Follow no longer what the detector found again, and what is lost for too long."""
-        ended = []
+        ended, lasting = set(), []
         for bridge in self._bridges:
             bridge.frames += 1
             if bridge.lost.track_id in found or bridge.frames > self.config.bridging.max_gap:
-                ended.append(bridge)
-        self._bridges = [bridge for bridge in self._bridges if bridge not in ended]
-        known = set(self._follower.followed)
-        self._follower.untrack({bridge.prompt.track_id for bridge in ended} & known)
+                ended.add(bridge.prompt.track_id)
+            else:
+                lasting.append(bridge)
+        self._bridges = lasting
+        ended &= set(self._follower.followed)  # the others were too small for it
+        if ended:
+            self._follower.untrack(ended)
 
     def _bridged(
         self, seen: Mapping[int, Instance], masks: Mapping[int, Instance]
@@ -187,11 +204,12 @@ class BridgedTracker:
         if not visible:
             return []
         taken = [decode(instance.rle) for instance in seen.values()]
+        least = self.config.detector.output.min_area if self.config.detector else 0
         instances = []
         for bridge in visible:
             followed, lost = masks[bridge.prompt.track_id], bridge.lost
             free = _free(decode(followed.rle), taken)
-            if free is not None:
+            if free is not None and free.sum() >= least:
                 score = lost.score * followed.score
                 instances.append(
                     Instance.from_mask(free, lost.track_id, lost.class_id, lost.class_name, score)

@@ -16,7 +16,9 @@ from stemseg_ros.config import load_config, update_config
 
 def bridging(**settings: Any) -> FollowerConfig:
     overrides = {f"bridging.{name}": value for name, value in settings.items()}
-    config = load_config("hodor_lite", {"tracking": "own_tracks", **overrides})
+    config = load_config(
+        "hodor_lite", {"tracking": "own_tracks", "bridging.detector": "kitti_mots", **overrides}
+    )
     assert isinstance(config, FollowerConfig)
     return config
 
@@ -140,6 +142,14 @@ CASES = {
         aaaab.  ....2.  11112.
         """,
         {"min_iou": 0.9},
+    ),
+    "a mask that spreads is not believed": Case(
+        """
+        aaa....  111....  111....
+        aaa....  111....  111....
+        aaaa...  .......  1111...
+        aaaaaaa  .......  .......
+        """
     ),
     "two gaps at a time": Case(
         """
