@@ -24,7 +24,7 @@ SMALL = {"input.min_dim": HEIGHT, "input.max_dim": WIDTH, "runtime.precision": "
 FIND_MUCH = """
 base: lite
 input: {min_dim: 128, max_dim: 192}
-runtime: {engine: torch, precision: float32}
+runtime: {engine: torch, precision: float32, threads: 1}
 clustering:
   {min_heat: 0.0, foreground_probability: 0.0, leftover_probability: 0.001, max_instances: 3}
 output: {min_area: 0, min_score: 0.0}

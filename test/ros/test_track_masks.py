@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,16 @@ SETTINGS = (
     "output.min_score:=0.0",
     "health.stall_after:=0.0",
 )
+FIND_MUCH = """
+base: lite
+input: {min_dim: 64, max_dim: 96}
+window: {mode: online}
+runtime: {engine: torch, precision: float32, threads: 1}
+clustering:
+  {min_heat: 0.0, foreground_probability: 0.0, leftover_probability: 0.001, max_instances: 3}
+output: {min_area: 0, min_score: 0.0}
+"""
+"""A detector that, untrained, finds many an object."""
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +98,22 @@ def test_who_cannot_follow_says_why(peer: Peer) -> None:
     assert (answer.success, answer.message) == (
         False,
         "the model 'lite' follows no prompts; 'hodor_lite' does",
+    )
+
+
+def test_own_tracks_are_reported_and_prompts_refused(peer: Peer, tmp_path: Path) -> None:
+    detector = tmp_path / "detector.yaml"
+    detector.write_text(FIND_MUCH)
+    own = ("tracking:=own_tracks", f"bridging.detector:={detector}", "bridging.checkpoint:=random")
+    with process("prompt_node.py", *ros_arguments(*SETTINGS, *own)):
+        peer.connect()
+        results = send(peer, 1, 2, 3, 4)
+        answer = track(peer, 4, labels=labels(8))
+    assert {i.class_name for result in results for i in result.instances} <= {"car", "pedestrian"}
+    assert set().union(*map(ids, results))
+    assert (answer.success, answer.message) == (
+        False,
+        "the model 'hodor_lite' follows no prompts; start it with tracking: prompts",
     )
 
 
