@@ -42,9 +42,13 @@ os.environ["ROS_DOMAIN_ID"] = str(_domain)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 # Shared memory of processes that tests kill stays behind, and its ports with it.
 os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
-# One core for each process that tests beside others.
-_threads = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
-os.environ.setdefault("OMP_NUM_THREADS", str(_threads))
+# One core for each process that tests beside others, also where the process that shares out the
+# tests, which came by here before, has left its own number: threads of which one waits for a core
+# spin, and cost twenty times as much.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 # What engines keep of networks is made once for all tests, and does not mix with the user's.
 os.environ.setdefault("STEMSEG_CACHE", str(GOLDEN.parents[1] / ".pytest_cache" / "stemseg"))
 # A job in the background of a script starts with SIGINT ignored, one under nohup with SIGHUP, and
