@@ -119,9 +119,7 @@ def make_batch(
 
     Several processes share the clips of a single one with a batch that is as many times as large.
     """
-    return trainable(config.model).batch(
-        step_clips(sources, config, step, world or World()), config
-    )
+    return trainable(config).batch(step_clips(sources, config, step, world or World()), config)
 
 
 def batch_of_windows(clips: list[Clip], config: Settings) -> Batch:

@@ -33,7 +33,7 @@ def show_clips(config: Config, data: Path, out: Path, clips: int) -> int:
     """
     if out.suffix.lower() != ".png":
         raise MediaError(f"{out}: the contact sheet is a PNG; name it so")
-    trainable(config.model)  # raises for a model that draws no clips
+    trainable(config)  # raises for a model that draws no clips
     images, captions = [], []
     for clip in islice(_training_clips(load_sources(config, data), config), clips):
         images += draw_labels(clip, config.classes)

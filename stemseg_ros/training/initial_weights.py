@@ -12,7 +12,7 @@ from torch import Tensor
 from stemseg_ros.models.layers.weight_files import checked_state, read_content, state_of
 from stemseg_ros.models.layers.weights import load_state
 from stemseg_ros.models.stemseg.load import IGNORED_PREFIX
-from stemseg_ros.models.stemseg.network import StemSeg
+from stemseg_ros.models.stemseg.network import WindowNetwork
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Start:
     state: dict[str, Tensor]
     folded: bool
 
-    def load_plain(self, network: StemSeg) -> None:
+    def load_plain(self, network: WindowNetwork) -> None:
         """Copy weights in the layout of shipped checkpoints, of the whole network or of the
         backbone alone. Raises CheckpointError."""
         if self.folded:
@@ -46,13 +46,13 @@ class Start:
             part = {key.removeprefix(BACKBONE): value for key, value in self.state.items()}
             load_state(network.backbone, part, self.path, network.config.name)
 
-    def load_folded(self, network: StemSeg) -> None:
+    def load_folded(self, network: WindowNetwork) -> None:
         """Copy weights of a training run into a network with folded norms. Raises
         CheckpointError."""
         if self.folded:
             self._load(network)
 
-    def _load(self, network: StemSeg) -> None:
+    def _load(self, network: WindowNetwork) -> None:
         """Copy weights of the whole network, but for output layers of other classes or another
         mixing function: those stay as they are, fresh, and a warning names them."""
         ours = network.state_dict()

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from stemseg_ros.execution.torch_engine import to_channels_last
 from stemseg_ros.models.layers.norms import fuse_frozen_norms
 from stemseg_ros.models.layers.weights import initialise
-from stemseg_ros.models.stemseg.decoder import PointwiseConv
-from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE, StemSeg
+from stemseg_ros.models.stemseg.decoder import EmbeddingHead
+from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE, WindowNetwork, build_network
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.initial_weights import read_start
 from stemseg_ros.training.pretrained import conv_norm_pairs, load_imagenet, set_folded
@@ -24,13 +24,13 @@ FLOAT32_PARTS = ("block_32x", "block_16x")
 infinite."""
 
 
-def build_for_training(config: Settings) -> StemSeg:
+def build_for_training(config: Settings) -> WindowNetwork:
     """Seeded network with the weights that training starts from.
 
     Raises CheckpointError where ``training.start_from`` does not fit, MissingExtraError without
     the ImageNet weights that ``training.pretrained`` asks for.
     """
-    network = StemSeg(config)
+    network = build_network(config)
     initialise(network, config.training.seed)
     _start_outputs(network, config)
     start = read_start(Path(config.training.start_from)) if config.training.start_from else None
@@ -56,30 +56,19 @@ def build_for_training(config: Settings) -> StemSeg:
     return network
 
 
-def embedding_outputs(network: StemSeg) -> list[PointwiseConv]:
-    """The layers that end in embeddings and variances; none for saliency."""
-    head = network.embedding_head
-    return [] if head is None else [head.conv_embedding, head.conv_variance]
-
-
 @torch.no_grad()
-def _start_outputs(network: StemSeg, config: Settings) -> None:
-    head = network.embedding_head
-    map_heads = (network.semseg_head, network.seediness_head, network.saliency_head)
-    outputs: list[nn.Conv3d] = [other.conv_out for other in map_heads if other is not None]
-    outputs += embedding_outputs(network)
-    if head is not None and head.conv_seediness is not None:
-        outputs.append(head.conv_seediness)
-    for layer in outputs:
-        layer.weight.mul_(OUTPUT_GAIN)
-    bias = None if head is None else head.conv_variance.bias
-    if config.training.initial_sigma is not None and bias is not None:
-        plane, time = (
-            -math.log(BANDWIDTH_SCALE * sigma**2) for sigma in config.training.initial_sigma
-        )
-        axes = config.network.mixing.replace("f", "")  # variances come in the order t, y, x
-        order = [time] * axes.count("t") + [plane] * (axes.count("x") + axes.count("y"))
-        bias.copy_(torch.tensor(order))
+def _start_outputs(network: WindowNetwork, config: Settings) -> None:
+    for decoder in network.decoders().values():
+        for layer in decoder.output_layers():
+            layer.weight.mul_(OUTPUT_GAIN)
+        sigmas = config.training.initial_sigma
+        if isinstance(decoder, EmbeddingHead) and sigmas is not None:
+            plane, time = (-math.log(BANDWIDTH_SCALE * sigma**2) for sigma in sigmas)
+            axes = config.network.mixing.replace("f", "")  # variances come in the order t, y, x
+            order = [time] * axes.count("t") + [plane] * (axes.count("x") + axes.count("y"))
+            bias = decoder.conv_variance.bias
+            assert bias is not None
+            bias.copy_(torch.tensor(order))
 
 
 def in_float32(module: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from stemseg_ros.masks import encode
 from stemseg_ros.media.overlay import contact_sheet, draw_instances
 from stemseg_ros.models.stemseg.clustering import cluster_window, foreground_mask
-from stemseg_ros.models.stemseg.network import BANDWIDTH_SCALE, StemSeg
+from stemseg_ros.models.stemseg.network import WindowNetwork
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.models.stemseg.tensors import NetworkOutput, WindowClusters
 from stemseg_ros.records import FrameResult, Image, Instance
@@ -21,19 +21,14 @@ SHEET_WIDTH = 1600
 
 
 @torch.no_grad()
-def prediction_sheet(network: StemSeg, batch: Batch, config: Settings) -> Image:
+def prediction_sheet(network: WindowNetwork, batch: Batch, config: Settings) -> Image:
     """The first clip of a batch, BGR: each frame with the instances that clustering finds, and
     below it the heat map."""
     clip = batch.clips[:1].to(network.device)
-    maps = forward(network, clip, config)
-    semantic = None if maps.semantic_logits is None else maps.semantic_logits[0].float()
-    heat = maps.heatmap[0].float()
     output = NetworkOutput(
-        maps.embeddings[0].float(),
-        BANDWIDTH_SCALE * torch.exp(maps.raw_variance[0].float()),
-        heat,
-        semantic,
+        *(field[0].float() for field in network.outputs(forward(network, clip, config)))
     )
+    heat, semantic = output.heatmap, output.semantic_logits
     evidence = heat[0] if semantic is None else semantic[-1]
     clusters = cluster_window(output, foreground_mask(evidence, config), config)
     frames = _images(clip[0], config)

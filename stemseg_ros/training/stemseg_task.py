@@ -1,14 +1,14 @@
-"""How STEm-Seg is trained (``trainables.py``)."""
+"""How STEm-Seg learns instances (``trainables.py``)."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from stemseg_ros.models.stemseg.network import StemSeg
+from stemseg_ros.models.stemseg.network import build_network as plain_network
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.batches import batch_of_windows as batch
 from stemseg_ros.training.model import build_for_training as build
-from stemseg_ros.training.model import embedding_outputs
 from stemseg_ros.training.objective import compute_losses
 from stemseg_ros.training.prediction_pictures import prediction_sheet
 
@@ -25,14 +25,10 @@ __all__ = [
 COMPILED = ("encode", "heads")
 
 
-def plain_network(config: Settings) -> StemSeg:
-    """See ``Trainable``."""
-    return StemSeg(config)
-
-
 def own_rates(network: StemSeg, config: Settings) -> list[tuple[set[nn.Parameter], float]]:
     """Those of the backbone and of the layers that end in embeddings and variances."""
     training = config.training
-    outputs = {p for layer in embedding_outputs(network) for p in layer.parameters()}
+    head = network.embedding_head
+    outputs = {*head.conv_embedding.parameters(), *head.conv_variance.parameters()}
     body = set(network.backbone.body.parameters())
     return [(body, training.backbone_rate), (outputs, training.output_rate)]

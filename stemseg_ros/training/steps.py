@@ -57,7 +57,7 @@ def start(config: Config, device: torch.device | None = None, world: World | Non
     """Start a run at step 0. Raises CheckpointError, MissingExtraError."""
     device, world = device or torch.device("cpu"), world or World()
     torch.manual_seed(config.training.seed)
-    task = trainable(config.model)
+    task = trainable(config)
     network = task.build(config).to(device)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     if config.training.compile:
@@ -96,7 +96,7 @@ def take_step(run: Run, batch: AnyBatch, config: Config) -> None:
 
 def _backward(run: Run, batch: AnyBatch, config: Config) -> dict[str, Tensor]:
     """Gradients of the mean loss of a step's clips, ``batch_size`` at a time; the losses."""
-    compute_losses = trainable(config.model).compute_losses
+    compute_losses = trainable(config).compute_losses
     parts = batch.split(config.training.batch_size)
     sums: dict[str, Tensor] = {}
     for number, part in enumerate(parts):

@@ -1,4 +1,4 @@
-"""What the training loop needs to know of a model, found by the name of the model."""
+"""What the training loop needs to know of a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from stemseg_ros.config import ConfigError
+from stemseg_ros.config import Config, ConfigError
+from stemseg_ros.models.stemseg.settings import own_settings
 from stemseg_ros.records import Image
 
 if TYPE_CHECKING:
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
 
 TRAINABLES = {
     "stemseg": "stemseg_ros.training.stemseg_task",
+    "saliency": "stemseg_ros.training.saliency_task",
     "stc": "stemseg_ros.training.stc_task",
 }
-"""Module of each model that the loop trains; it offers what ``Trainable`` lists."""
+"""Module of each model, or task of a model, that the loop trains; it offers what ``Trainable``
+lists."""
 
 
 Same = TypeVar("Same", bound="AnyBatch")  # typing.Self needs Python 3.11
@@ -73,11 +76,14 @@ class Trainable(Protocol):
         ...
 
 
-def trainable(model: str) -> Trainable:
-    """The module of a model, imported when it is asked for. Raises ConfigError where the loop
-    does not train it."""
-    if model not in TRAINABLES:
+def trainable(config: Config) -> Trainable:
+    """The module for a preset, imported when it is asked for. Raises ConfigError where the loop
+    does not train its model."""
+    name = config.model
+    if name == "stemseg" and own_settings(config).network.task == "saliency":
+        name = "saliency"
+    if name not in TRAINABLES:
         raise ConfigError(
-            f"the model {model} is not trained by this loop; it trains {', '.join(TRAINABLES)}"
+            f"the model {name} is not trained by this loop; it trains {', '.join(TRAINABLES)}"
         )
-    return cast(Trainable, import_module(TRAINABLES[model]))
+    return cast(Trainable, import_module(TRAINABLES[name]))

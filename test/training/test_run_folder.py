@@ -15,7 +15,7 @@ import torch
 from driving_pack import tiny_config, write_pack
 
 from stemseg_ros.config import load_config
-from stemseg_ros.models.stemseg.network import Maps
+from stemseg_ros.models.stemseg.network import Maps, StemSeg
 from stemseg_ros.training.batches import Batch, load_sources
 from stemseg_ros.training.prediction_pictures import prediction_sheet
 from stemseg_ros.training.run_folder import code_version, statistics
@@ -132,6 +132,7 @@ class TwoCars:
     """Stands in for the network: two objects at known places, in all four frames."""
 
     device = torch.device("cpu")
+    outputs = StemSeg.outputs
 
     def __call__(self, clips: torch.Tensor) -> Maps:
         embeddings, heat = torch.zeros(1, 3, 4, 24, 32), torch.full((1, 1, 4, 24, 32), 0.05)

@@ -150,7 +150,7 @@ def test_every_form_of_the_losses_takes_a_step(pack: Path, settings: dict[str, o
 def test_unknown_pixels_teach_no_background(pack: Path) -> None:
     settings = small_stc()
     pairs = make_batch(load_sources(settings, pack), settings, 0)
-    task, run = trainable("stc"), start(settings)
+    task, run = trainable(settings), start(settings)
     run.network.eval()
     known = replace(pairs, ignored=torch.zeros_like(pairs.ignored))
     unknown = replace(pairs, ignored=torch.ones_like(pairs.ignored))

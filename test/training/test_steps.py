@@ -13,7 +13,6 @@ from driving_pack import tiny_config, write_pack
 from stemseg_ros.config import Config, load_config, update_config
 from stemseg_ros.training.batches import Batch, load_sources, make_batch
 from stemseg_ros.training.checkpoints import restore, save
-from stemseg_ros.training.model import embedding_outputs
 from stemseg_ros.training.objective import compute_losses
 from stemseg_ros.training.steps import MAX_BAD_STEPS, Run, TrainingError, start, take_step
 
@@ -215,8 +214,7 @@ def gradients(settings: Config, batch: Batch) -> dict[str, torch.Tensor]:
     """Those of the output layers."""
     network = start(settings).network
     compute_losses(network, batch, settings)["total"].backward()
-    layers = [*embedding_outputs(network), network.semseg_head.conv_out]
-    layers.append(network.embedding_head.conv_seediness)
+    layers = [*network.embedding_head.output_layers(), *network.semseg_head.output_layers()]
     return {str(n): layer.weight.grad.float() for n, layer in enumerate(layers)}
 
 

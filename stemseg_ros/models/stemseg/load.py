@@ -14,7 +14,7 @@ from stemseg_ros.models.layers.weights import (
     initialise,
     load_state,
 )
-from stemseg_ros.models.stemseg.network import StemSeg
+from stemseg_ros.models.stemseg.network import WindowNetwork, build_network
 from stemseg_ros.models.stemseg.settings import own_settings
 
 IGNORED_PREFIX = "embedding_loss_criterion."
@@ -23,13 +23,13 @@ IGNORED_PREFIX = "embedding_loss_criterion."
 
 def load_network(
     config: Config, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
-) -> StemSeg:
+) -> WindowNetwork:
     """Build the configured network, load its weights, and put it on ``device`` in eval mode.
 
     checkpoint: a file (.pth as released, or .safetensors); None for the weights bundled with the
     preset; "random" for seeded weights, which serve benchmarks only. Raises CheckpointError.
     """
-    network = StemSeg(own_settings(config))
+    network = build_network(own_settings(config))
     if checkpoint == RANDOM:
         initialise(network, seed=0)
     else:
@@ -38,7 +38,7 @@ def load_network(
     return network.eval().requires_grad_(False).to(device)
 
 
-def load_weights(network: StemSeg, path: Path) -> None:
+def load_weights(network: WindowNetwork, path: Path) -> None:
     """Copy a checkpoint into a network, key by key. Raises CheckpointError."""
     state = {k: v for k, v in read_state(path).items() if not k.startswith(IGNORED_PREFIX)}
     load_state(network, state, path, network.config.name)

@@ -1,9 +1,10 @@
-"""The network of STEm-Seg: an encoder of frames and decoders of windows."""
+"""The networks of STEm-Seg: an encoder of frames and decoders of windows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from copy import copy
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +16,7 @@ from stemseg_ros.models.layers.fpn import Backbone
 from stemseg_ros.models.layers.preprocess import preprocess
 from stemseg_ros.models.stemseg.decoder import EmbeddingHead, MapHead, SqueezeExpandDecoder
 from stemseg_ros.models.stemseg.settings import Settings
-from stemseg_ros.models.stemseg.taps import (
-    MergedDecoder,
-    MergedEmbeddingHead,
-    TemporalTaps,
-    add_taps,
-    channels_of,
-)
+from stemseg_ros.models.stemseg.taps import TemporalTaps, add_taps, merged_decoders
 from stemseg_ros.models.stemseg.tensors import NetworkOutput
 
 BANDWIDTH_SCALE = 10.0
@@ -29,25 +24,8 @@ BANDWIDTH_SCALE = 10.0
 variance."""
 
 
-class Maps(NamedTuple):
-    """What the decoders return for a batch of windows, float32."""
-
-    embeddings: Tensor
-    """(N, E, T, h, w), coordinate grid added."""
-    raw_variance: Tensor
-    """(N, V, T, h, w), log of the bandwidth over 10."""
-    heatmap: Tensor
-    """(N, 1, T, h, w) in [0, 1]."""
-    semantic_logits: Tensor | None
-    """(N, C + 1, T, h, w), foreground channel last."""
-    saliency_logits: Tensor | None = None
-    """(N, 2, T, h, w): background, foreground; only for saliency, where E and V are 0 and the
-    heat map is the probability of the foreground."""
-
-
-class StemSeg(nn.Module):
-    """Encoder and temporal squeeze-expand decoders; parameter names are those of the released
-    checkpoints.
+class WindowNetwork(nn.Module):
+    """Encoder, and decoders that a subclass adds and combines.
 
     Engines compute two functions of tensors: ``encode`` (frames to features) and ``decode`` (the
     features of windows to maps), in the ``inference_form``.
@@ -58,42 +36,18 @@ class StemSeg(nn.Module):
     def __init__(self, config: Settings) -> None:
         super().__init__()
         self.config = config
-        net, length = config.network, config.window.length
-        body = build_body(net.backbone)
-        self.backbone = Backbone(body, body.channels, net.fpn_channels)
-        saliency = net.task == "saliency"
-        self.saliency_head = MapHead(net, net.decoder_channels, 2, length) if saliency else None
-        self.embedding_head = None if saliency else EmbeddingHead(net, length)
-        self.seediness_head = (
-            MapHead(net, net.decoder_channels, 1, length)
-            if net.heatmap_head == "separate" and not saliency
-            else None
-        )
-        self.semseg_head = (
-            MapHead(
-                net, net.semantic_channels or net.decoder_channels, len(net.classes) + 2, length
-            )
-            if net.semantic_head
-            else None
-        )
+        body = build_body(config.network.backbone)
+        self.backbone = Backbone(body, body.channels, config.network.fpn_channels)
 
-    def decoders(self) -> dict[str, SqueezeExpandDecoder]:
-        """Those that the network has, by name."""
-        return {
-            name: head
-            for name, head in self.named_children()
-            if isinstance(head, SqueezeExpandDecoder)
-        }
+    def heads(self, maps: Sequence[Tensor]) -> Any:
+        """Stacked features (N, C, T, h_s, w_s) of windows, s = 4, 8, 16, 32 -> what the losses are
+        computed from."""
+        raise NotImplementedError
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return next(self.parameters()).device
-
-    def inference_form(self) -> nn.Module:
-        """What an engine computes: the same functions, rearranged for the weights as they are now
-        (``window.taps``)."""
-        return TappedStemSeg(self).eval() if self.config.window.taps else self
+    def outputs(self, heads: Any) -> tuple[Tensor, ...]:
+        """What ``heads`` returns -> the fields of NetworkOutput, batch first; no semantic logits
+        if there are none."""
+        raise NotImplementedError
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """Preprocessed images (N, 3, H, W) -> four maps (N, C, H/s, W/s) at strides s = 4, 8, 16,
@@ -102,15 +56,11 @@ class StemSeg(nn.Module):
 
     def decode(self, *maps: Tensor) -> tuple[Tensor, ...]:
         """Stacked features (N, C, T, h_s, w_s) of windows, s = 4, 8, 16, 32 -> the fields of
-        NetworkOutput, batch first; no semantic logits if there is no semantic head."""
-        return network_outputs(self.heads(maps))
+        NetworkOutput, batch first; no semantic logits if there are none."""
+        return self.outputs(self.heads(maps))
 
-    def heads(self, maps: Sequence[Tensor]) -> Maps:
-        """Stacked features (N, C, T, h_s, w_s) of windows -> what the losses are computed from."""
-        return head_maps(self, maps)
-
-    def forward(self, clips: Tensor) -> Maps:
-        """Preprocessed clips (N, T, 3, H, W), sides multiples of 32 -> Maps. The path of
+    def forward(self, clips: Tensor) -> Any:
+        """Preprocessed clips (N, T, 3, H, W), sides multiples of 32 -> as ``heads``. The path of
         training."""
         batch, length = clips.shape[:2]
         maps = self.encode(clips.flatten(0, 1))
@@ -134,58 +84,120 @@ class StemSeg(nn.Module):
         pixels = torch.from_numpy(frames.copy()).to(self.device)
         with torch.inference_mode():
             maps = self.encode(preprocess(pixels, self.config.input))
-            window = self.heads([level.transpose(0, 1).unsqueeze(0) for level in maps])
-        return NetworkOutput(*(output[0] for output in network_outputs(window)))
+            window = self.decode(*(level.transpose(0, 1).unsqueeze(0) for level in maps))
+        return NetworkOutput(*(output[0] for output in window))
+
+    def decoders(self) -> dict[str, SqueezeExpandDecoder]:
+        """Those that the network has, by name."""
+        return {
+            name: head
+            for name, head in self.named_children()
+            if isinstance(head, SqueezeExpandDecoder)
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(self.parameters()).device
+
+    def inference_form(self) -> nn.Module:
+        """What an engine computes: the same functions, rearranged for the weights as they are now
+        (``window.taps``)."""
+        return TappedNetwork(self).eval() if self.config.window.taps else self
 
 
-class TappedStemSeg(nn.Module):
-    """The same functions with final weights: all that is linear in single frames is part of
-    ``encode``, and linear layers are merged (``taps.py``). Features are temporal taps here."""
+class Maps(NamedTuple):
+    """What the decoders of instances return for a batch of windows, float32."""
 
-    functions = StemSeg.functions
+    embeddings: Tensor
+    """(N, E, T, h, w), coordinate grid added."""
+    raw_variance: Tensor
+    """(N, V, T, h, w), log of the bandwidth over 10."""
+    heatmap: Tensor
+    """(N, 1, T, h, w) in [0, 1]."""
+    semantic_logits: Tensor | None
+    """(N, C + 1, T, h, w), foreground channel last."""
 
-    def __init__(self, network: StemSeg) -> None:
+
+class StemSeg(WindowNetwork):
+    """The network for instances; parameter names are those of the released checkpoints."""
+
+    def __init__(self, config: Settings) -> None:
+        super().__init__(config)
+        net, length = config.network, config.window.length
+        self.embedding_head = EmbeddingHead(net, length)
+        separate = net.heatmap_head == "separate"
+        self.seediness_head = MapHead(net, net.decoder_channels, 1, length) if separate else None
+        self.semseg_head = (
+            MapHead(
+                net, net.semantic_channels or net.decoder_channels, len(net.classes) + 2, length
+            )
+            if net.semantic_head
+            else None
+        )
+
+    def heads(self, maps: Sequence[Tensor]) -> Maps:
+        """See ``WindowNetwork``."""
+        embeddings, raw_variance, heatmap = self.embedding_head(maps)
+        if self.seediness_head is not None:
+            heatmap = torch.sigmoid(self.seediness_head(maps))
+        semantic = None if self.semseg_head is None else self.semseg_head(maps)
+        return Maps(embeddings, raw_variance, heatmap, semantic)
+
+    def outputs(self, heads: Maps) -> tuple[Tensor, ...]:
+        """See ``WindowNetwork``."""
+        bandwidths = BANDWIDTH_SCALE * torch.exp(heads.raw_variance)
+        fields = (heads.embeddings, bandwidths, heads.heatmap)
+        return fields if heads.semantic_logits is None else (*fields, heads.semantic_logits)
+
+
+class SaliencyNetwork(WindowNetwork):
+    """The variant of Sec. 4.5: one decoder, whose two channels are background and foreground.
+
+    ``heads`` returns its logits (N, 2, T, h, w). To the stages behind, the foreground is the heat
+    map of an embedding space of no dimensions, which holds one object.
+    """
+
+    def __init__(self, config: Settings) -> None:
+        super().__init__(config)
+        net = config.network
+        self.saliency_head = MapHead(net, net.decoder_channels, 2, config.window.length)
+
+    def heads(self, maps: Sequence[Tensor]) -> Tensor:
+        """See ``WindowNetwork``."""
+        logits: Tensor = self.saliency_head(maps)
+        return logits
+
+    def outputs(self, heads: Tensor) -> tuple[Tensor, ...]:
+        """See ``WindowNetwork``."""
+        nothing = heads[:, :0]
+        return nothing, nothing, heads.softmax(dim=1)[:, 1:]
+
+
+class TappedNetwork(nn.Module):
+    """A network with final weights: all that is linear in single frames is part of ``encode``, and
+    linear layers are merged (``taps.py``). Features are temporal taps here."""
+
+    functions = WindowNetwork.functions
+
+    def __init__(self, network: WindowNetwork) -> None:
         super().__init__()
-        self.backbone = network.backbone
         decoders = network.decoders()
         self.taps = TemporalTaps(list(decoders.values()))
-        self.embedding_head: MergedEmbeddingHead | None = None
-        self.seediness_head = self.semseg_head = self.saliency_head = None
-        for (name, head), channels in zip(
-            decoders.items(), channels_of(list(decoders.values())), strict=True
-        ):
-            if isinstance(head, EmbeddingHead):
-                self.embedding_head = MergedEmbeddingHead(head, channels)
-            else:
-                setattr(self, name, MergedDecoder(head, channels))
+        self.network = copy(network)
+        # A shallow copy shares its table of children, in which the merged decoders stand here.
+        self.network._modules = {**network._modules, **merged_decoders(decoders)}
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """Preprocessed images (N, 3, H, W) -> TemporalTaps at strides 4, 8, 16, 32."""
-        taps: tuple[Tensor, ...] = self.taps(self.backbone(images))
+        taps: tuple[Tensor, ...] = self.taps(self.network.backbone(images))
         return taps
 
     def decode(self, *taps: Tensor) -> tuple[Tensor, ...]:
-        """Stacked taps of windows -> as ``StemSeg``."""
-        return network_outputs(head_maps(self, [add_taps(level) for level in taps]))
+        """Stacked taps of windows -> as ``WindowNetwork``."""
+        return self.network.decode(*(add_taps(level) for level in taps))
 
 
-def head_maps(network: StemSeg | TappedStemSeg, levels: Sequence[Tensor]) -> Maps:
-    """What the heads of a network make of their inputs at strides 4, 8, 16, 32."""
-    if network.embedding_head is None:
-        assert network.saliency_head is not None
-        logits: Tensor = network.saliency_head(levels)
-        # An embedding space of no dimensions holds one object, whose heat map is the foreground.
-        nothing = logits[:, :0]
-        return Maps(nothing, nothing, logits.softmax(dim=1)[:, 1:], None, logits)
-    embeddings, raw_variance, heatmap = network.embedding_head(levels)
-    if network.seediness_head is not None:
-        heatmap = torch.sigmoid(network.seediness_head(levels))
-    semantic = None if network.semseg_head is None else network.semseg_head(levels)
-    return Maps(embeddings, raw_variance, heatmap, semantic)
-
-
-def network_outputs(maps: Maps) -> tuple[Tensor, ...]:
-    """The fields of NetworkOutput, batch first; no semantic logits if there are none."""
-    bandwidths = BANDWIDTH_SCALE * torch.exp(maps.raw_variance)
-    outputs = (maps.embeddings, bandwidths, maps.heatmap)
-    return outputs if maps.semantic_logits is None else (*outputs, maps.semantic_logits)
+def build_network(config: Settings) -> WindowNetwork:
+    """The network of ``network.task``, its weights yet to come."""
+    return SaliencyNetwork(config) if config.network.task == "saliency" else StemSeg(config)

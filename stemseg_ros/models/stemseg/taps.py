@@ -9,7 +9,7 @@ Both are exact up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import TypeVar
 
@@ -107,6 +107,19 @@ class MergedEmbeddingHead(MergedDecoder):
     def forward(self, sums: Sequence[Tensor]) -> EmbeddingMaps:  # type: ignore[override]
         """First convolutions of all decoders -> EmbeddingMaps."""
         return embedding_maps(super().forward(sums), self.config, self.time_scale)
+
+
+def merged_decoders(decoders: Mapping[str, SqueezeExpandDecoder]) -> dict[str, nn.Module]:
+    """The decoders with their linear layers merged, under the same names."""
+    merged: dict[str, nn.Module] = {}
+    for (name, decoder), channels in zip(
+        decoders.items(), channels_of(list(decoders.values())), strict=True
+    ):
+        if isinstance(decoder, EmbeddingHead):
+            merged[name] = MergedEmbeddingHead(decoder, channels)
+        else:
+            merged[name] = MergedDecoder(decoder, channels)
+    return merged
 
 
 def channels_of(decoders: Sequence[SqueezeExpandDecoder]) -> list[list[slice]]:

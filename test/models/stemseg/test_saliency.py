@@ -18,7 +18,8 @@ from stemseg_ros.config import ConfigError, load_config
 from stemseg_ros.formats.kitti_lines import read_results
 from stemseg_ros.masks import decode
 from stemseg_ros.media.overlay import VideoWriter
-from stemseg_ros.models.stemseg import StemSeg, load_network
+from stemseg_ros.models.stemseg import load_network
+from stemseg_ros.models.stemseg.network import SaliencyNetwork
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.records import Frame
 from stemseg_ros.stream import Model
@@ -179,10 +180,9 @@ def test_all_foreground_is_one_object_for_ever(mode: str) -> None:
 
 def test_the_network_has_one_decoder_with_two_channels() -> None:
     config = load_config("saliency", {"network.backbone": "mobilenet_v2"})
-    network = StemSeg(config)
+    network = SaliencyNetwork(config)
     parts = {key.partition(".")[0] for key in network.state_dict()}
     assert parts == {"backbone", "saliency_head"}
-    assert network.saliency_head is not None
     assert network.saliency_head.conv_out.weight.shape[0] == 2
 
 
@@ -190,12 +190,11 @@ def test_the_heat_map_is_the_probability_of_the_foreground(tmp_path: Path) -> No
     config = load_config(tiny(tmp_path))
     network = load_network(config, "random")
     clips = torch.randn(1, 4, 3, 96, 128, generator=torch.Generator().manual_seed(0))
-    maps = network(clips)
-    assert maps.saliency_logits is not None
-    assert maps.saliency_logits.shape == (1, 2, 4, 24, 32)
-    odds = maps.saliency_logits[:, 1] - maps.saliency_logits[:, 0]
-    torch.testing.assert_close(maps.heatmap[:, 0], torch.sigmoid(odds))
-    assert maps.semantic_logits is None
+    logits = network(clips)
+    assert logits.shape == (1, 2, 4, 24, 32)
+    *nothing, heat_map = network.outputs(logits)
+    assert [tuple(each.shape) for each in nothing] == [(1, 0, 4, 24, 32)] * 2
+    torch.testing.assert_close(heat_map[:, 0], torch.sigmoid(logits[:, 1] - logits[:, 0]))
     output = network.predict(np.zeros((4, 96, 128, 3), np.uint8))
     assert output.embeddings.shape == output.bandwidths.shape == (0, 4, 24, 32)
 

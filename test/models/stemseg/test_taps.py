@@ -12,7 +12,7 @@ from torch import Tensor
 from stemseg_ros.config import load_config, preset_names
 from stemseg_ros.execution.engine import inference_form, open_engine
 from stemseg_ros.models.stemseg import load_network
-from stemseg_ros.models.stemseg.network import StemSeg, TappedStemSeg
+from stemseg_ros.models.stemseg.network import TappedNetwork, WindowNetwork
 from stemseg_ros.models.stemseg.settings import Settings, load_settings
 from stemseg_ros.models.stemseg.taps import add_taps
 from stemseg_ros.models.stemseg.tensors import Features
@@ -37,7 +37,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # the maps are tiny
 
 
-def small_network(preset: str = "lite", **overrides: Any) -> StemSeg:
+def small_network(preset: str = "lite", **overrides: Any) -> WindowNetwork:
     """With drawn weights; norms and biases too, so that none is without effect."""
     dotted = {name.replace("__", "."): value for name, value in overrides.items()}
     network = load_network(load_settings(preset, {**SMALL, **dotted}), "random")
@@ -52,9 +52,9 @@ def images(number: int) -> Tensor:
     return torch.randn(number, 3, 96, 96, generator=torch.Generator().manual_seed(0))
 
 
-def both_forms(network: StemSeg) -> tuple[StemSeg, TappedStemSeg]:
+def both_forms(network: WindowNetwork) -> tuple[WindowNetwork, TappedNetwork]:
     tapped = inference_form(network)
-    assert isinstance(tapped, TappedStemSeg)
+    assert isinstance(tapped, TappedNetwork)
     return network, tapped
 
 

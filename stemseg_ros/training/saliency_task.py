@@ -1,0 +1,44 @@
+"""How the saliency variant of STEm-Seg learns (Sec. 4.5; ``trainables.py``)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stemseg_ros.models.stemseg.losses import saliency_loss
+from stemseg_ros.models.stemseg.network import SaliencyNetwork
+from stemseg_ros.models.stemseg.network import build_network as plain_network
+from stemseg_ros.models.stemseg.settings import Settings
+from stemseg_ros.training.batches import Batch
+from stemseg_ros.training.batches import batch_of_windows as batch
+from stemseg_ros.training.model import build_for_training as build
+from stemseg_ros.training.objective import forward
+from stemseg_ros.training.prediction_pictures import prediction_sheet
+
+__all__ = [
+    "COMPILED",
+    "batch",
+    "build",
+    "compute_losses",
+    "own_rates",
+    "plain_network",
+    "prediction_sheet",
+]
+
+COMPILED = ("encode", "heads")
+
+
+def compute_losses(model: nn.Module, batch: Batch, config: Settings) -> dict[str, Tensor]:
+    """See ``Trainable``: the mean over the clips of what each gives by itself."""
+    logits: Tensor = forward(model, batch.clips, config)
+    losses = [
+        saliency_loss(logits[n : n + 1], clip.classes, clip.ignore, config)
+        for n, clip in enumerate(batch.split(1))
+    ]
+    total = torch.stack(losses).mean()
+    return {"saliency": total, "total": total}
+
+
+def own_rates(network: SaliencyNetwork, config: Settings) -> list[tuple[set[nn.Parameter], float]]:
+    """That of the backbone."""
+    return [(set(network.backbone.body.parameters()), config.training.backbone_rate)]
