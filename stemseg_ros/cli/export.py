@@ -156,7 +156,8 @@ def compare(
 
     if find_spec("onnxruntime") is None:
         return {}
-    engine = open_exported(ExportedFolder(folder), RuntimeConfig(engine="onnxruntime"), "cpu")
+    runtime = RuntimeConfig(engine="onnxruntime", precision="auto")
+    engine = open_exported(ExportedFolder(folder), runtime, "cpu")
     differences = {}
     for function, example in inputs.items():
         outputs = engine.run(function, [example])[0]

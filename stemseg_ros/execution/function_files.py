@@ -37,6 +37,11 @@ log = logging.getLogger(__name__)
 class FunctionFiles(Protocol):
     """Where an engine finds the functions of a network as ONNX files."""
 
+    @property
+    def precision(self) -> str:
+        """Type of the arithmetic that the files were written for: float32 or float16."""
+        ...
+
     def find(self, function: str, inputs: Tensors) -> Path:
         """The file that takes inputs like these, given without the batch dimension. Raises
         ExportError."""
@@ -108,6 +113,11 @@ class ExportedFolder:
                     "'stemseg export'"
                 )
 
+    @property
+    def precision(self) -> str:
+        """See ``FunctionFiles``."""
+        return self.content.precision
+
     def find(self, function: str, inputs: Tensors) -> Path:
         """See ``FunctionFiles``."""
         shapes = _batched_shapes(inputs)
@@ -125,6 +135,8 @@ class ExportedFolder:
 class CachedExports:
     """The functions of a network, exported into the cache of this machine when they are first
     asked for."""
+
+    precision = "float32"
 
     def __init__(self, network: nn.Module, name: str) -> None:
         """name: of the preset, for messages."""

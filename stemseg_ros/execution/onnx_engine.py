@@ -33,14 +33,15 @@ class OnnxRuntimeEngine:
     def __init__(
         self, functions: FunctionFiles, config: RuntimeConfig, device: torch.device
     ) -> None:
-        """Raises DeviceError where ONNX Runtime has no provider for the device."""
+        """Raises DeviceError where ONNX Runtime has no provider for the device, or computes in
+        another precision than is asked for."""
         with needs_extra("onnx"):
             import onnxruntime
         self.device = device
-        self.precision = "float32"
         self._functions, self._config = functions, config
         self._runtime = onnxruntime
         self._provider = self._choose(onnxruntime.get_available_providers())
+        self.precision = self._arithmetic(functions.precision)
         self._sessions: dict[Path, Any] = {}
         self._found: dict[tuple[str, Shapes], Path] = {}
         self._output_shapes: dict[tuple[str, Shapes], Shapes] = {}
@@ -72,6 +73,18 @@ class OnnxRuntimeEngine:
             )
         return wanted
 
+    def _arithmetic(self, written: str) -> str:
+        """Precision of the arithmetic. written: that of the files, which TensorRT may shorten."""
+        shortened = self._provider == TENSORRT and written == "float32"
+        able = [written, "float16"] if shortened else [written]
+        asked = self._config.precision
+        if asked not in ("auto", *able):
+            raise DeviceError(
+                f"runtime.precision {asked}: runtime.engine {self._config.engine} computes these "
+                f"functions in {' or '.join(able)}; use auto or {able[0]}, or runtime.engine torch"
+            )
+        return able[-1] if asked == "auto" else asked
+
     def _options(self, path: Path) -> list[tuple[str, dict[str, str]]]:
         """The providers for a file, with their options."""
         if self._provider == CPU:
@@ -79,7 +92,7 @@ class OnnxRuntimeEngine:
         cuda = (CUDA, {"device_id": str(self.device.index or 0), "use_tf32": "0"})
         if self._provider == CUDA:
             return [cuda]
-        half = self._config.precision in ("auto", "float16")
+        half = self.precision == "float16"
         name = torch.cuda.get_device_name(self.device)
         folder = tensorrt_cache(sha256_of(path), name, half, self._runtime.__version__)
         folder.mkdir(parents=True, exist_ok=True)

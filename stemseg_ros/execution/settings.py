@@ -19,7 +19,8 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Type of the network's arithmetic; outputs are float32 in any case. auto: the shortest type
     that the device computes in natively, so that the last digits differ between machines;
-    float32 with OpenVINO and ONNX Runtime."""
+    float32 with OpenVINO, float16 with TensorRT, that of the exported files with ONNX Runtime,
+    which computes in no other."""
     threads: int = Field(0, ge=0, le=1024)
     """CPU threads of the network; 0: as many as the engine chooses. For torch of the process."""
     channels_last: bool = False

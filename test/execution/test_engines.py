@@ -18,7 +18,13 @@ from stemseg_ros.execution import engine as engines
 from stemseg_ros.execution import openvino_engine
 from stemseg_ros.execution.engine import choose_engine, open_engine
 from stemseg_ros.execution.function_files import fingerprint
-from stemseg_ros.execution.onnx_engine import tensorrt_cache
+from stemseg_ros.execution.onnx_engine import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    OnnxRuntimeEngine,
+    tensorrt_cache,
+)
 from stemseg_ros.execution.settings import RuntimeConfig
 from stemseg_ros.models.stemseg import load_network
 from stemseg_ros.models.stemseg.settings import load_settings
@@ -292,6 +298,64 @@ def test_engines_say_what_they_are(kind: str) -> None:
     names = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
     assert engine.description.startswith(names[kind])
     assert engine.precision == "float32"
+
+
+class Written:
+    """Files in a precision."""
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
+
+    def find(self, function: str, inputs: tuple[Tensor, ...]) -> Path:
+        raise AssertionError("nothing is computed")
+
+
+def onnx_engine(kind: str, asked: str, written: str) -> OnnxRuntimeEngine:
+    config = RuntimeConfig.model_validate({"engine": kind, "precision": asked})
+    device = torch.device("cuda", 0) if kind == "tensorrt" else torch.device("cpu")
+    return OnnxRuntimeEngine(Written(written), config, device)
+
+
+@pytest.fixture
+def _every_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU, CUDA, TENSORRT])
+
+
+@pytest.mark.usefixtures("_every_provider")
+@pytest.mark.parametrize(
+    ("kind", "asked", "written", "computed"),
+    [
+        ("onnxruntime", "auto", "float32", "float32"),
+        ("onnxruntime", "float32", "float32", "float32"),
+        ("onnxruntime", "auto", "float16", "float16"),
+        ("onnxruntime", "float16", "float16", "float16"),
+        ("tensorrt", "auto", "float32", "float16"),
+        ("tensorrt", "float16", "float32", "float16"),
+        ("tensorrt", "float32", "float32", "float32"),
+        ("tensorrt", "auto", "float16", "float16"),
+    ],
+)
+def test_precision_of_onnx_runtime(kind: str, asked: str, written: str, computed: str) -> None:
+    assert onnx_engine(kind, asked, written).precision == computed
+
+
+@pytest.mark.usefixtures("_every_provider")
+@pytest.mark.parametrize(
+    ("kind", "asked", "written"),
+    [
+        ("onnxruntime", "float16", "float32"),
+        ("onnxruntime", "bfloat16", "float32"),
+        ("onnxruntime", "float32", "float16"),
+        ("tensorrt", "bfloat16", "float32"),
+        ("tensorrt", "float32", "float16"),
+    ],
+)
+def test_precision_that_onnx_runtime_lacks_is_refused(kind: str, asked: str, written: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        onnx_engine(kind, asked, written)
+    words = [f"runtime.precision {asked}", f"runtime.engine {kind}", f"use auto or {written}"]
+    assert all(word in str(caught.value) for word in words)
 
 
 @OPENVINO
