@@ -13,6 +13,9 @@ from typer.testing import CliRunner
 
 from stemseg_ros.cli.main import app
 from stemseg_ros.formats.kitti_lines import read_results
+from stemseg_ros.masks import decode
+from stemseg_ros.media.sources import open_source
+from stemseg_ros.resources import resource_path
 
 FIND_ALL = [
     "input.min_dim=96",
@@ -26,8 +29,8 @@ FIND_ALL = [
 ]
 
 
-def run(source: Path, *options: object) -> Any:
-    arguments = ["run", source, "--config", "stc_lite", "--device", "cpu", *options]
+def run(source: Path, *options: object, config: str = "stc_lite") -> Any:
+    arguments = ["run", source, "--config", config, "--device", "cpu", *options]
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
@@ -54,10 +57,25 @@ def test_run_reports_every_frame(images: Path, tmp_path: Path) -> None:
     assert len({row.id for row in rows}) == summary["tracks"]
 
 
+def test_the_bundled_weights_find_a_car_in_every_frame(tmp_path: Path) -> None:
+    video = resource_path("media/highway_1280x720_25fps.mp4")
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    with open_source(video) as source:
+        for index, (_, image) in zip(range(3), source, strict=False):
+            cv2.imwrite(str(frames / f"{index}.png"), image)
+    done = run(frames, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    rows = read_results(tmp_path / "out" / "instances.txt")
+    near = [row for row in rows if row.class_id == 1 and decode(row.rle).sum() > 10_000]
+    assert {row.frame for row in near} == {0, 1, 2}
+    assert len({row.id for row in near}) == len(near) / 3, "identities last"
+
+
 def test_without_weights_the_remedy_is_named(images: Path, tmp_path: Path) -> None:
-    done = run(images, "--out", tmp_path / "out")
+    done = run(images, "--out", tmp_path / "out", config="stc_r50")
     assert done.exit_code == 2
     words = " ".join(done.output.split())
-    assert "no weights are bundled with the config 'stc_lite'" in words
+    assert "no weights are bundled with the config 'stc_r50'" in words
     assert "'stemseg train' makes one" in words and "tracking.enabled=false" in words
     assert "sabarim" not in words, "those are of another model"
