@@ -112,13 +112,12 @@ def choose_engine(config: RuntimeConfig, device: torch.device) -> tuple[str, str
         return "torch", "the choice for a GPU"
     if config.compile:
         return "torch", "runtime.compile asks for it"
-    if config.precision in ("bfloat16", "float16"):
+    native = str(fast_precision(device)).removeprefix("torch.")
+    if config.precision not in ("auto", "float32", native):
         return "torch", f"runtime.precision asks for {config.precision}"
-    if config.precision == "auto" and fast_precision(device) != torch.float32:
-        return "torch", "the CPU computes in bfloat16"
     if find_spec("openvino") is None:
         return "torch", "OpenVINO is not installed: pip install 'stemseg-ros[cpu]' brings it"
-    return "openvino", "the fastest on a CPU without bfloat16"
+    return "openvino", "the fastest on a CPU"
 
 
 def _open(

@@ -13,13 +13,13 @@ class RuntimeConfig(Section):
     """Where and how the network runs."""
 
     engine: Literal["auto", "torch", "openvino", "onnxruntime", "tensorrt"] = "torch"
-    """What computes the network. auto: OpenVINO on a CPU without bfloat16 if it is installed,
-    else PyTorch. OpenVINO converts the network in memory; onnxruntime and tensorrt compute an ONNX
-    export. Either is made at the first start and kept (docs/speed.md)."""
+    """What computes the network. auto: OpenVINO on a CPU if it is installed, else PyTorch.
+    OpenVINO converts the network in memory; onnxruntime and tensorrt compute an ONNX export.
+    Either is made at the first start and kept (docs/speed.md)."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Type of the network's arithmetic; outputs are float32 in any case. auto: the shortest type
     that the device computes in natively, so that the last digits differ between machines;
-    float32 with OpenVINO, float16 with TensorRT, that of the exported files with ONNX Runtime,
+    float16 with TensorRT, that of the exported files with ONNX Runtime,
     which computes in no other."""
     threads: int = Field(0, ge=0, le=1024)
     """CPU threads of the network; 0: as many as the engine chooses. For torch of the process."""
