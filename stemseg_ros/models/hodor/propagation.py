@@ -27,6 +27,7 @@ from stemseg_ros.models.hodor.regions import (
     regions_from_given,
     regions_from_predicted,
 )
+from stemseg_ros.models.hodor.rules import PropagationRules
 from stemseg_ros.models.hodor.settings import BACKGROUNDS, Settings
 from stemseg_ros.models.hodor.sights import Sight, limit_to_reach, updated_sights
 from stemseg_ros.tracker import Call
@@ -47,7 +48,8 @@ class Propagated:
     ids: tuple[int, ...]
     """Objects in ascending order; empty before the first one."""
     labels: npt.NDArray[np.int32]
-    """int32 (H, W): id of each pixel of the image, 0 background."""
+    """int32 (H, W): id of each pixel of the image, 0 background; before the first object perhaps
+    of another size (``propagation.empty_frames``)."""
     probabilities: Tensor | None
     """(I, H, W) in [0, 1] at image size; None before the second frame of an object."""
     logits: Tensor | None
@@ -104,9 +106,14 @@ class Propagator:
     """Objects shown by masks, followed through a stream of images of one size."""
 
     def __init__(self, config: Settings, device: torch.device) -> None:
-        self.config = config
         self._device = device
+        self.configure(config)
         self.state = State()
+
+    def configure(self, config: Settings) -> None:
+        """Use other settings from the next frame on, of the same network."""
+        self.config = config
+        self._rules = PropagationRules.of(config.propagation)
 
     def step(self, image: npt.NDArray[np.uint8], given: GivenMasks) -> Calls[Propagated]:
         """Follow the objects into the next frame, where new ones may be given.
@@ -123,7 +130,7 @@ class Propagator:
             seen = _Seen(geometry, fine, coarse, self._place_given(given, geometry))
             result = yield from self._follow(seen, given)
         else:
-            result = _nothing(geometry)
+            result = self._nothing(geometry)
         self.state.index += 1
         self.state.memory.drop_before(self.state.index - self.config.propagation.window)
         return result
@@ -133,7 +140,11 @@ class Propagator:
             return (yield from self._later_frame(seen))
         if seen.given:
             return (yield from self._first_frame(seen, given))
-        return _nothing(seen.geometry)
+        return self._nothing(seen.geometry)
+
+    def _nothing(self, geometry: Letterbox) -> Propagated:
+        size = geometry.image_size if self._rules.empty_at_image_size else geometry.padded_size
+        return Propagated((), np.zeros(size, np.int32), None, None, None)
 
     def _check(self, image: npt.NDArray[np.uint8], given: GivenMasks) -> None:
         for track_id, mask in given.items():
@@ -156,7 +167,7 @@ class Propagator:
         stack = torch.from_numpy(np.stack([given[track_id] for track_id in ids]))
         placed = letterbox_masks(stack.to(self._device), geometry)
         keep = (reduce_by_8(placed) > 0.5).flatten(1).any(1)
-        if self.config.propagation.corrected("tiny_reference"):
+        if self._rules.describes_tiny:
             keep = torch.ones_like(keep)
         return {n: mask for n, mask, k in zip(ids, placed, keep.tolist(), strict=True) if k}
 
@@ -167,7 +178,7 @@ class Propagator:
         described = yield from self._describe(seen, regions, self.state.ids)
         self._keep(described, regions)
         self._anchor(described)
-        if self.config.propagation.corrected("first_frame"):
+        if self._rules.first_as_given:
             best = np.zeros(seen.geometry.image_size, np.int32)
             for number, track_id in enumerate(self.state.ids, 1):
                 best[given[track_id]] = number
@@ -208,7 +219,7 @@ class Propagator:
         stack = torch.stack(list(seen.given.values()))
         names = tuple(seen.given)
         regions = regions_from_given(stack, self._content(seen.geometry, 1))
-        if self.config.propagation.corrected("new_object_context"):
+        if self._rules.known_beside_new:
             known = torch.stack([self.state.previous[n] for n in self.state.ids])
             objects = torch.cat(
                 (regions[BACKGROUNDS:], known * (1 - regions[BACKGROUNDS:].amax(0)))
@@ -247,7 +258,7 @@ class Propagator:
         return regions_from_predicted(soft, self._content(seen.geometry, STRIDE))
 
     def _anchor(self, described: Described) -> None:
-        if self.config.propagation.corrected("anchor"):
+        if self._rules.keeps_given:
             self.state.memory.anchor(described)
 
     def _cells(self, geometry: Letterbox) -> Tensor:
@@ -256,21 +267,17 @@ class Propagator:
 
     def _content(self, geometry: Letterbox, stride: int) -> tuple[int, int]:
         """Rows and columns of a map that count; all, or those without padding."""
-        if self.config.propagation.corrected("padding"):
+        if self._rules.masks_padding:
             return content_cells(geometry, stride)
         height, width = (side // stride for side in geometry.padded_size)
         return height, width
 
     def _choose(self, probabilities: Tensor) -> npt.NDArray[np.integer]:
         """(H, W): number of the object (from 1) that wins each pixel, 0 background."""
-        if self.config.propagation.corrected("background_choice"):
+        if self._rules.joint_background:
             background = probabilities[:OTHERS].sum(0, keepdim=True)
             return torch.cat((background, probabilities[OTHERS:])).argmax(0).cpu().numpy()
         return (probabilities.argmax(0) - OTHERS + 1).clamp(min=0).cpu().numpy()
-
-
-def _nothing(geometry: Letterbox) -> Propagated:
-    return Propagated((), np.zeros(geometry.image_size, np.int32), None, None, None)
 
 
 def _labels(numbers: npt.NDArray[np.integer], ids: tuple[int, ...]) -> npt.NDArray[np.int32]:

@@ -76,7 +76,8 @@ class HodorTracker:
         assert isinstance(config, Settings)
         if config.network != self.config.network:
             raise ValueError("'network' settings cannot change in a running stream")
-        self.config = self._propagator.config = config
+        self.config = config
+        self._propagator.configure(config)
         self._kept = deque(self._kept, maxlen=config.propagation.kept_frames)
 
     def check(self, frame: Frame) -> None:

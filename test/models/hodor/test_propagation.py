@@ -55,5 +55,21 @@ def test_bad_masks_are_refused(
     assert propagator.state.ids == ()
 
 
+@pytest.mark.parametrize(
+    ("empty_frames", "size"), [("reference", (64, 96)), ("corrected", (50, 75))]
+)
+def test_label_images_before_the_first_object(empty_frames: str, size: tuple[int, int]) -> None:
+    config = golden_config(min_dim=64, max_dim=96)
+    propagation = config.propagation.model_copy(update={"empty_frames": empty_frames})
+    propagator = Propagator(
+        config.model_copy(update={"propagation": propagation}), torch.device("cpu")
+    )
+    with pytest.raises(StopIteration) as done:
+        next(propagator.step(np.zeros((50, 75, 3), np.uint8), {}))
+    labels = done.value.value.labels
+    assert labels.shape == size
+    assert not labels.any()
+
+
 def near(actual: torch.Tensor, expected: np.ndarray, limit: float) -> None:
     np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=limit)
