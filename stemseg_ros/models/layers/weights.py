@@ -66,15 +66,19 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path, conf
 def save_weights(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
     """Write the state dict as a half-precision safetensors file, atomically.
 
-    metadata: strings to keep in the file's header (config, data, seed, code version).
+    Entries whose values half precision does not reach, as large variances of norms, stay in
+    float32. metadata: strings to keep in the file's header (config, data, seed, code version).
     """
-    state = {
-        k: v.detach().cpu().to(torch.float16).contiguous() for k, v in network.state_dict().items()
-    }
+    state = {k: _halved(v.detach().cpu()).contiguous() for k, v in network.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
     # Not save_file, which gives the file to its owner alone.
     partial.write_bytes(safetensors.torch.save(state, metadata=dict(metadata)))
     partial.replace(path)
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    half = tensor.to(torch.float16)
+    return half if half.isfinite().all() else tensor
 
 
 @torch.no_grad()

@@ -242,6 +242,7 @@ def test_preset_without_bundled_weights_names_their_source() -> None:
 def test_half_precision_file_round_trip(config: Config, tmp_path: Path) -> None:
     network = StemSeg(config)
     initialise(network, seed=4)
+    network.state_dict()["backbone.fpn.fpn_inner2.bias"].fill_(1e6)  # beyond half precision
     save_weights(network, tmp_path / "x.safetensors", {"config": "lite"})
     loaded = load_network(load_config("lite", {"runtime.fuse": False}), tmp_path / "x.safetensors")
     for key, value in network.state_dict().items():
