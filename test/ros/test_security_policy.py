@@ -34,8 +34,9 @@ def allowed(file: str) -> Rights:
     return rights
 
 
-def used(peer: Peer, images: set[str], *arguments: str) -> Rights:
-    """What the node has once it is active. With sensor_data it subscribes without a publisher."""
+def used(peer: Peer, expected: Rights, *arguments: str) -> Rights:
+    """What the node has once it is active, and at least ``expected`` is known of it. With
+    sensor_data it subscribes without a publisher."""
     parameters = ros_arguments("qos.image:=sensor_data", "use_sim_time:=true")
     with process("toy_node.py", *parameters, *arguments) as child:
         child.wait_for_log("is ready")
@@ -45,7 +46,8 @@ def used(peer: Peer, images: set[str], *arguments: str) -> Rights:
         )
         # The graph arrives piece by piece.
         assert peer.spin_until(
-            lambda: {"/clock", *images} <= graph(peer)["subscribe"], PATIENCE / 3
+            lambda: all(expected[right] <= names for right, names in graph(peer).items()),
+            PATIENCE / 3,
         ), graph(peer)
         peer.spin_for(1.0)
         return graph(peer)
@@ -82,7 +84,13 @@ def test_a_policy_allows_what_the_node_uses_and_nothing_else(
     peer: Peer, file: str, arguments: list[str], other_transport: set[str]
 ) -> None:
     rights = allowed(file)
-    there = used(peer, rights["subscribe"] - other_transport, *arguments)
+    optional = {name for name in rights["publish"] if name.rpartition("/")[2] in OPTIONAL}
+    expected = {
+        "publish": rights["publish"] - optional,
+        "subscribe": rights["subscribe"] - other_transport,
+        "reply": rights["reply"],
+    }
+    there = used(peer, expected, *arguments)
     missing = {right: there[right] - rights[right] for right in there}
     assert not any(missing.values()), missing
     assert rights["subscribe"] - there["subscribe"] == other_transport
