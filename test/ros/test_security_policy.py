@@ -54,8 +54,10 @@ def used(peer: Peer, expected: Rights, *arguments: str) -> Rights:
 
 
 def graph(peer: Peer) -> Rights:
-    """What the peer knows of the node."""
+    """What the peer knows of the node; nothing before it has heard of it."""
     node, name = peer.node, ("stemseg", "/")
+    if name not in node.get_node_names_and_namespaces():
+        return {"publish": set(), "subscribe": set(), "reply": set()}
     return {
         "publish": {topic for topic, _ in node.get_publisher_names_and_types_by_node(*name)},
         "subscribe": {topic for topic, _ in node.get_subscriber_names_and_types_by_node(*name)},
