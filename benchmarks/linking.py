@@ -34,6 +34,7 @@ from rich.progress import track
 from rich.table import Table
 from scipy.ndimage import distance_transform_edt, find_objects
 
+from stemseg_ros.cli.options import JsonOption
 from stemseg_ros.evaluation.measures import (
     ALL_CLASSES,
     MOTS,
@@ -290,9 +291,7 @@ def main(
     seeds: Annotated[
         str, typer.Option(help="Seeds of the noise; results are averaged.")
     ] = "0,1,2",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the table here.")
-    ] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Score linking on every problem."""
     numbers = [int(part) for part in sequences.split(",")]

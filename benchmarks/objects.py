@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.speed import read_frames
-from stemseg_ros.cli.options import SetOption, config_from
+from stemseg_ros.cli.options import JsonOption, SetOption, config_from
 from stemseg_ros.config import update_config
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.execution.engine import Engine, Tensors
@@ -104,9 +104,7 @@ def main(
     ] = None,
     timed: Annotated[int, typer.Option(min=1, help="Frames that are timed.")] = 5,
     settings: SetOption = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the numbers.")
-    ] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Measure the cost of a frame against the number of objects and the history."""
     console, rows = Console(highlight=False), []

@@ -39,11 +39,12 @@ from benchmarks.development import (
 )
 from stemseg_ros.bridging.settings import FollowerConfig
 from stemseg_ros.bridging.tracker import BridgedTracker
-from stemseg_ros.cli.options import SetOption, config_from
+from stemseg_ros.cli.options import JsonOption, SetOption, config_from
 from stemseg_ros.config import Config
 from stemseg_ros.datasets.driving import load_driving
 from stemseg_ros.datasets.sequence import LabelledFrame, is_object
 from stemseg_ros.errors import StemsegError
+from stemseg_ros.evaluation.linkers import mask_iou
 from stemseg_ros.execution.lockstep import run_steps
 from stemseg_ros.masks import Bools, Box, decode, label_image, mask_box
 from stemseg_ros.models.registry import model_package
@@ -133,7 +134,7 @@ def losing(results: Sequence[FrameResult], video: Video, lost: Gaps) -> list[Fra
             one.track_id
             for result, mask in zip(changed, masks, strict=True)
             for one in result.instances
-            if overlap(decode(one.rle), mask) >= FOUND_IOU
+            if mask_iou(decode(one.rle), mask) >= FOUND_IOU
         }
         for t in range(gap.start, len(changed)):
             kept = (one for one in changed[t].instances if t not in gap or one.track_id not in ids)
@@ -171,11 +172,6 @@ def covered(frame: LabelledFrame, box: Box, shift: float) -> LabelledFrame:
     image[area] = PANEL_BGR + noise
     labels[area] = 0
     return LabelledFrame(image, labels)
-
-
-def overlap(one: Bools, other: Bools) -> float:
-    """IoU; 0 for two empty masks."""
-    return float((one & other).sum() / max((one | other).sum(), 1))
 
 
 # Runs
@@ -261,7 +257,7 @@ def count_gap(
 
 def found_id(result: FrameResult, mask: Bools) -> int:
     """Id of the instance that an object's true mask is found by; 0 without one."""
-    best = {one.track_id: overlap(decode(one.rle), mask) for one in result.instances}
+    best = {one.track_id: mask_iou(decode(one.rle), mask) for one in result.instances}
     chosen = max(best, key=lambda track_id: best[track_id], default=0)
     return chosen if chosen and best[chosen] >= FOUND_IOU else 0
 
@@ -313,9 +309,7 @@ def main(
     frames: Annotated[list[int] | None, typer.Option(min=1, help="Frames of a gap.")] = None,
     every: Annotated[bool, typer.Option(help="Also clips that models were trained on.")] = False,
     settings: SetOption = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the numbers.")
-    ] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Compare a detector with and without bridging."""
     console, rows = Console(highlight=False), []

@@ -28,7 +28,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stemseg_ros.cli.options import SetOption, config_from
+from stemseg_ros.cli.options import JsonOption, SetOption, config_from
 from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.masks import label_image
@@ -161,9 +161,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
     only: Annotated[list[str] | None, typer.Option(help="Contestants by name.")] = None,
     settings: SetOption = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the numbers.")
-    ] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Compare engines, taps and modes on one video."""
     console = Console(highlight=False)

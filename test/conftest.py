@@ -97,7 +97,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # On a starved machine discovery now and then stays half done for good: a node is seen
             # without some of its topics or services. The summary tells what was run again.
             for item in marked:
-                item.add_marker(pytest.mark.flaky(reruns=4, reruns_delay=5))
+                item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 
 
 def pytest_sessionfinish() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from stemseg_ros.config import Config, load_config
 
@@ -20,6 +21,13 @@ def write_pack(root: Path, frames: int = 8) -> Path:
     for still in range(2):
         _write(root / "stills_city" / f"{still:06d}", 2 + still, 0)
     return root
+
+
+def save_frame(stem: Path, image: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint16]) -> None:
+    """Write a frame and its labels as the pack has them."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(f"{stem}.jpg", image)
+    cv2.imwrite(f"{stem}.png", labels)
 
 
 def tiny_config(**training: object) -> Config:
@@ -55,6 +63,4 @@ def _write(stem: Path, seed: int, shift: int) -> None:
         box = np.s_[top : top + 24, left + shift : left + shift + 36]
         image[box], labels[box] = colour, 1000 + number
     labels[:8, :8] = 10000
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(f"{stem}.jpg", image)
-    cv2.imwrite(f"{stem}.png", labels)
+    save_frame(stem, image, labels)

@@ -74,7 +74,7 @@ class ScriptedDetector:
         return self._results()
 
     def update(self, config: Config) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # its settings never change
 
     def _results(self) -> list[FrameResult]:
         rows = self._script[self._returned : self._pushed]
@@ -114,13 +114,13 @@ class LetterFollower:
         return [FrameResult(0, frame.stamp_ns, 1, frame.image.shape[1], 0, tuple(found))]
 
     def finish(self) -> Step:
-        raise NotImplementedError
+        raise NotImplementedError  # its streams never end
 
     def update(self, config: Config) -> None:
         self.updated.append(config)
 
     def check(self, frame: Frame) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # its prompts are never checked alone
 
     def track(self, stamp_ns: int, prompts: tuple[Prompt, ...]) -> Step:
         yield look("follow")
@@ -141,7 +141,7 @@ class LetterFollower:
         return self._last.image
 
     def free_ids(self, number: int) -> tuple[int, ...]:
-        raise NotImplementedError
+        raise NotImplementedError  # it never hands out ids
 
 
 def run(

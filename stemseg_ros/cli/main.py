@@ -20,6 +20,7 @@ from stemseg_ros.cli.options import (
     CheckpointOption,
     ConfigOption,
     DeviceOption,
+    JsonOption,
     PresetArgument,
     SetOption,
     SourceArgument,
@@ -171,7 +172,7 @@ def bench(
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames to measure.")] = 64,
     warmup: Annotated[int, typer.Option(min=0, help="Frames before the measurement.")] = 16,
-    json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
+    json: JsonOption = None,
     settings: SetOption = None,
 ) -> None:
     """Time each stage per frame and the whole pipeline, on synthetic frames (few objects for

@@ -49,6 +49,9 @@ SourceArgument = Annotated[
 TopicOption = Annotated[
     str | None, typer.Option("--topic", help="Image topic of a bag.", show_default="the only one")
 ]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Also write the numbers to this file.")
+]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Exit code 3 if any frame could not be read.")
 ]

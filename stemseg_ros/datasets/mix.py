@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from stemseg_ros.config import Config, ConfigError
 from stemseg_ros.datasets import (
     bdd100k,
@@ -22,7 +24,8 @@ from stemseg_ros.datasets import (
     pascal_voc,
     youtube_vis,
 )
-from stemseg_ros.datasets.sequence import DataError, GroupLabels, LabelledSequence
+from stemseg_ros.datasets.classes import target_of
+from stemseg_ros.datasets.sequence import CLASS_STEP, DataError, GroupLabels, LabelledSequence
 from stemseg_ros.datasets.settings import DatasetConfig
 
 Loader = Callable[[Path, str, Sequence[str], str], list[LabelledSequence]]
@@ -72,12 +75,33 @@ def load_entry(config: Config, data: Path, name: str) -> list[LabelledSequence]:
     """Find the sequences of one entry of the mix without decoding them. Raises DataError."""
     entry = config.training.mix[name]
     source = name if entry.folder is None else entry.folder
-    sequences = FORMATS[entry.format](
-        data / Path(entry.root).expanduser(), entry.split, config.classes, source
-    )
+    root = data / Path(entry.root).expanduser()
+    sequences = FORMATS[entry.format](root, entry.split, config.classes, source)
+    if entry.focus:
+        focus = _focus_class(config, name, entry.focus)
+        sequences = [sequence for sequence in sequences if _shows(sequence, focus)]
+        if not sequences:
+            raise DataError(f"{root}: no sequence of '{source}' shows a {entry.focus}")
     if entry.instances:
         return sequences
     return [replace(sequence, labels=GroupLabels(sequence.labels)) for sequence in sequences]
+
+
+def _focus_class(config: Config, name: str, focus: str) -> int:
+    class_id = target_of(focus, config.classes)
+    if class_id < 1:
+        raise ConfigError(
+            f"training.mix.{name}.focus: '{focus}' is none of the model's classes: "
+            f"{', '.join(config.classes)}"
+        )
+    return class_id
+
+
+def _shows(sequence: LabelledSequence, class_id: int) -> bool:
+    return any(
+        np.any(sequence.labels.read(index) // CLASS_STEP == class_id)
+        for index in range(len(sequence))
+    )
 
 
 def load_mix(config: Config, data: Path) -> dict[str, list[LabelledSequence]]:

@@ -46,6 +46,8 @@ class DatasetConfig(Section):
     """Height and width of its clips, in place of ``training.crop``; a batch holds one size."""
     scale: Scale | None = None
     """Range of its random scale, in place of ``training.scale``."""
+    focus: str | None = None
+    """Class that crops are placed on; sequences that do not show it are left out."""
 
     @model_validator(mode="after")
     def _folder_of_the_pack(self) -> DatasetConfig:

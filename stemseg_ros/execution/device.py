@@ -49,3 +49,8 @@ def fast_precision(device: torch.device) -> torch.dtype:
     # slower.
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Resolve "auto" to the name of ``fast_precision``; other names stay."""
+    return str(fast_precision(device)).removeprefix("torch.") if name == "auto" else name

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stemseg_ros.errors import DeviceError
-from stemseg_ros.execution.device import fast_precision, resolve_device
+from stemseg_ros.execution.device import resolve_device, resolve_precision
 from stemseg_ros.execution.function_files import CachedExports, ExportedFolder, FunctionFiles
 from stemseg_ros.execution.settings import RuntimeConfig
 from stemseg_ros.execution.torch_engine import TorchEngine, finalise
@@ -112,8 +112,7 @@ def choose_engine(config: RuntimeConfig, device: torch.device) -> tuple[str, str
         return "torch", "the choice for a GPU"
     if config.compile:
         return "torch", "runtime.compile asks for it"
-    native = str(fast_precision(device)).removeprefix("torch.")
-    if config.precision not in ("auto", "float32", native):
+    if config.precision not in ("auto", "float32", resolve_precision("auto", device)):
         return "torch", f"runtime.precision asks for {config.precision}"
     if find_spec("openvino") is None:
         return "torch", "OpenVINO is not installed: pip install 'stemseg-ros[cpu]' brings it"

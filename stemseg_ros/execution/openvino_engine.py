@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stemseg_ros.errors import DeviceError, needs_extra
-from stemseg_ros.execution.device import fast_precision
+from stemseg_ros.execution.device import resolve_precision
 from stemseg_ros.execution.function_files import FunctionFiles, cache_folder, fingerprint
 from stemseg_ros.execution.onnx_export import ExportError, FunctionModule, as_input
 from stemseg_ros.execution.settings import RuntimeConfig
@@ -62,8 +62,7 @@ class OpenVinoEngine:
         self._core = openvino.Core()
         self._tensor = openvino.Tensor
         self._version = openvino.__version__
-        native = str(fast_precision(device)).removeprefix("torch.")
-        self.precision = native if config.precision == "auto" else config.precision
+        self.precision = resolve_precision(config.precision, device)
         self._properties = self._choose(config)
         self._compiled: dict[tuple[str, Shapes], _Compiled] = {}
         self.description = f"OpenVINO {self._version.split('-')[0]} on the CPU"

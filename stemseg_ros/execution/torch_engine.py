@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from stemseg_ros.execution.device import fast_precision, resolve_device
+from stemseg_ros.execution.device import resolve_device, resolve_precision
 from stemseg_ros.execution.settings import RuntimeConfig
 from stemseg_ros.models.layers.norms import fuse_frozen_norms
 
@@ -43,11 +43,10 @@ class TorchEngine:
             if config.compile
             else functions
         )
-        auto = config.precision == "auto"
-        self._dtype = fast_precision(self.device) if auto else DTYPES[config.precision]
+        self.precision = resolve_precision(config.precision, self.device)
+        self._dtype = DTYPES[self.precision]
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.precision = str(self._dtype).removeprefix("torch.")
         compiled = ", compiled" if config.compile else ""
         self.description = f"PyTorch {torch.__version__} on {self.device}{compiled}"
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stemseg_ros.datasets.sequence import IGNORE_LABEL
+from stemseg_ros.datasets.sequence import CLASS_STEP, IGNORE_LABEL
 
 Affine = npt.NDArray[np.float64]
 """3x3 map from source to clip pixels, homogeneous."""
@@ -30,6 +30,8 @@ class Area:
     """Height and width of the clip in pixels."""
     scale: tuple[float, float]
     """Range of the random scale before the crop."""
+    focus: int = 0
+    """Class that crops are placed on; 0: any."""
 
 
 def still_motion_maps(
@@ -48,7 +50,11 @@ def draw_crop(labels: npt.NDArray[np.int32], area: Area, rng: np.random.Generato
     rows, columns = labels.shape
     low, high = area.scale
     scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    ids = [i for i in np.unique(labels) if i not in (0, IGNORE_LABEL)]
+    ids = [
+        label
+        for label in np.unique(labels)
+        if label not in (0, IGNORE_LABEL) and area.focus in (0, label // CLASS_STEP)
+    ]
     if ids and rng.random() < OBJECT_CROP:
         ys, xs = np.nonzero(labels == ids[rng.integers(len(ids))])
         focus = np.array([xs.mean(), ys.mean()]) * scale + rng.uniform(-0.35, 0.35, 2) * (

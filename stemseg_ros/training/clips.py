@@ -77,7 +77,8 @@ def _people(config: Config) -> People:
 
 def _area(name: str, config: Config) -> Area:
     entry, training = config.training.mix[name], config.training
-    return Area(entry.crop or training.crop, entry.scale or training.scale)
+    focus = target_of(entry.focus, config.classes) if entry.focus else 0
+    return Area(entry.crop or training.crop, entry.scale or training.scale, focus)
 
 
 def _shares(names: list[str], config: Config) -> npt.NDArray[np.float64]:

@@ -7,13 +7,16 @@ from torch import Tensor, nn
 
 from stemseg_ros.models.stemseg.losses import saliency_loss
 from stemseg_ros.models.stemseg.network import SaliencyNetwork
-from stemseg_ros.models.stemseg.network import build_network as plain_network
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.batches import Batch
-from stemseg_ros.training.batches import batch_of_windows as batch
-from stemseg_ros.training.model import build_for_training as build
 from stemseg_ros.training.objective import forward
-from stemseg_ros.training.prediction_pictures import prediction_sheet
+from stemseg_ros.training.stemseg_task import (
+    COMPILED,
+    batch,
+    build,
+    plain_network,
+    prediction_sheet,
+)
 
 __all__ = [
     "COMPILED",
@@ -24,8 +27,6 @@ __all__ = [
     "plain_network",
     "prediction_sheet",
 ]
-
-COMPILED = ("encode", "heads")
 
 
 def compute_losses(model: nn.Module, batch: Batch, config: Settings) -> dict[str, Tensor]:

@@ -114,7 +114,7 @@ class Blinking:
         return []
 
     def update(self, config: Config) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # no settings change in these tests
 
 
 def square(index: int) -> Bools:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dataset_files import CASES, SIZE
-from driving_pack import write_pack
+from driving_pack import save_frame, write_pack
 
 from stemseg_ros.config import Config, ConfigError, dump_config, load_config
 from stemseg_ros.datasets.mix import entries, load_mix
@@ -79,6 +79,12 @@ def test_roots_may_be_absolute(data: Path, tmp_path: Path) -> None:
         ({"a": {"weight": 0}}, DataError, "training.mix gives no weight to any dataset"),
         ({}, DataError, "training.mix gives no weight to any dataset"),
         ({"stills_mars": 1}, DataError, "no 'stills_mars', which training.mix names; found clips"),
+        (
+            {"clips": {"focus": "tram"}},
+            ConfigError,
+            r"clips\.focus: 'tram' is none of the model's classes: car, pedestrian",
+        ),
+        ({"clips": {"focus": "person"}}, DataError, "no sequence of 'clips' shows a person"),
         ({"clips": {"split": "test"}}, DataError, "splits train and development, not 'test'"),
     ],
 )
@@ -163,3 +169,15 @@ def test_two_entries_can_draw_from_one_folder_of_the_pack(data: Path) -> None:
     assert {1001, 1002, IGNORE_LABEL} <= set(np.unique(near).tolist())
     assert set(np.unique(grouped).tolist()) == {0, 1000, IGNORE_LABEL}
     np.testing.assert_array_equal(class_of(near), class_of(grouped))
+
+
+def test_an_entry_with_a_focus_has_the_sequences_that_show_it(tmp_path: Path) -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    for still, label in (("000001", 1001), ("000002", 2001), ("000003", 10000)):
+        labels = np.zeros((40, 60), np.uint16)
+        labels[10:30, 10:20] = label
+        save_frame(tmp_path / "stills_street" / still, image, labels)
+    save_frame(tmp_path / "stills_street" / "000000", image, labels)  # held out
+    for focus, names in ((None, ["000001", "000002", "000003"]), ("pedestrian", ["000002"])):
+        found = load_mix(mixed({"stills_street": {"focus": focus}}), tmp_path)["stills_street"]
+        assert [Path(sequence.name).name for sequence in found] == names

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stemseg_ros.errors import DeviceError, MissingExtraError, StemsegError
+from stemseg_ros.execution import device as devices
 from stemseg_ros.execution import engine as engines
 from stemseg_ros.execution import openvino_engine
 from stemseg_ros.execution.engine import choose_engine, open_engine
@@ -250,7 +251,7 @@ def test_engine_of_auto(
     chosen: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engines, "fast_precision", lambda device: native)
+    monkeypatch.setattr(devices, "fast_precision", lambda device: native)
     monkeypatch.setattr(engines, "find_spec", lambda name: object() if installed else None)
     kind, reason = choose_engine(RuntimeConfig(**settings), torch.device(device))
     assert kind == chosen

@@ -229,6 +229,16 @@ def test_the_scale_of_an_entry_is_used() -> None:
     assert areas[1] > 3 * areas[0]
 
 
+def test_crops_of_an_entry_lie_on_the_class_in_its_focus() -> None:
+    sources: Sources = {"a": [[painted()]]}
+    shares = {}
+    for focus in (None, "pedestrian"):
+        settings = config(mix={"a": {"focus": focus}}, crop=[32, 32], scale=[1.5, 1.5])
+        clips = [draw_clip(sources, settings, np.random.default_rng(seed)) for seed in range(60)]
+        shares[focus] = np.mean([np.any(clip.labels // 1000 == 2) for clip in clips])
+    assert shares["pedestrian"] > 0.7 > 0.55 > shares[None]
+
+
 def test_people_are_pasted_upright_whole_and_behind_what_stands_nearer() -> None:
     body = np.zeros((120, 200), np.int32)
     body[20:100, 90:120] = 2001

@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from driving_pack import save_frame
 
 from stemseg_ros.config import load_config
+from stemseg_ros.evaluation.linkers import mask_iou
 from stemseg_ros.masks import decode
 from stemseg_ros.records import Frame, Instance
 from stemseg_ros.resources import resource_path
@@ -65,20 +67,15 @@ def crossing(seed: int, t: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.u
 def write_clips(root: Path) -> Path:
     """Two clips to learn from; the third is held out."""
     for clip in (0, 1, 3):
-        folder = root / "clips" / f"{clip:04d}"
-        folder.mkdir(parents=True)
         for t in range(FRAMES):
-            image, labels = crossing(clip, t)
-            cv2.imwrite(str(folder / f"{t:06d}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-            cv2.imwrite(str(folder / f"{t:06d}.png"), labels)
+            save_frame(root / "clips" / f"{clip:04d}" / f"{t:06d}", *crossing(clip, t))
     return root
 
 
 def id_on(instances: tuple[Instance, ...], truth: npt.NDArray[np.bool_]) -> int | None:
     """The track whose mask has an IoU of more than half with the truth."""
     for instance in instances:
-        mask = decode(instance.rle)
-        if 2 * np.count_nonzero(mask & truth) > np.count_nonzero(mask | truth):
+        if mask_iou(decode(instance.rle), truth) > 0.5:
             return instance.track_id
     return None
 
