@@ -1,4 +1,4 @@
-"""Drives what yields calls, without an engine."""
+"""Drives generators of calls without an engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 @torch.inference_mode()
 def run_calls(network: nn.Module, steps: Generator[Call, tuple[Tensor, ...], Result]) -> Result:
-    """The result, with every call computed by the network at once."""
+    """Run a generator to its end; the network computes each call. Returns its result."""
     outputs = None
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Golden files of HODOR and the weights they were computed with."""
+"""Golden files of HODOR and the weights with which they were computed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ GAINS = {"decoder.instance_query_proj.weight": 8, "decoder.bg_query_proj.weight"
 
 
 def golden_file(name: str) -> Path:
-    """Path of a golden file, in the folder that STEMSEG_GOLDEN_HODOR names."""
+    """Return the path of a golden file; STEMSEG_GOLDEN_HODOR overrides the folder."""
     return Path(os.environ.get("STEMSEG_GOLDEN_HODOR") or FOLDER) / name
 
 
 def golden_config(**settings: object) -> Settings:
-    """The released network at the input size of a golden file."""
+    """Return the settings of the released network with the input size of a golden file."""
     config = Settings()
     return config.model_copy(update={"input": config.input.model_copy(update=settings)})
 
 
 def recipe_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights both sides agreed on: drawn from the name of each entry."""
+    """Draw weights from the name of each entry, as for the golden files."""
     return {
         key: value if key.endswith("relative_position_index") else _draw(key, tuple(value.shape))
         for key, value in state.items()
@@ -37,7 +37,7 @@ def recipe_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def recipe_network(config: Settings) -> Hodor:
-    """A network with these weights, in eval mode."""
+    """Build a network with these weights, in eval mode."""
     network = Hodor(config)
     network.load_state_dict(recipe_state(network.state_dict()))
     return network.eval()

@@ -1,7 +1,7 @@
-"""HODOR (Athar et al., CVPR 2022): objects that a mask points at, followed through a video.
+"""HODOR (Athar et al., CVPR 2022): tracks objects that are given by their masks in one frame.
 
-Read ``tracker.py`` first. What is named here is imported when it is asked for, so that the
-settings alone cost no PyTorch.
+Read ``tracker.py`` first. Names are imported lazily, so that the settings can be loaded without
+importing PyTorch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "Tracker", "load_network"]
 
-_HOMES = {
+_LAZY = {
     "Settings": ("stemseg_ros.models.hodor.settings", "Settings"),
     "Tracker": ("stemseg_ros.models.hodor.tracker", "HodorTracker"),
     "load_network": ("stemseg_ros.models.hodor.load", "load_network"),
@@ -24,7 +24,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _LAZY:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    module, attribute = _HOMES[name]
+    module, attribute = _LAZY[name]
     return getattr(import_module(module), attribute)

@@ -1,4 +1,5 @@
-"""Objects of the history found again: features of a frame given descriptors (Sec. 3.3)."""
+"""Decoder (Sec. 3.3): segments a frame by comparing its features with object descriptors from
+earlier frames."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ from stemseg_ros.models.hodor.settings import BACKGROUNDS, HodorNetworkConfig
 MIXER_GROUPS = 16
 OUTPUT_GROUPS = 8
 ABSENT = -math.inf
-"""Logit of an object that no frame of the history describes."""
+"""Logit of an object without a descriptor in the history."""
 
 
 class DeformableConv(nn.Module):
-    """3x3 convolution whose taps move by learned offsets (version 1: no modulation)."""
+    """3x3 deformable convolution (version 1: learned offsets, no modulation)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -27,7 +28,7 @@ class DeformableConv(nn.Module):
         self.conv_deform = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # positions need float32
+        with torch.autocast(x.device.type, enabled=False):  # sampling positions need float32
             x = x.float()
             conv = self.conv_deform
             result: Tensor = deform_conv2d(
@@ -37,7 +38,8 @@ class DeformableConv(nn.Module):
 
 
 class DescriptorQuery(nn.Module):
-    """The query side of the pixels' attention, one level down as the released names have it."""
+    """Query projection of the cross-attention, in a module of its own to match the parameter names
+    of the released checkpoints."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -45,7 +47,8 @@ class DescriptorQuery(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pixels mix with their neighbours, then attend to the descriptors of the history."""
+    """A convolution over neighbouring pixels, then cross-attention from pixels to the descriptors
+    of the history."""
 
     def __init__(self, config: HodorNetworkConfig) -> None:
         super().__init__()
@@ -78,8 +81,11 @@ class DecoderLayer(nn.Module):
         embeddings: Tensor,
         bias: Tensor,
     ) -> Tensor:
-        """(B, C, h, w), positions (B, h * w, C), descriptors (B, T, 9 + I, C), embeddings
-        (9 + I, C), bias of the attention logits (B, 1 or h * w, T * (9 + I)) -> (B, C, h, w)."""
+        """Refine features (B, C, h, w).
+
+        positions: (B, h * w, C); descriptors: (B, T, 9 + I, C); embeddings: (9 + I, C); bias: of
+        the attention logits, (B, 1 or h * w, T * (9 + I)). Returns (B, C, h, w).
+        """
         size = features.shape[-2:]
         features = features + self.self_attn_conv_substitute(features)
         pixels = features.flatten(2).transpose(-2, -1)
@@ -94,21 +100,21 @@ class DecoderLayer(nn.Module):
     def _attend(
         self, queries: Tensor, descriptors: Tensor, embeddings: Tensor, bias: Tensor
     ) -> Tensor:
-        named = descriptors + embeddings
-        keys = _by_kind(named, self.k_proj_bg, self.k_proj_fg)
-        values = _by_kind(descriptors, self.v_proj_bg, self.v_proj_fg)
+        keys = _project_by_kind(descriptors + embeddings, self.k_proj_bg, self.k_proj_fg)
+        values = _project_by_kind(descriptors, self.v_proj_bg, self.v_proj_fg)
         q = split_heads(self.cross_attn.q_proj(queries), self.heads)
         k, v = (split_heads(x.flatten(1, 2), self.heads) for x in (keys, values))
         logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         bias = bias[:, None]
-        if bias.shape[2] > 1:  # by pixel: where objects were
+        if bias.shape[2] > 1:  # one bias for each pixel: the previous masks
             bias = bias * self.location_scales[:, None, None]
-        # As released: dropout on the logits, where one expects it on the weights.
+        # As in the released code, dropout acts on the logits, not on the attention weights.
         return join_heads((self.dropout(logits) + bias).softmax(-1) @ v)
 
 
 class Decoder(nn.Module):
-    """Features of a frame and descriptors of its history to logits at stride 4."""
+    """Decoder from the features of a frame and the descriptors of its history to logits at stride
+    4."""
 
     def __init__(self, config: HodorNetworkConfig) -> None:
         super().__init__()
@@ -121,7 +127,7 @@ class Decoder(nn.Module):
         self.conv_4x = _conv_norm(width, width, 3)
         self.instance_query_proj = nn.Linear(width, width)
         self.bg_query_proj = nn.Linear(width, width)
-        if config.backbone == "swin_t":  # in the released checkpoints, read by nothing
+        if config.backbone == "swin_t":  # unused, but part of the released checkpoints
             self.fmap_proj_4x = _conv_norm(width, width, 1)
         self.catch_all_conv = nn.Sequential(
             nn.Conv2d(width, config.catch_all_width, 3, padding=1, bias=False),
@@ -145,26 +151,28 @@ class Decoder(nn.Module):
         fine, coarse: (B, C, 2h, 2w) and (B, C, h, w), features at strides 4 and 8;
         descriptors: (B, T, 9 + I, C) of T frames; present: bool (B, T, 9 + I), which of them
         exist; embeddings: (9 + I, C); content: int64 (B, 2), rows and columns of the coarse map
-        that positions are relative to; previous: (B, 9 + I, h, w) in [0, 1], regions one frame
-        ago, only with ``previous_masks``.
-        Returns (B, 10 + I, 2h, 2w): catch-all, 9 background cells, objects.
+        to which positions are relative; previous: (B, 9 + I, h, w) in [0, 1], regions of the
+        previous frame, only with ``previous_masks``.
+        Returns logits (B, 10 + I, 2h, 2w): catch-all, 9 background cells, objects.
         """
         bias = self._attention_bias(present, previous)
-        positions = sine_positions(coarse, content)
+        positions = encode_positions(coarse, content)
         for layer in self.attn_layers:
             coarse = layer(coarse, positions, descriptors, embeddings, bias)
-        return self._logits(self._pixels(fine, coarse), descriptors, present)
+        return self._logits(self._fuse(fine, coarse), descriptors, present)
 
     def _attention_bias(self, present: Tensor, previous: Tensor | None) -> Tensor:
-        """(B, 1 or h * w, T * (9 + I)): -inf for missing descriptors, else 0 or the regions."""
+        """Compute the attention bias (B, 1 or h * w, T * (9 + I)): -inf for missing descriptors,
+        otherwise 0 or the previous regions."""
         missing = torch.zeros_like(present, dtype=torch.float32).masked_fill(~present, ABSENT)
         bias = missing.flatten(1)[:, None]
         if not self.previous_masks or previous is None:
             return bias
         return bias + previous.flatten(2).transpose(-2, -1).repeat(1, 1, present.shape[1])
 
-    def _pixels(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """(B, C, 2h, 2w): features that descriptors are compared with."""
+    def _fuse(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """Merge both strides into the pixel features (B, C, 2h, 2w) that are compared with
+        descriptors."""
         upsampled = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear")
         reduced = self.conv_4x_reduce(fine)
         rest = upsampled.shape[1] - reduced.shape[1]
@@ -172,37 +180,37 @@ class Decoder(nn.Module):
         return result
 
     def _logits(self, pixels: Tensor, descriptors: Tensor, present: Tensor) -> Tensor:
-        queries = _by_kind(descriptors, self.bg_query_proj, self.instance_query_proj)
+        queries = _project_by_kind(descriptors, self.bg_query_proj, self.instance_query_proj)
         scores = torch.einsum("btnc,bcp->btnp", queries, pixels.flatten(2))
         scores = scores.float() * pixels.shape[1] ** -0.5
         best = scores.masked_fill(~present[..., None], ABSENT).amax(1)
         rest = self.catch_all_conv[:-1](pixels)
-        with torch.autocast(pixels.device.type, enabled=False):  # one output channel
+        with torch.autocast(pixels.device.type, enabled=False):  # a single output channel
             catch_all = self.catch_all_conv[-1](rest.float())
         return torch.cat((catch_all, best.unflatten(-1, pixels.shape[-2:])), 1)
 
 
-def sine_positions(features: Tensor, content: Tensor) -> Tensor:
-    """(B, h * w, C) sine code of each pixel's place relative to the content (B, 2); half of the
-    channels from the row, half from the column."""
+def encode_positions(features: Tensor, content: Tensor) -> Tensor:
+    """Compute the sine positional encoding (B, h * w, C) of each pixel, relative to the content
+    (B, 2); half of the channels encode the row, half the column."""
     height, width = features.shape[-2:]
     half = features.shape[1] // 2
-    rows = _sine_code(height, content[:, 0], half)[:, :, None].expand(-1, -1, width, -1)
-    columns = _sine_code(width, content[:, 1], half)[:, None].expand(-1, height, -1, -1)
+    rows = _encode_axis(height, content[:, 0], half)[:, :, None].expand(-1, -1, width, -1)
+    columns = _encode_axis(width, content[:, 1], half)[:, None].expand(-1, height, -1, -1)
     return torch.cat((rows, columns), -1).flatten(1, 2).to(features.dtype)
 
 
-def _sine_code(side: int, content: Tensor, channels: int) -> Tensor:
-    """(B, side, channels), sine and cosine in turn."""
-    places = torch.arange(1, side + 1, device=content.device, dtype=torch.float32)
-    angles = 2 * math.pi * places / (content[:, None].float() + 1e-6)
+def _encode_axis(side: int, content: Tensor, channels: int) -> Tensor:
+    """Encode the positions along one axis: (B, side, channels), sine and cosine alternating."""
+    positions = torch.arange(1, side + 1, device=content.device, dtype=torch.float32)
+    angles = 2 * math.pi * positions / (content[:, None].float() + 1e-6)
     pairs = torch.arange(channels, device=content.device) // 2
     scaled = angles[..., None] / 10000 ** (2 * pairs.float() / channels)
     return torch.stack((scaled[..., 0::2].sin(), scaled[..., 1::2].cos()), -1).flatten(-2)
 
 
-def _by_kind(descriptors: Tensor, background: nn.Linear, objects: nn.Linear) -> Tensor:
-    """(..., 9 + I, C) -> the same: one projection for the background, one for the objects."""
+def _project_by_kind(descriptors: Tensor, background: nn.Linear, objects: nn.Linear) -> Tensor:
+    """Project (..., 9 + I, C): the background with one layer, the objects with another."""
     parts = (
         background(descriptors[..., :BACKGROUNDS, :]),
         objects(descriptors[..., BACKGROUNDS:, :]),

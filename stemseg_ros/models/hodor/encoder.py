@@ -1,5 +1,5 @@
-"""Descriptors of a frame: one for each background cell and object, refined by soft-masked
-attention (Sec. 3.2; Athar et al., arXiv 2206.00182)."""
+"""Encoder (Sec. 3.2): one descriptor for each background cell and object of a frame, refined by
+soft-masked attention (Athar et al., arXiv 2206.00182)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from stemseg_ros.models.hodor.settings import BACKGROUNDS, HodorNetworkConfig
 
 MASK_SCALES = (32.0, 32.0, 16.0, 16.0, 8.0, 8.0, 4.0, 4.0)
-"""How strongly each head keeps to the mask, before training."""
+"""Initial weight of the mask term in each head."""
 
 
 class SoftMaskedAttention(nn.Module):
-    """Attention of descriptors to pixels that costs more the less a pixel's mask holds."""
+    """Cross-attention from descriptors to pixels, whose logits are lowered where the mask value of
+    a pixel is low."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -23,20 +24,24 @@ class SoftMaskedAttention(nn.Module):
         self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, descriptors: Tensor, pixels: Tensor, masks: Tensor, seen: Tensor) -> Tensor:
-        """(B, N, C), (B, P, C), masks (B, N, P) in [0, 1], seen bool (B, P) -> (B, N, C)."""
+    def forward(self, descriptors: Tensor, pixels: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+        """Attend from descriptors (B, N, C) to pixels (B, P, C); returns (B, N, C).
+
+        masks: (B, N, P) in [0, 1]; valid: bool (B, P), False for padding.
+        """
         q = split_heads(self.q_proj(descriptors), self.heads)
         k = split_heads(self.k_proj(pixels), self.heads)
         v = split_heads(self.v_proj(pixels), self.heads)
         logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         logits = logits - self.scaling_factors[:, None, None] * (1 - masks[:, None])
-        logits = logits.masked_fill(~seen[:, None, None], -torch.inf)
+        logits = logits.masked_fill(~valid[:, None, None], -torch.inf)
         result: Tensor = self.out_proj(join_heads(self.dropout(logits.softmax(-1)) @ v))
         return result
 
 
 class EncoderLayer(nn.Module):
-    """Descriptors attend to each other, then to the pixels of the frame; post-norm."""
+    """Self-attention among descriptors, then cross-attention to the pixels of the frame;
+    post-norm."""
 
     def __init__(self, config: HodorNetworkConfig) -> None:
         super().__init__()
@@ -55,19 +60,19 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, descriptors: Tensor, embeddings: Tensor, pixels: Tensor, masks: Tensor, seen: Tensor
+        self, descriptors: Tensor, embeddings: Tensor, pixels: Tensor, masks: Tensor, valid: Tensor
     ) -> Tensor:
-        named = descriptors + embeddings
-        mixed = self.self_attn(named, named, descriptors, need_weights=False)[0]
+        queries = descriptors + embeddings
+        mixed = self.self_attn(queries, queries, descriptors, need_weights=False)[0]
         descriptors = self.norm1(descriptors + self.dropout(mixed))
-        found = self.cross_attn(descriptors, pixels, masks, seen)
-        descriptors = self.norm2(descriptors + self.dropout(found))
+        attended = self.cross_attn(descriptors, pixels, masks, valid)
+        descriptors = self.norm2(descriptors + self.dropout(attended))
         result: Tensor = self.norm3(descriptors + self.dropout(self.ffn(descriptors)))
         return result
 
 
 class Encoder(nn.Module):
-    """Features and regions of a frame to its descriptors."""
+    """Encoder from the features and regions of a frame to its descriptors."""
 
     def __init__(self, config: HodorNetworkConfig) -> None:
         super().__init__()
@@ -81,27 +86,29 @@ class Encoder(nn.Module):
         """Describe the regions of frames.
 
         features: (B, C, h, w) at stride 8; regions: (B, 9 + I, h, w) in [0, 1], background first;
-        content: int64 (B, 2), rows and columns that are seen, the rest is masked.
+        content: int64 (B, 2), rows and columns of the image content; the padding is masked.
         Returns (B, 9 + I, C).
         """
-        descriptors = initial_descriptors(features, regions)
-        seen = seen_pixels(content, features.shape[-2:])
+        descriptors = pool_descriptors(features, regions)
+        valid = mark_content(content, features.shape[-2:])
         pixels, masks = features.flatten(2).transpose(-2, -1), regions.flatten(2)
         embeddings = self.embeddings(regions.shape[1] - BACKGROUNDS)
         for layer in self.attn_layers:
-            descriptors = layer(descriptors, embeddings, pixels, masks, seen)
+            descriptors = layer(descriptors, embeddings, pixels, masks, valid)
         return descriptors
 
     def embeddings(self, objects: int) -> Tensor:
-        """(9 + I, C): what tells background cells and objects apart."""
+        """Return the learned embeddings (9 + I, C) of the background cells and of ``objects``
+        objects."""
         return torch.cat((self.bg_query_embed, self.fg_query_embed.expand(objects, -1)))
 
 
 @torch.no_grad()
-def initial_descriptors(features: Tensor, regions: Tensor) -> Tensor:
-    """Mean feature over each region's pixels above 0.5: (B, C, h, w), (B, N, h, w) -> (B, N, C).
+def pool_descriptors(features: Tensor, regions: Tensor) -> Tensor:
+    """Average the features over the pixels of each region that are above 0.5.
 
-    Without such pixels an object takes the feature at its best pixel, a background cell zeros.
+    features: (B, C, h, w); regions: (B, N, h, w). Returns (B, N, C). Without such pixels an object
+    takes the feature at its maximum, a background cell zeros.
     """
     pixels, masks = features.flatten(2).transpose(-2, -1), regions.flatten(2)
     inside = (masks > 0.5).to(pixels.dtype)
@@ -114,20 +121,21 @@ def initial_descriptors(features: Tensor, regions: Tensor) -> Tensor:
 
 
 def initial_mask_scales(heads: int) -> Tensor:
-    """(heads,): the released start for 8 heads, spread over any other number."""
-    places = torch.arange(heads) * len(MASK_SCALES) // heads
-    return torch.tensor(MASK_SCALES)[places]
+    """Return the initial mask scales (heads,): those of the released code for 8 heads, resampled
+    for any other number."""
+    source = torch.arange(heads) * len(MASK_SCALES) // heads
+    return torch.tensor(MASK_SCALES)[source]
 
 
-def seen_pixels(content: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """bool (B, h * w): pixels within the content (B, 2) of each map."""
+def mark_content(content: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Mark the pixels within the content (B, 2) of each map: bool (B, h * w)."""
     rows = torch.arange(size[0], device=content.device) < content[:, :1]
     columns = torch.arange(size[1], device=content.device) < content[:, 1:]
     return (rows[:, :, None] & columns[:, None]).flatten(1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, N, C) -> (B, heads, N, C / heads)."""
+    """Reshape (B, N, C) to (B, heads, N, C / heads)."""
     result: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
     return result
 

@@ -1,4 +1,4 @@
-"""Image features of HODOR: encoder, feature pyramid, and group norm, at strides 4 and 8."""
+"""Image features of HODOR at strides 4 and 8: backbone, feature pyramid and group norm."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from stemseg_ros.models.layers.norms import fuse_frozen_norms
 LEVELS = 4
 """Strides 4, 8, 16, 32."""
 USED_LEVELS = 2
-"""Levels whose maps leave the extractor: strides 4 and 8."""
+"""Levels that the extractor returns: strides 4 and 8."""
 RELEASED_NORMS = 5
-"""Norms in the released checkpoints, where the pyramid has a level more; two are used."""
+"""Norms in the released checkpoints, whose pyramid has one more level; two are used."""
 NORM_GROUPS = 16
 
 
 class ConvModule(nn.Module):
-    """A convolution one level down, as the released names have it."""
+    """A convolution in a module of its own, to match the parameter names of the released
+    checkpoints."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
         super().__init__()
@@ -32,9 +33,9 @@ class ConvModule(nn.Module):
 
 
 class NearestPyramid(nn.Module):
-    """Feature pyramid whose top-down path repeats the nearest value; no activation.
+    """Feature pyramid with nearest-neighbour upsampling and no activation.
 
-    outputs: levels that get their 3x3 convolution, from the finest.
+    outputs: number of levels with a 3x3 output convolution, from the finest.
     """
 
     def __init__(self, channels_in: tuple[int, ...], channels: int, outputs: int) -> None:
@@ -43,7 +44,7 @@ class NearestPyramid(nn.Module):
         self.fpn_convs = nn.ModuleList(ConvModule(channels, channels, 3) for _ in range(outputs))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps from fine to coarse -> maps of ``channels`` at the strides of the used levels."""
+        """Merge maps, fine to coarse, into maps of ``channels`` at strides 4 and 8."""
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, maps, strict=True)]
         for level in range(len(laterals) - 1, 0, -1):
             finer = laterals[level - 1]
@@ -53,13 +54,13 @@ class NearestPyramid(nn.Module):
 
 
 class FeatureExtractor(nn.Module):
-    """Images to normed maps at strides 4 and 8."""
+    """Backbone, feature pyramid and norms: images to normalised maps at strides 4 and 8."""
 
     def __init__(self, config: HodorNetworkConfig) -> None:
         super().__init__()
         released = config.backbone == "swin_t"
         body = Swin() if released else build_light_body()
-        # The released layout holds levels that nothing reads.
+        # The released checkpoints contain levels that are not used.
         outputs, norms = (LEVELS, RELEASED_NORMS) if released else (USED_LEVELS, USED_LEVELS)
         pyramid = NearestPyramid(body.channels, config.width, outputs)
         self.bb_fpn = nn.Sequential(body, pyramid)
@@ -68,14 +69,15 @@ class FeatureExtractor(nn.Module):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W), sides multiples of 32 -> (B, C, H/4, W/4), (B, C, H/8, W/8)."""
+        """Extract maps (B, C, H/4, W/4) and (B, C, H/8, W/8) from images (B, 3, H, W), sides
+        multiples of 32."""
         fine, coarse = self.bb_fpn(images)
         return self.norm_layers[0](fine), self.norm_layers[1](coarse)
 
 
 def build_light_body(body: MobileNetV2 | None = None) -> MobileNetV2:
-    """MobileNetV2, a new one or ``body``, with norms folded into its convolutions, which get
+    """Fold the norms of a MobileNetV2, of ``body`` or a new one, into its convolutions, which get
     biases."""
-    body = (body or MobileNetV2()).eval()  # only then can norms be folded
+    body = (body or MobileNetV2()).eval()  # norms can be folded in eval mode only
     fuse_frozen_norms(body)
     return body

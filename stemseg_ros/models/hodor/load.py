@@ -1,4 +1,4 @@
-"""A HODOR network with its weights: released checkpoints as they are, our own, or random ones."""
+"""Loads HODOR networks with released, bundled, own or random weights."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def load_network(
     """Build the network, load its weights, and put it on ``device`` in eval mode.
 
     checkpoint: a file (.pth as released, or .safetensors); None for the weights bundled with the
-    preset; "random" for seeded weights. Raises CheckpointError, which names missing and left-over
-    keys.
+    preset; "random" for seeded weights. Raises CheckpointError, which names missing and
+    unexpected keys.
     """
     if checkpoint == RANDOM:
         with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Loss of predictions at full size: cross-entropy and Dice (supplement of the paper)."""
+"""Losses of predictions at input size: cross-entropy and Dice (supplement of the paper)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ SMOOTHING = 1e-6
 
 
 def merge_background(logits: Tensor) -> Tensor:
-    """(B, 10 + I, h, w) -> (B, 1 + I, h, w): the best of the 10 background channels, objects."""
+    """Reduce the 10 background channels of logits (B, 10 + I, h, w) to their maximum; returns
+    (B, 1 + I, h, w)."""
     split = BACKGROUNDS + 1
     return torch.cat((logits[:, :split].amax(1, keepdim=True), logits[:, split:]), 1)
 
 
 def propagation_losses(logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Losses of P predictions.
+    """Compute the losses of P predictions.
 
     logits: (B, 1 + I, P, H, W), background first; truth: integers (B, P, H, W), 0 background, 1..I
     objects, IGNORED. Returns "total", "cross_entropy" and "dice".
@@ -31,8 +32,8 @@ def propagation_losses(logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
 
 
 def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """1 - Dice, one value a sample over all of its objects, predictions and pixels; the mean over
-    samples. A sample without objects, or without any overlap, counts 0, as in the released
+    """Compute 1 - Dice over all objects, predictions and pixels of each sample; returns the mean
+    over samples. A sample without objects, or without any overlap, counts as 0, as in the released
     code."""
     counted = (truth != IGNORED)[:, None]
     probability = logits.softmax(1)[:, 1:] * counted

@@ -1,4 +1,4 @@
-"""Descriptors of the frames that a later one is decoded from."""
+"""Memory of descriptors, from which later frames are decoded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stemseg_ros.models.hodor.settings import BACKGROUNDS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Described:
+class FrameDescriptors:
     """Descriptors of one frame."""
 
     index: int
@@ -22,24 +22,25 @@ class Described:
     objects: dict[int, Tensor]
     """(C,) by track id."""
 
-    def without(self, ids: Collection[int]) -> Described:
-        """Without some of the objects."""
+    def without(self, ids: Collection[int]) -> FrameDescriptors:
+        """Return a copy without some of the objects."""
         kept = {n: vector for n, vector in self.objects.items() if n not in ids}
         return replace(self, objects=kept)
 
 
 class Memory:
-    """The last frames of a stream, and the given masks for good where ``anchored``."""
+    """Descriptors of the last frames of a stream, and anchors: descriptors of given masks, which
+    never expire."""
 
     def __init__(self) -> None:
-        self._frames: list[Described] = []
-        self._anchors: list[Described] = []
+        self._frames: list[FrameDescriptors] = []
+        self._anchors: list[FrameDescriptors] = []
 
     def copy(self) -> Memory:
-        """The same content; what is put into one is not in the other."""
-        twin = Memory()
-        twin._frames, twin._anchors = list(self._frames), list(self._anchors)
-        return twin
+        """Copy the memory; later changes of either do not affect the other."""
+        copy = Memory()
+        copy._frames, copy._anchors = list(self._frames), list(self._anchors)
+        return copy
 
     def forget(self, ids: Collection[int]) -> None:
         """Drop the descriptors of objects."""
@@ -47,22 +48,22 @@ class Memory:
         anchors = (frame.without(ids) for frame in self._anchors)
         self._anchors = [frame for frame in anchors if frame.objects]
 
-    def put(self, frame: Described) -> None:
-        """Keep the descriptors of a frame, in place of those it had."""
+    def put(self, frame: FrameDescriptors) -> None:
+        """Store the descriptors of a frame, in place of earlier ones of that frame."""
         self._frames = [other for other in self._frames if other.index != frame.index]
         self._frames.append(frame)
 
-    def anchor(self, frame: Described) -> None:
-        """Keep the descriptors of given masks for good."""
+    def anchor(self, frame: FrameDescriptors) -> None:
+        """Store descriptors of given masks that never expire."""
         self._anchors.append(frame)
 
     def drop_before(self, index: int) -> None:
-        """Forget frames that have left the window."""
+        """Drop frames that have left the window."""
         self._frames = [frame for frame in self._frames if frame.index >= index]
 
     def history(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Descriptors (T, 9 + I, C) of the frames kept, objects in the order of ``ids``, and
-        bool (T, 9 + I), which of them exist; the others are zero."""
+        """Return descriptors (T, 9 + I, C) of the stored frames, objects in the order of ``ids``,
+        and bool (T, 9 + I), which of them exist; the others are zero."""
         anchors = [a for a in self._anchors if all(a.index != f.index for f in self._frames)]
         frames = anchors + self._frames
         first = next(vector for frame in frames for vector in frame.objects.values())

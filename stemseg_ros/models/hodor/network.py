@@ -1,5 +1,5 @@
-"""The three parts of HODOR, each computed once where it is needed: a frame is encoded once,
-described once, and decoded from the descriptors of its history."""
+"""The network of HODOR in three functions: a frame is encoded once, decoded from the descriptors
+of its history, and then described once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stemseg_ros.models.hodor.settings import BACKGROUNDS, Settings
 
 
 class Hodor(nn.Module):
-    """Network in the layout of the released checkpoints."""
+    """HODOR, with the parameter names of the released checkpoints."""
 
     functions = ("encode", "describe", "decode")
     """Methods that an engine runs."""
@@ -25,13 +25,13 @@ class Hodor(nn.Module):
         self.decoder = Decoder(config.network)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> features (B, C, H/4, W/4) and (B, C, H/8, W/8)."""
+        """Extract features (B, C, H/4, W/4) and (B, C, H/8, W/8) from images (B, 3, H, W)."""
         features: tuple[Tensor, Tensor] = self.feature_extractor(images)
         return features
 
     def describe(self, coarse: Tensor, regions: Tensor, content: Tensor) -> tuple[Tensor]:
-        """Stride-8 features (B, C, h, w), regions (B, 9 + I, h, w), content (B, 2) -> descriptors
-        (B, 9 + I, C)."""
+        """Compute descriptors (B, 9 + I, C) from stride-8 features (B, C, h, w), regions
+        (B, 9 + I, h, w) and content (B, 2)."""
         return (self.encoder(coarse, regions, content),)
 
     def decode(
@@ -43,8 +43,8 @@ class Hodor(nn.Module):
         content: Tensor,
         previous: Tensor | None = None,
     ) -> tuple[Tensor]:
-        """Features of a frame and descriptors (B, T, 9 + I, C) of its history -> logits
-        (B, 10 + I, H/4, W/4); see ``Decoder``."""
+        """Segment a frame by the descriptors (B, T, 9 + I, C) of its history; returns logits
+        (B, 10 + I, H/4, W/4). See ``Decoder``."""
         embeddings = self.encoder.embeddings(descriptors.shape[2] - BACKGROUNDS)
         logits = self.decoder(fine, coarse, descriptors, present, embeddings, content, previous)
         return (logits,)

@@ -1,6 +1,5 @@
-"""Propagation patterns of training: three frames of which only the first is described from true
-masks; masks travel forth and back, and every prediction is compared with the truth (Sec. 3.4).
-"""
+"""Propagation patterns of training (Sec. 3.4): of three frames only the first is described from
+its ground truth; masks are propagated forth and back, and every prediction has a loss."""
 
 from __future__ import annotations
 
@@ -27,46 +26,47 @@ SELF: tuple[PatternStep, ...] = (((0,), 0),)
 CYCLE: tuple[PatternStep, ...] = (((0,), 1), ((1,), 0))
 CHAIN: tuple[PatternStep, ...] = (((0,), 1), ((1,), 2), ((2,), 1), ((1,), 0))
 FORK: tuple[PatternStep, ...] = (((0,), 1), ((0, 1), 2), ((2,), 1), ((1, 2), 0))
-"""``CHAIN`` and ``FORK`` alternate; their first step is that of ``CYCLE`` and not counted
-twice."""
+"""``CHAIN`` and ``FORK`` alternate; they share their first step with ``CYCLE``, and its loss is
+counted once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """What the network finds in one frame of each sample."""
+    """Prediction for one frame of each sample."""
 
     target: int
-    """Frame."""
+    """Predicted frame."""
     logits: Tensor
     """(B, 1 + I, H, W) at input size, background first."""
     known: Tensor
-    """bool (B, I): objects that the sources still held; others are no part of the truth."""
+    """bool (B, I): objects that the source frames contain; the others are removed from the ground
+    truth."""
 
 
 @dataclass(slots=True, eq=False)
-class Walk:
-    """The frames of a batch while masks travel over them."""
+class ClipPropagation:
+    """State of the frames of a batch during mask propagation."""
 
     network: Hodor
     features: Sequence[tuple[Tensor, Tensor]]
-    """(B, C, ...) at strides 4 and 8 of each frame."""
+    """(B, C, h, w) at strides 4 and 8 of each frame."""
     present: Tensor
-    """bool (B, frames, I): which objects the truth of a frame holds."""
+    """bool (B, frames, I): which objects the ground truth of a frame contains."""
     hint_dropout: float = 0.0
-    """Share of the predictions that are made without ``previous_masks``."""
+    """Share of the predictions for which ``previous_masks`` is withheld."""
     descriptors: dict[int, Tensor] = field(default_factory=dict)
     """(B, 9 + I, C) by frame."""
     regions: dict[int, Tensor] = field(default_factory=dict)
-    """(B, 9 + I, h, w) by frame, what the descriptors were made from."""
+    """(B, 9 + I, h, w) by frame, from which the descriptors were computed."""
 
     def describe(self, frame: int, regions: Tensor) -> None:
-        """Make a frame a source."""
+        """Compute the descriptors of a frame, which makes it a source."""
         coarse = self.features[frame][1]
         (self.descriptors[frame],) = self.network.describe(coarse, regions, self._content())
         self.regions[frame] = regions
 
     def decode(self, sources: tuple[int, ...], target: int) -> Tensor:
-        """(B, 10 + I, H/4, W/4) logits of a frame."""
+        """Predict the logits (B, 10 + I, H/4, W/4) of a frame."""
         fine, coarse = self.features[target]
         history = torch.stack([self.descriptors[frame] for frame in sources], 1)
         present = torch.ones(history.shape[:3], dtype=torch.bool, device=history.device)
@@ -77,8 +77,8 @@ class Walk:
         return logits
 
     def _hint(self, source: int, target: int) -> Tensor:
-        """Regions of the source; zeros, which say nothing, where they would give the truth away
-        and in some samples."""
+        """Return the regions of the source, but zeros, which carry no information, where they
+        would reveal the ground truth, and in a share of the samples."""
         regions = self.regions[source]
         if source == target:
             return torch.zeros_like(regions)
@@ -90,62 +90,62 @@ class Walk:
         return torch.tensor([coarse.shape[-2:]] * len(coarse), device=coarse.device)
 
 
-def propagate(walk: Walk, masks: Tensor, iteration: int) -> list[Prediction]:
-    """Walk the three patterns.
+def propagate(clip: ClipPropagation, masks: Tensor, iteration: int) -> list[Prediction]:
+    """Run the patterns; returns their predictions.
 
-    masks: (B, I, H, W) true masks of frame 0; iteration: even ones take ``CHAIN``, odd ones
-    ``FORK``. Six predictions, two of frame 1, one of frame 2, three of frame 0.
+    masks: (B, I, H, W) ground truth of frame 0; iteration: even ones run ``CHAIN``, odd ones
+    ``FORK``. Returns six predictions: three of frame 0, two of frame 1, one of frame 2.
     """
     size = (masks.shape[-2], masks.shape[-1])
-    walk.describe(0, regions_from_given(masks, size))
-    everything = walk.present.new_ones(walk.present[:, 0].shape)
-    logits = walk.decode(*SELF[0])
-    predictions = [_prediction(0, logits, everything)]
-    first = walk.decode(*CYCLE[0])
-    describe_predicted(walk, 1, first)
-    start = walk.descriptors[1], walk.regions[1]
+    clip.describe(0, regions_from_given(masks, size))
+    all_objects = clip.present.new_ones(clip.present[:, 0].shape)
+    logits = clip.decode(*SELF[0])
+    predictions = [_prediction(0, logits, all_objects)]
+    first = clip.decode(*CYCLE[0])
+    describe_predicted(clip, 1, first)
+    start = clip.descriptors[1], clip.regions[1]
     for pattern in (CYCLE, CHAIN if iteration % 2 == 0 else FORK):
-        walk.descriptors[1], walk.regions[1] = start
-        known = walk.present[:, 0]
+        clip.descriptors[1], clip.regions[1] = start
+        known = clip.present[:, 0]
         if pattern is CYCLE:
             predictions.append(_prediction(1, first, known))
         for sources, target in pattern[1:]:
-            known = known & walk.present[:, list(sources)].any(1)
-            logits = walk.decode(sources, target)
+            known = known & clip.present[:, list(sources)].any(1)
+            logits = clip.decode(sources, target)
             predictions.append(_prediction(target, logits, known))
             if target != 0:
-                describe_predicted(walk, target, logits)
+                describe_predicted(clip, target, logits)
     return predictions
 
 
-def propagate_forward(walk: Walk, masks: Tensor) -> list[Prediction]:
-    """Predict each frame once, from all before it, as in a video; not in the paper.
+def propagate_forward(clip: ClipPropagation, masks: Tensor) -> list[Prediction]:
+    """Predict each frame once, from all earlier ones, as in inference; not in the paper.
 
-    masks: (B, I, H, W) true masks of frame 0, in which every object is seen.
+    masks: (B, I, H, W) ground truth of frame 0, in which every object is visible.
     """
     size = (masks.shape[-2], masks.shape[-1])
-    walk.describe(0, regions_from_given(masks, size))
-    known = walk.present.new_ones(walk.present[:, 0].shape)
+    clip.describe(0, regions_from_given(masks, size))
+    known = clip.present.new_ones(clip.present[:, 0].shape)
     predictions = []
-    for target in range(1, len(walk.features)):
-        logits = walk.decode(tuple(range(target)), target)
+    for target in range(1, len(clip.features)):
+        logits = clip.decode(tuple(range(target)), target)
         predictions.append(_prediction(target, logits, known))
-        if target + 1 < len(walk.features):
-            describe_predicted(walk, target, logits)
+        if target + 1 < len(clip.features):
+            describe_predicted(clip, target, logits)
     return predictions
 
 
-def describe_predicted(walk: Walk, frame: int, logits: Tensor) -> None:
-    """Make a frame a source by what was found in it; no gradient flows through the masks."""
+def describe_predicted(clip: ClipPropagation, frame: int, logits: Tensor) -> None:
+    """Make a frame a source by its predicted masks, through which no gradient flows."""
     soft = logits.detach().float().softmax(1)[:, BACKGROUNDS + 1 :]
     masks = F.avg_pool2d(soft, STRIDE // GRID_STRIDE)
     size = (masks.shape[-2], masks.shape[-1])
-    walk.describe(frame, regions_from_predicted(masks, size))
+    clip.describe(frame, regions_from_predicted(masks, size))
 
 
-def truth_of(predictions: Sequence[Prediction], labels: Tensor) -> Tensor:
-    """(B, P, H, W): the labels (B, frames, H, W) of each prediction's frame, without objects that
-    the sources had lost."""
+def select_truth(predictions: Sequence[Prediction], labels: Tensor) -> Tensor:
+    """Select the ground truth of each prediction from labels (B, frames, H, W), without objects
+    that the sources do not contain; returns (B, P, H, W)."""
     truths = []
     for prediction in predictions:
         truth = labels[:, prediction.target].clone()

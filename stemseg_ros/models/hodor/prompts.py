@@ -1,4 +1,4 @@
-"""Which prompts can be followed, and why not."""
+"""Validates prompts; errors name the object and the reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stemseg_ros.masks import decode
 from stemseg_ros.records import Prompt
 
 MAX_OBJECTS = 255
-"""Objects of a stream; the decoder's work grows with their number."""
+"""Most objects of a stream; the cost of the decoder grows with their number."""
 
 
 def check_prompts(
@@ -21,15 +21,16 @@ def check_prompts(
     used: Collection[int],
     classes: int,
 ) -> None:
-    """Raises PromptError, which names the object and the reason, unless all can be followed.
+    """Check that all prompts can be followed. Raises PromptError, which names the object and the
+    reason.
 
-    size: (H, W) of the image; followed: ids of objects that are; used: ids that were given out in
-    this epoch; classes: number of classes.
+    size: (H, W) of the image; followed: ids of the objects that are followed now; used: ids that
+    are taken in this epoch; classes: number of classes.
     """
     if len(followed) + len(prompts) > MAX_OBJECTS:
         raise PromptError(
-            f"{len(prompts)} objects beside {len(followed)} that are followed: more than "
-            f"{MAX_OBJECTS}"
+            f"{len(prompts)} new objects and {len(followed)} that are already followed exceed "
+            f"the limit of {MAX_OBJECTS}; untrack some first"
         )
     taken = np.zeros(size, np.int64)
     ids = set(used)
@@ -43,9 +44,9 @@ def check_prompts(
 def _refusal(prompt: Prompt, size: tuple[int, int], ids: set[int], classes: int) -> str:
     height, width = prompt.rle["size"]
     if (height, width) != size:
-        return f"its mask is {width}x{height} pixels, the image {size[1]}x{size[0]}"
+        return f"its mask is {width}x{height} pixels, the image is {size[1]}x{size[0]}"
     if prompt.track_id < 1:
-        return "ids count from 1"
+        return "ids must be at least 1"
     if prompt.track_id in ids:
         return "the id is in use; choose another"
     if not 1 <= prompt.class_id <= classes:
@@ -54,7 +55,8 @@ def _refusal(prompt: Prompt, size: tuple[int, int], ids: set[int], classes: int)
 
 
 def _claim(prompt: Prompt, taken: np.ndarray) -> str:
-    """Write the mask into ``taken``, the ids by pixel; why not, if that cannot be."""
+    """Write the id into the pixels of ``taken`` that the mask covers; returns the reason if the
+    mask is refused, else an empty string."""
     try:
         mask = decode(prompt.rle)
     except ValueError as error:

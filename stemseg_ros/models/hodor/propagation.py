@@ -1,4 +1,4 @@
-"""Masks from frame to frame: the state of one stream (Sec. 3.4 of the paper)."""
+"""Propagation of masks from frame to frame, with the state of one stream (Sec. 3.4)."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from torch import Tensor
 from stemseg_ros.geometry import Letterbox
 from stemseg_ros.models.hodor.letterbox import (
     content_cells,
+    letterbox,
     letterbox_image,
     letterbox_masks,
-    place_image,
-    to_image_size,
+    resize_to_image,
 )
-from stemseg_ros.models.hodor.memory import Described, Memory
+from stemseg_ros.models.hodor.memory import FrameDescriptors, Memory
 from stemseg_ros.models.hodor.regions import (
     STRIDE,
-    reduce_by_8,
+    downsample_by_8,
     regions_from_given,
     regions_from_predicted,
 )
 from stemseg_ros.models.hodor.rules import PropagationRules
 from stemseg_ros.models.hodor.settings import BACKGROUNDS, Settings
-from stemseg_ros.models.hodor.sights import Sight, limit_to_reach, updated_sights
+from stemseg_ros.models.hodor.sightings import Sighting, limit_to_reach, update_sightings
 from stemseg_ros.tracker import Call
 
-OTHERS = BACKGROUNDS + 1
-"""Channels before the first object: the catch-all and the background cells."""
+FIRST_OBJECT = BACKGROUNDS + 1
+"""Channel of the first object, after the catch-all and the background cells."""
 GivenMasks = Mapping[int, npt.NDArray[np.bool_]]
 """bool (H, W) by track id."""
 Result = TypeVar("Result")
 Calls = Generator[Call, tuple[Tensor, ...], Result]
-"""Yields calls of the network, is sent their outputs."""
+"""A generator that yields calls of the network and is sent their outputs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Propagated:
-    """What was found in one frame."""
+class PropagationResult:
+    """Masks found in one frame."""
 
     ids: tuple[int, ...]
-    """Objects in ascending order; empty before the first one."""
+    """Ids of the objects, ascending; empty before the first object."""
     labels: npt.NDArray[np.int32]
-    """int32 (H, W): id of each pixel of the image, 0 background; before the first object perhaps
-    of another size (``propagation.empty_frames``)."""
+    """int32 (H, W): id of each pixel of the image, 0 for background; before the first object the
+    size may differ (``propagation.empty_frames``)."""
     probabilities: Tensor | None
-    """(I, H, W) in [0, 1] at image size; None before the second frame of an object."""
+    """(I, H, W) in [0, 1] at image size; None until the frame after the first object was given."""
     logits: Tensor | None
-    """(10 + I, h, w) at stride 4, before given masks are set."""
+    """(10 + I, h, w) at stride 4, before given masks are written in."""
     regions: Tensor | None
-    """(9 + I, h/2, w/2) in [0, 1] that the frame's descriptors were made from."""
+    """(9 + I, h/2, w/2) in [0, 1], from which the frame's descriptors were computed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
-    """A frame as the network sees it."""
+class _EncodedFrame:
+    """Encoder output for one frame, and the masks given in it."""
 
     geometry: Letterbox
     fine: Tensor
@@ -73,37 +73,37 @@ class _Seen:
 
 @dataclass(slots=True, eq=False)
 class State:
-    """What is known before a frame."""
+    """State of the propagation before a frame."""
 
     memory: Memory = field(default_factory=Memory)
     ids: tuple[int, ...] = ()
-    """Objects that are followed, in ascending order."""
+    """Ids of the followed objects, ascending."""
     index: int = 0
     """Position of the frame in the stream."""
     previous: dict[int, Tensor] = field(default_factory=dict)
-    """(h, w) at stride 8 by id: where each object was one frame ago."""
-    sights: dict[int, Sight] = field(default_factory=dict)
-    """Where each object was last seen, by id."""
+    """Mask of each object in the previous frame, (h, w) at stride 8, by id."""
+    sightings: dict[int, Sighting] = field(default_factory=dict)
+    """Last sighting of each object, by id."""
 
     def copy(self) -> State:
-        """A state to come back to."""
+        """Copy the state, to return to it later."""
         return State(
-            self.memory.copy(), self.ids, self.index, dict(self.previous), dict(self.sights)
+            self.memory.copy(), self.ids, self.index, dict(self.previous), dict(self.sightings)
         )
 
     def forget(self, ids: Collection[int]) -> None:
-        """Follow some objects no longer."""
+        """Stop following some objects."""
         self.ids = tuple(n for n in self.ids if n not in ids)
         if self.ids:
             self.memory.forget(ids)
         else:
             self.memory = Memory()
         self.previous = {n: mask for n, mask in self.previous.items() if n not in ids}
-        self.sights = {n: sight for n, sight in self.sights.items() if n not in ids}
+        self.sightings = {n: sighting for n, sighting in self.sightings.items() if n not in ids}
 
 
 class Propagator:
-    """Objects shown by masks, followed through a stream of images of one size."""
+    """Propagation of given masks through a stream of images of one size."""
 
     def __init__(self, config: Settings, device: torch.device) -> None:
         self._device = device
@@ -111,173 +111,185 @@ class Propagator:
         self.state = State()
 
     def configure(self, config: Settings) -> None:
-        """Use other settings from the next frame on, of the same network."""
+        """Apply changed settings from the next frame on; the network stays the same."""
         self.config = config
         self._rules = PropagationRules.of(config.propagation)
 
-    def step(self, image: npt.NDArray[np.uint8], given: GivenMasks) -> Calls[Propagated]:
-        """Follow the objects into the next frame, where new ones may be given.
+    def step(self, image: npt.NDArray[np.uint8], given: GivenMasks) -> Calls[PropagationResult]:
+        """Propagate the objects to the next frame, in which new ones may be given.
 
         image: uint8 (H, W, 3), BGR; given: masks by id (>= 1, not in use).
-        Raises ValueError for a mask of another size, without pixels, or with an id in use.
+        Raises ValueError for a mask of another size, an empty mask, and an id in use.
         """
         self._check(image, given)
-        geometry = place_image((image.shape[0], image.shape[1]), self.config.input)
+        geometry = letterbox((image.shape[0], image.shape[1]), self.config.input)
         if self.state.ids or given:
             pixels = torch.from_numpy(image.copy()).to(self._device)
-            placed = letterbox_image(pixels, geometry, self.config.input)
-            fine, coarse = yield Call("encode", (placed,))
-            seen = _Seen(geometry, fine, coarse, self._place_given(given, geometry))
-            result = yield from self._follow(seen, given)
+            inputs = letterbox_image(pixels, geometry, self.config.input)
+            fine, coarse = yield Call("encode", (inputs,))
+            encoded = _EncodedFrame(geometry, fine, coarse, self._letterbox_given(given, geometry))
+            result = yield from self._follow(encoded, given)
         else:
-            result = self._nothing(geometry)
+            result = self._empty_result(geometry)
         self.state.index += 1
         self.state.memory.drop_before(self.state.index - self.config.propagation.window)
         return result
 
-    def _follow(self, seen: _Seen, given: GivenMasks) -> Calls[Propagated]:
+    def _follow(self, encoded: _EncodedFrame, given: GivenMasks) -> Calls[PropagationResult]:
         if self.state.ids:
-            return (yield from self._later_frame(seen))
-        if seen.given:
-            return (yield from self._first_frame(seen, given))
-        return self._nothing(seen.geometry)
+            return (yield from self._later_frame(encoded))
+        if encoded.given:
+            return (yield from self._first_frame(encoded, given))
+        return self._empty_result(encoded.geometry)
 
-    def _nothing(self, geometry: Letterbox) -> Propagated:
+    def _empty_result(self, geometry: Letterbox) -> PropagationResult:
         size = geometry.image_size if self._rules.empty_at_image_size else geometry.padded_size
-        return Propagated((), np.zeros(size, np.int32), None, None, None)
+        return PropagationResult((), np.zeros(size, np.int32), None, None, None)
 
     def _check(self, image: npt.NDArray[np.uint8], given: GivenMasks) -> None:
         for track_id, mask in given.items():
             if mask.shape != image.shape[:2]:
                 raise ValueError(
-                    f"mask of object {track_id} is {mask.shape[1]}x{mask.shape[0]} pixels, its "
-                    f"image {image.shape[1]}x{image.shape[0]}"
+                    f"mask of object {track_id} is {mask.shape[1]}x{mask.shape[0]} pixels, the "
+                    f"image is {image.shape[1]}x{image.shape[0]}"
                 )
             if not mask.any():
                 raise ValueError(f"mask of object {track_id} is empty")
             if track_id < 1 or track_id in self.state.ids:
                 raise ValueError(f"object id {track_id} is below 1 or in use")
 
-    def _place_given(self, given: GivenMasks, geometry: Letterbox) -> dict[int, Tensor]:
-        """Masks (H', W') at padded input size, by ascending id, without those that are
-        dropped."""
+    def _letterbox_given(self, given: GivenMasks, geometry: Letterbox) -> dict[int, Tensor]:
+        """Letterbox given masks to (H', W') at padded input size, by ascending id; drops those
+        that are too small under ``tiny_reference: reference``."""
         ids = sorted(given)
         if not ids:
             return {}
         stack = torch.from_numpy(np.stack([given[track_id] for track_id in ids]))
-        placed = letterbox_masks(stack.to(self._device), geometry)
-        keep = (reduce_by_8(placed) > 0.5).flatten(1).any(1)
+        resized = letterbox_masks(stack.to(self._device), geometry)
+        keep = (downsample_by_8(resized) > 0.5).flatten(1).any(1)
         if self._rules.describes_tiny:
             keep = torch.ones_like(keep)
-        return {n: mask for n, mask, k in zip(ids, placed, keep.tolist(), strict=True) if k}
+        return {n: mask for n, mask, k in zip(ids, resized, keep.tolist(), strict=True) if k}
 
-    def _first_frame(self, seen: _Seen, given: GivenMasks) -> Calls[Propagated]:
-        self.state.ids = tuple(seen.given)
-        stack = torch.stack(list(seen.given.values()))
-        regions = regions_from_given(stack, self._content(seen.geometry, 1))
-        described = yield from self._describe(seen, regions, self.state.ids)
-        self._keep(described, regions)
+    def _first_frame(self, encoded: _EncodedFrame, given: GivenMasks) -> Calls[PropagationResult]:
+        self.state.ids = tuple(encoded.given)
+        stack = torch.stack(list(encoded.given.values()))
+        regions = regions_from_given(stack, self._content_cells(encoded.geometry, 1))
+        described = yield from self._describe(encoded, regions, self.state.ids)
+        self._store(described, regions)
         self._anchor(described)
         if self._rules.first_as_given:
-            best = np.zeros(seen.geometry.image_size, np.int32)
+            best = np.zeros(encoded.geometry.image_size, np.int32)
             for number, track_id in enumerate(self.state.ids, 1):
                 best[given[track_id]] = number
         else:
-            soft = to_image_size(stack, seen.geometry)
+            soft = resize_to_image(stack, encoded.geometry)
             best = F.pad(soft, (0, 0, 0, 0, 1, 0)).argmax(0).cpu().numpy()
-        return Propagated(self.state.ids, _labels(best, self.state.ids), None, None, regions)
+        return PropagationResult(
+            self.state.ids, _labels(best, self.state.ids), None, None, regions
+        )
 
-    def _later_frame(self, seen: _Seen) -> Calls[Propagated]:
-        if seen.given:
-            yield from self._join(seen)
-        geometry, given = seen.geometry, seen.given
+    def _later_frame(self, encoded: _EncodedFrame) -> Calls[PropagationResult]:
+        if encoded.given:
+            yield from self._add_objects(encoded)
+        geometry, given = encoded.geometry, encoded.given
         ids = tuple(sorted({*self.state.ids, *given}))
         inputs: tuple[Tensor, ...] = (
-            seen.fine,
-            seen.coarse,
+            encoded.fine,
+            encoded.coarse,
             *self.state.memory.history(ids),
-            self._cells(geometry),
+            self._content_tensor(geometry),
         )
         if self.config.network.previous_masks:
-            inputs = (*inputs, self._previous_regions(ids, seen))
+            inputs = (*inputs, self._previous_regions(ids, encoded))
         (logits,) = yield Call("decode", inputs)
-        logits = self._limit(logits.float(), ids)
-        enlarged = _enlarge(logits).softmax(0)
-        inner = _enlarge(logits.softmax(0))
+        logits = self._limit_to_reach(logits.float(), ids)
+        enlarged = _upsample(logits).softmax(0)
+        inner = _upsample(logits.softmax(0))
         for probability in (enlarged, inner):
             _set_given(probability, given, ids)
-        masks = reduce_by_8(inner[OTHERS:])
-        regions = regions_from_predicted(masks, self._content(geometry, STRIDE))
+        masks = downsample_by_8(inner[FIRST_OBJECT:])
+        regions = regions_from_predicted(masks, self._content_cells(geometry, STRIDE))
         self.state.ids = ids
-        self._keep((yield from self._describe(seen, regions, ids)), regions)
-        output = to_image_size(enlarged, geometry)
-        labels = _labels(self._choose(output), ids)
-        return Propagated(ids, labels, output[OTHERS:], logits, regions)
+        self._store((yield from self._describe(encoded, regions, ids)), regions)
+        output = resize_to_image(enlarged, geometry)
+        labels = _labels(self._assign_pixels(output), ids)
+        return PropagationResult(ids, labels, output[FIRST_OBJECT:], logits, regions)
 
-    def _join(self, seen: _Seen) -> Calls[None]:
-        """Describe new objects, all else background, or known ones beside them."""
-        stack = torch.stack(list(seen.given.values()))
-        names = tuple(seen.given)
-        regions = regions_from_given(stack, self._content(seen.geometry, 1))
+    def _add_objects(self, encoded: _EncodedFrame) -> Calls[None]:
+        """Compute the descriptors of new objects; known ones count as background, or as objects
+        beside them (``new_object_context``)."""
+        stack = torch.stack(list(encoded.given.values()))
+        ids = tuple(encoded.given)
+        regions = regions_from_given(stack, self._content_cells(encoded.geometry, 1))
         if self._rules.known_beside_new:
             known = torch.stack([self.state.previous[n] for n in self.state.ids])
             objects = torch.cat(
                 (regions[BACKGROUNDS:], known * (1 - regions[BACKGROUNDS:].amax(0)))
             )
-            regions = regions_from_predicted(objects, self._content(seen.geometry, STRIDE))
-            names = (*names, *self.state.ids)
-        described = yield from self._describe(seen, regions, names)
-        new = Described(self.state.index, None, {n: described.objects[n] for n in seen.given})
+            regions = regions_from_predicted(
+                objects, self._content_cells(encoded.geometry, STRIDE)
+            )
+            ids = (*ids, *self.state.ids)
+        described = yield from self._describe(encoded, regions, ids)
+        new = FrameDescriptors(
+            self.state.index, None, {n: described.objects[n] for n in encoded.given}
+        )
         self.state.memory.put(new)
         self._anchor(new)
 
-    def _describe(self, seen: _Seen, regions: Tensor, ids: tuple[int, ...]) -> Calls[Described]:
-        inputs = (seen.coarse, regions, self._cells(seen.geometry))
+    def _describe(
+        self, encoded: _EncodedFrame, regions: Tensor, ids: tuple[int, ...]
+    ) -> Calls[FrameDescriptors]:
+        inputs = (encoded.coarse, regions, self._content_tensor(encoded.geometry))
         (descriptors,) = yield Call("describe", inputs)
         objects = dict(zip(ids, descriptors[BACKGROUNDS:], strict=True))
-        return Described(self.state.index, descriptors[:BACKGROUNDS], objects)
+        return FrameDescriptors(self.state.index, descriptors[:BACKGROUNDS], objects)
 
-    def _keep(self, described: Described, regions: Tensor) -> None:
+    def _store(self, described: FrameDescriptors, regions: Tensor) -> None:
         self.state.memory.put(described)
         masks = dict(zip(self.state.ids, regions[BACKGROUNDS:], strict=True))
         self.state.previous = masks
-        self.state.sights = updated_sights(self.state.sights, masks, self.state.index)
+        self.state.sightings = update_sightings(self.state.sightings, masks, self.state.index)
 
-    def _limit(self, logits: Tensor, ids: tuple[int, ...]) -> Tensor:
-        """(10 + I, h, w): objects only where they can be."""
+    def _limit_to_reach(self, logits: Tensor, ids: tuple[int, ...]) -> Tensor:
+        """Lower the logits (10 + I, h, w) of objects that are out of reach."""
         reach, state = self.config.propagation.reach, self.state
         if not reach:
             return logits
-        objects = limit_to_reach(logits[OTHERS:], ids, state.sights, state.index, reach)
-        return torch.cat((logits[:OTHERS], objects))
+        objects = limit_to_reach(logits[FIRST_OBJECT:], ids, state.sightings, state.index, reach)
+        return torch.cat((logits[:FIRST_OBJECT], objects))
 
-    def _previous_regions(self, ids: tuple[int, ...], seen: _Seen) -> Tensor:
-        """(9 + I, h, w): where everything was one frame ago, new objects as they are given."""
-        masks = self.state.previous | {n: reduce_by_8(mask) for n, mask in seen.given.items()}
+    def _previous_regions(self, ids: tuple[int, ...], encoded: _EncodedFrame) -> Tensor:
+        """Return the regions (9 + I, h, w) of the previous frame, with new objects as given."""
+        masks = self.state.previous | {
+            n: downsample_by_8(mask) for n, mask in encoded.given.items()
+        }
         soft = torch.stack([masks[n] for n in ids])
-        return regions_from_predicted(soft, self._content(seen.geometry, STRIDE))
+        return regions_from_predicted(soft, self._content_cells(encoded.geometry, STRIDE))
 
-    def _anchor(self, described: Described) -> None:
+    def _anchor(self, described: FrameDescriptors) -> None:
         if self._rules.keeps_given:
             self.state.memory.anchor(described)
 
-    def _cells(self, geometry: Letterbox) -> Tensor:
-        """int64 (2,): rows and columns of the stride-8 map that count."""
-        return torch.tensor(self._content(geometry, STRIDE), device=self._device)
+    def _content_tensor(self, geometry: Letterbox) -> Tensor:
+        """Return the content size of the stride-8 map as int64 (2,)."""
+        return torch.tensor(self._content_cells(geometry, STRIDE), device=self._device)
 
-    def _content(self, geometry: Letterbox, stride: int) -> tuple[int, int]:
-        """Rows and columns of a map that count; all, or those without padding."""
+    def _content_cells(self, geometry: Letterbox, stride: int) -> tuple[int, int]:
+        """Count the rows and columns of a map that are used: all, or those without padding."""
         if self._rules.masks_padding:
             return content_cells(geometry, stride)
         height, width = (side // stride for side in geometry.padded_size)
         return height, width
 
-    def _choose(self, probabilities: Tensor) -> npt.NDArray[np.integer]:
-        """(H, W): number of the object (from 1) that wins each pixel, 0 background."""
+    def _assign_pixels(self, probabilities: Tensor) -> npt.NDArray[np.integer]:
+        """Assign each pixel (H, W) the number of its most probable object, from 1; 0 is
+        background."""
         if self._rules.joint_background:
-            background = probabilities[:OTHERS].sum(0, keepdim=True)
-            return torch.cat((background, probabilities[OTHERS:])).argmax(0).cpu().numpy()
-        return (probabilities.argmax(0) - OTHERS + 1).clamp(min=0).cpu().numpy()
+            background = probabilities[:FIRST_OBJECT].sum(0, keepdim=True)
+            return torch.cat((background, probabilities[FIRST_OBJECT:])).argmax(0).cpu().numpy()
+        return (probabilities.argmax(0) - FIRST_OBJECT + 1).clamp(min=0).cpu().numpy()
 
 
 def _labels(numbers: npt.NDArray[np.integer], ids: tuple[int, ...]) -> npt.NDArray[np.int32]:
@@ -285,15 +297,15 @@ def _labels(numbers: npt.NDArray[np.integer], ids: tuple[int, ...]) -> npt.NDArr
     return labels
 
 
-def _enlarge(maps: Tensor) -> Tensor:
-    """(N, h, w) at stride 4 to input size."""
+def _upsample(maps: Tensor) -> Tensor:
+    """Upsample (N, h, w) maps from stride 4 to input size."""
     return F.interpolate(maps[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
 
 
 def _set_given(probability: Tensor, masks: Mapping[int, Tensor], ids: tuple[int, ...]) -> None:
-    """Write given masks into the probabilities (10 + I, H', W'), in place; what a new object had
-    predicted elsewhere is lost, as in the released code."""
+    """Write given masks into the probabilities (10 + I, H', W'), in place; predictions of a new
+    object outside its given mask are discarded, as in the released code."""
     for mask in masks.values():
         probability *= 1 - mask
     for track_id, mask in masks.items():
-        probability[OTHERS + ids.index(track_id)] = mask
+        probability[FIRST_OBJECT + ids.index(track_id)] = mask

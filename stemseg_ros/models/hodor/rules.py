@@ -1,7 +1,7 @@
-"""What ``reference`` and ``corrected`` stand for in propagation, on one page (``docs/parity.md``).
+"""Meaning of ``reference`` and ``corrected`` in propagation (``docs/parity.md``).
 
-``reference`` follows the released code, ``corrected`` what one would expect. Propagation reads the
-plain values below, which are derived from the switches of the settings.
+``reference`` follows the released code, ``corrected`` the evident intention. Propagation reads
+the plain values below, which are derived from the switches of the settings.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from stemseg_ros.models.hodor.settings import PropagationConfig
 
 @dataclass(frozen=True, slots=True)
 class PropagationRules:
-    """How objects are followed from frame to frame."""
+    """Rules for propagating objects from frame to frame."""
 
     first_as_given: bool
-    """Masks of the first frame come back as they were given, else grown by interpolation."""
+    """Masks of the first frame are returned as given, else dilated by interpolation."""
     describes_tiny: bool
-    """An object too small for any stride-8 value above 0.5 is described by its best pixel, else it
-    is dropped."""
+    """An object too small for any stride-8 value above 0.5 is described by its maximum, else it is
+    dropped."""
     empty_at_image_size: bool
     """Label images before the first object have the size of the image, else of the padded
     input."""
     joint_background: bool
-    """The background channels compete as their sum, else each by itself."""
+    """The background channels compete as their sum, else one by one."""
     known_beside_new: bool
     """Known objects are described beside a new one, else they are background to it."""
     masks_padding: bool
-    """Padded pixels are masked, else they are seen and described."""
+    """Padded pixels are masked, else they are attended to and described."""
     keeps_given: bool
-    """Descriptors of given masks stay for good, else they leave with their frame."""
+    """Descriptors of given masks never expire, else they leave the history with their frame."""
 
     @classmethod
     def of(cls, config: PropagationConfig) -> PropagationRules:

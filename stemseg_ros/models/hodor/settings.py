@@ -12,93 +12,93 @@ from stemseg_ros.settings import LIVE, InputConfig, Section, Switch, Switches, V
 from stemseg_ros.tracker import Latency
 
 BACKGROUND_GRID = 3
-"""The background is described by the cells of a grid of so many rows and columns."""
+"""Rows and columns of the grid whose cells describe the background."""
 BACKGROUNDS = BACKGROUND_GRID**2
 """Background descriptors of a frame."""
 
 
 class HodorNetworkConfig(Section):
-    """Architecture (Sec. 3). A checkpoint fits exactly one; the defaults are the released one."""
+    """Architecture (Sec. 3). A checkpoint fits exactly one; defaults: the released checkpoint."""
 
     backbone: Literal["swin_t", "mobilenet_v2"] = "swin_t"
-    """Image encoder; swin_t in the layout of the Swin authors' detectors."""
+    """Backbone; swin_t in the layout of the Swin authors' detectors."""
     width: int = Field(256, ge=32, le=1024, multiple_of=16)
     """Channels of feature maps and descriptors."""
     heads: int = Field(8, ge=1, le=32)
-    """Attention heads; the width is a multiple of it."""
+    """Attention heads; ``width`` must be a multiple."""
     encoder_layers: int = Field(5, ge=1, le=12)
     """Layers that refine the descriptors of a frame."""
     decoder_layers: int = Field(5, ge=1, le=12)
     """Layers that condition a frame's features on the descriptors of its history."""
     encoder_hidden: int = Field(1024, ge=16, le=8192)
-    """Hidden channels of the encoder's feed-forward part."""
+    """Hidden channels of the encoder's feed-forward network."""
     decoder_hidden: int = Field(256, ge=16, le=8192)
-    """Hidden channels of the decoder's feed-forward part."""
+    """Hidden channels of the decoder's feed-forward network."""
     mixer: Literal["deformable", "convolution"] = "deformable"
-    """The 3x3 convolution in each decoder layer. A plain one is faster on a CPU."""
+    """Kind of the 3x3 convolution in each decoder layer; a plain one is faster on a CPU."""
     reduced_width: int = Field(64, ge=8, le=1024, multiple_of=8)
-    """Channels of the stride-4 map that join the decoder's output."""
+    """Channels of the stride-4 map that are added to the decoder's output."""
     catch_all_width: int = Field(128, ge=8, le=1024, multiple_of=8)
-    """Hidden channels of the output for pixels that fit no descriptor."""
+    """Hidden channels of the catch-all output, for pixels that match no descriptor."""
     previous_masks: bool = False
-    """Beyond the paper: a pixel of the decoder prefers descriptors of what lay there one frame
-    ago, by soft-masked attention as in the encoder."""
+    """Beyond the paper: in the decoder, each pixel prefers descriptors of the regions that covered
+    it in the previous frame, by soft-masked attention as in the encoder."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of the activations dropped in training."""
     classes: tuple[str, ...] = Field(("object",), min_length=1)
-    """Names of what prompts may point at; class ids count from 1. No weight depends on them."""
+    """Class names of prompts; class ids count from 1. The weights do not depend on them."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> HodorNetworkConfig:
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
 
 class PropagationConfig(Switches):
-    """From frame to frame. Each switch is a deviation of the released code from what one would
-    expect (``docs/parity.md``)."""
+    """Propagation from frame to frame. Each switch is an unexpected behaviour of the released code
+    (``docs/parity.md``)."""
 
     variant: Variant = "reference"
     """Sets the switches below that say "variant"."""
     window: int = Field(7, ge=1, le=1000, json_schema_extra=LIVE)
-    """Earlier frames whose descriptors a frame is decoded from."""
+    """Number of earlier frames whose descriptors a frame is decoded from."""
     kept_frames: int = Field(7, ge=1, le=100, json_schema_extra=LIVE)
-    """Latest frames that prompts can still be given for; they are kept with their images, and a
-    prompt costs the frames since once more."""
+    """Number of latest frames that accept prompts afterwards; they are kept with their images, and
+    a prompt repeats the computation of all frames since."""
     reach: float = Field(0.0, ge=0, le=100, json_schema_extra=LIVE)
-    """Beyond the paper: how far objects can move between two frames, in shares of their size
-    (root of the area); objects out of reach do not compete for a pixel. 0: anywhere."""
+    """Beyond the paper: how far objects can move between two frames, relative to their size (root
+    of the area); objects do not compete for pixels out of their reach. 0: no limit."""
     first_frame: Switch = Field("variant", json_schema_extra=LIVE)
-    """reference: in the first frame with prompts masks come back grown by interpolation.
+    """reference: masks of the first frame with prompts are returned dilated by interpolation.
     corrected: as they were given."""
     tiny_reference: Switch = Field("variant", json_schema_extra=LIVE)
     """reference: objects too small for any stride-8 value above 0.5 are dropped for good.
-    corrected: described by their best pixel."""
+    corrected: described by their maximum."""
     empty_frames: Switch = Field("variant", json_schema_extra=LIVE)
-    """reference: the authors' outputs before the first object have the padded network size.
-    corrected: the image's. Concerns label images only; results of a stream are always image
-    sized."""
+    """reference: label images before the first object have the size of the padded input.
+    corrected: the size of the image. Results of a stream always have the latter."""
     background_choice: Switch = Field("variant", json_schema_extra=LIVE)
-    """reference: each of the 10 background channels competes by itself. corrected: their sum."""
+    """reference: each of the 10 background channels competes on its own. corrected: their sum
+    does."""
     new_object_context: Switch = Field("variant", json_schema_extra=LIVE)
-    """reference: for an object that joins later everything else is background, known objects too.
+    """reference: for an object given later everything else is background, known objects too.
     corrected: known objects are described beside it, by their predicted masks."""
     padding: Switch = Field("variant", json_schema_extra=LIVE)
-    """reference: padded pixels are seen and described. corrected: masked."""
+    """reference: padded pixels are attended to and described. corrected: they are masked."""
     anchor: Switch = Field("variant", json_schema_extra=LIVE)
     """reference: descriptors of given masks leave the history with their frame. corrected: they
-    stay for good."""
+    never expire."""
 
 
 class StillsConfig(Section):
-    """How stills become training samples of a few frames (Sec. 3.4)."""
+    """Training samples of a few frames, made from still images (Sec. 3.4)."""
 
     frames: int = Field(3, ge=2, le=8)
-    """Frames of a sample; the three patterns of the paper need 3."""
+    """Frames of a sample; the patterns of the paper need 3."""
     patterns: Literal["cyclic", "forward"] = "cyclic"
-    """cyclic: masks travel forth and back, as in the paper. forward: each frame is predicted
-    once, from all before it."""
+    """cyclic: masks are propagated forth and back, as in the paper. forward: each frame is
+    predicted once, from all earlier ones."""
     objects: int = Field(4, ge=1, le=20)
     """Most objects of a sample."""
     paste: float = Field(0.0, ge=0, le=1)
@@ -106,18 +106,19 @@ class StillsConfig(Section):
     occlude: float = Field(0.0, ge=0, le=1)
     """Share of the samples in which an object of another still passes in front."""
     merge: float = Field(0.0, ge=0, le=1)
-    """Share of the samples whose first object takes in those that touch it, as a rider and a
-    horse."""
+    """Share of the samples whose first object is merged with those that touch it, such as a rider
+    with a horse."""
     motion: Scale = (0.01, 0.12)
-    """Range of the standard deviation of a step between frames, in shares of the frame's side."""
+    """Range of the standard deviation of the motion between frames, relative to the frame's
+    side."""
     zoom: Scale = (0.15, 0.75)
-    """Range of the size of the first object (root of its area), in shares of the frame's side."""
+    """Range of the size of the first object (root of its area), relative to the frame's side."""
     hint_dropout: float = Field(0.0, ge=0, le=1)
-    """Share of the predictions that are made without ``network.previous_masks``."""
+    """Share of the predictions for which ``network.previous_masks`` is withheld."""
 
 
 class Settings(FollowerConfig):
-    """The tree of settings of a HODOR model."""
+    """Settings of a HODOR model."""
 
     model: Literal["hodor"] = "hodor"
     input: InputConfig = InputConfig(
@@ -137,7 +138,7 @@ class Settings(FollowerConfig):
 
     @property
     def latency(self) -> Latency:
-        """Every frame has its result at once; with a detector, when that has it."""
+        """Every frame has its result at once; with a detector, when the detector returns it."""
         if self.detector:
             return self.detector.latency
         return Latency(look_ahead=0, burst=1, in_flight=1, frames_per_pass=1)

@@ -1,5 +1,6 @@
 """Swin-T in the layout of its authors' detectors (Liu et al., ICCV 2021), which differs from
-torchvision's: names, a norm on each output, and a shift even where the map is one window."""
+torchvision's in its parameter names, a norm on each output, and a shift even if the map is a
+single window."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ MLP_RATIO = 4
 
 
 class WindowAttention(nn.Module):
-    """Self-attention inside windows of 7x7 tokens, with a learned bias for each offset."""
+    """Self-attention within windows of 7x7 tokens, with a learned relative position bias."""
 
     relative_position_index: Tensor
 
@@ -33,7 +34,8 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, shift_mask: Tensor | None) -> Tensor:
-        """(B, windows, 49, C) -> the same; shift_mask: (windows, 49, 49), added to logits."""
+        """Attend within windows (B, windows, 49, C); shift_mask: (windows, 49, 49), added to the
+        logits."""
         batch, windows, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, windows, tokens, 3, self.heads, HEAD_WIDTH)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)
@@ -47,7 +49,7 @@ class WindowAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """The feed-forward part of a block."""
+    """Feed-forward network of a block."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Window attention and feed-forward part, both pre-norm and residual."""
+    """Window attention and feed-forward network, both pre-norm and residual."""
 
     def __init__(self, width: int, shifted: bool, drop_path: float) -> None:
         super().__init__()
@@ -71,13 +73,13 @@ class Block(nn.Module):
         self.mlp = Mlp(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same."""
+        """Transform tokens (B, H, W, C)."""
         x = x + self._drop(self._attend(self.norm1(x)))
         return x + self._drop(self.mlp(self.norm2(x)))
 
     def _attend(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
-        # Padded tokens take part, unmasked, as in the released code.
+        # Padded tokens are not masked, as in the released code.
         x = F.pad(x, (0, 0, 0, -width % WINDOW, 0, -height % WINDOW))
         size = (x.shape[1], x.shape[2])
         mask = None
@@ -90,7 +92,7 @@ class Block(nn.Module):
         return x[:, :height, :width]
 
     def _drop(self, x: Tensor) -> Tensor:
-        """Stochastic depth: leave a branch out for whole samples while training."""
+        """Apply stochastic depth: in training, drop the branch for whole samples."""
         if not self.training or self.drop_path == 0.0:
             return x
         keep = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(1 - self.drop_path)
@@ -98,7 +100,7 @@ class Block(nn.Module):
 
 
 class Downsample(nn.Module):
-    """2x2 tokens become one of twice the width."""
+    """Patch merging: 2x2 tokens become one of twice the width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -113,7 +115,7 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one stride, and the step to the next."""
+    """Blocks at one stride, and the downsampling to the next."""
 
     def __init__(self, width: int, drop_paths: list[float], last: bool) -> None:
         super().__init__()
@@ -124,7 +126,7 @@ class Stage(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Image patches of 4x4 pixels to tokens."""
+    """Projection of 4x4 image patches to tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -137,7 +139,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Swin(nn.Module):
-    """Swin-T: maps at strides 4, 8, 16, 32, each with a norm of its own."""
+    """Swin-T; its maps at strides 4, 8, 16, 32 have a norm each."""
 
     channels = (96, 192, 384, 768)
 
@@ -153,8 +155,8 @@ class Swin(nn.Module):
             self.add_module(f"norm{level}", nn.LayerNorm(width))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W), H and W multiples of 4 -> maps of ``channels`` at strides 4, 8, 16, 32;
-        sizes halve rounding up."""
+        """Extract maps of ``channels`` at strides 4, 8, 16, 32 from images (B, 3, H, W), H and W
+        multiples of 4; sizes are rounded up."""
         x = self.patch_embed(images)
         maps = []
         for level, stage in enumerate(cast("list[Stage]", list(self.layers))):
@@ -162,12 +164,12 @@ class Swin(nn.Module):
                 x = block(x)
             maps.append(self.get_submodule(f"norm{level}")(x).permute(0, 3, 1, 2))
             if stage.downsample is not None:
-                x = stage.downsample(x)  # the step takes the map before its norm
+                x = stage.downsample(x)  # takes the map before its norm
         return maps
 
 
 def to_windows(x: Tensor) -> Tensor:
-    """(B, H, W, C), H and W multiples of 7 -> (B, windows, 49, C)."""
+    """Partition (B, H, W, C), H and W multiples of 7, into (B, windows, 49, C)."""
     batch, height, width, channels = x.shape
     x = x.view(batch, height // WINDOW, WINDOW, width // WINDOW, WINDOW, channels)
     return x.transpose(2, 3).reshape(batch, -1, WINDOW**2, channels)
@@ -181,7 +183,7 @@ def from_windows(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def offset_index() -> Tensor:
-    """int64 (49, 49): which entry of the bias table belongs to tokens i and j of a window."""
+    """Return the index int64 (49, 49) into the bias table for tokens i and j of a window."""
     tokens = torch.arange(WINDOW**2)
     rows, columns = tokens // WINDOW, tokens % WINDOW
     reach = WINDOW - 1
@@ -193,7 +195,8 @@ def offset_index() -> Tensor:
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
 def shift_mask(size: tuple[int, int], device: torch.device) -> Tensor:
-    """(windows, 49, 49): -100 between tokens of a rolled map that were no neighbours, else 0."""
+    """Return (windows, 49, 49): -100 between tokens that are neighbours only through the cyclic
+    shift, else 0."""
     rows, columns = (_regions(side) for side in size)
     regions = (3 * rows[:, None] + columns[None]).float()
     tokens = to_windows(regions[None, :, :, None])[0, ..., 0]
@@ -202,6 +205,6 @@ def shift_mask(size: tuple[int, int], device: torch.device) -> Tensor:
 
 
 def _regions(side: int) -> Tensor:
-    """Number of the region that each row (or column) belongs to, cut at -7 and -3."""
-    places = torch.arange(side)
-    return (places >= side - WINDOW).long() + (places >= side - SHIFT).long()
+    """Number the region of each row (or column); regions begin at -7 and -3."""
+    positions = torch.arange(side)
+    return (positions >= side - WINDOW).long() + (positions >= side - SHIFT).long()

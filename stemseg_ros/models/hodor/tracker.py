@@ -15,34 +15,34 @@ from stemseg_ros.config import Config
 from stemseg_ros.errors import PromptError
 from stemseg_ros.masks import decode
 from stemseg_ros.models.hodor.prompts import check_prompts
-from stemseg_ros.models.hodor.propagation import Calls, Propagated, Propagator, State
+from stemseg_ros.models.hodor.propagation import Calls, PropagationResult, Propagator, State
 from stemseg_ros.models.hodor.settings import Settings
 from stemseg_ros.records import Frame, FrameResult, Image, Instance, Prompt
 from stemseg_ros.tracker import Latency, Step
 
 
 @dataclass(slots=True, eq=False)
-class _Kept:
-    """An earlier frame, to go back to."""
+class _KeptFrame:
+    """An earlier frame that accepts prompts afterwards."""
 
     frame: Frame
-    """With the prompts that were given for it, also later."""
+    """With all prompts for it, also those given afterwards."""
     before: State
-    """What was known before it."""
+    """State before it."""
 
 
 class HodorTracker:
-    """Follows the objects that prompts point at, under the ids that the prompts give them.
+    """Tracker of the objects that prompts give, under the ids of the prompts.
 
-    An object that is lost keeps its id and may be found again.
+    A lost object keeps its id and may be found again.
     """
 
     def __init__(self, config: Settings, device: torch.device) -> None:
         self.config = config
         self._propagator = Propagator(config, device)
         self._classes: dict[int, int] = {}
-        """Class id of every object of the epoch, also of those that are followed no longer."""
-        self._kept: deque[_Kept] = deque(maxlen=config.propagation.kept_frames)
+        """Class id of every object of the epoch, including those that are no longer followed."""
+        self._kept: deque[_KeptFrame] = deque(maxlen=config.propagation.kept_frames)
         self._indices = count()
 
     @property
@@ -58,8 +58,8 @@ class HodorTracker:
     def step(self, frame: Frame) -> Step:
         """See ``Tracker``. Raises PromptError for prompts that ``check`` refuses."""
         self.check(frame)
-        kept = replace(frame, source=None)  # which may hold a whole message
-        self._kept.append(_Kept(kept, self._propagator.state.copy()))
+        kept = replace(frame, source=None)  # it may hold a whole message
+        self._kept.append(_KeptFrame(kept, self._propagator.state.copy()))
         found = yield from self._propagate(frame)
         self._remember(frame.prompts)
         height, width = frame.image.shape[:2]
@@ -87,7 +87,7 @@ class HodorTracker:
         check_prompts(frame.prompts, (height, width), self.followed, self._classes, classes)
 
     def track(self, stamp_ns: int, prompts: tuple[Prompt, ...]) -> Step:
-        """See ``PromptTracker``: goes back to the frame and takes all since once more."""
+        """See ``PromptTracker``: returns to the frame and repeats all frames since."""
         position = self._position(stamp_ns)
         first = self._kept[position].frame
         self.check(replace(first, prompts=prompts))
@@ -124,19 +124,20 @@ class HodorTracker:
         if stamp_ns not in stamps:
             raise PromptError(
                 f"no frame with the stamp {stamp_ns} ns among the last {len(stamps)} of this epoch"
-                + (f", {stamps[0]} to {stamps[-1]} ns" if stamps else "")
+                + (f" ({stamps[0]} to {stamps[-1]} ns)" if stamps else "")
             )
         return len(stamps) - 1 - stamps[::-1].index(stamp_ns)
 
-    def _propagate(self, frame: Frame) -> Calls[Propagated]:
+    def _propagate(self, frame: Frame) -> Calls[PropagationResult]:
         given = {prompt.track_id: decode(prompt.rle) for prompt in frame.prompts}
         return (yield from self._propagator.step(frame.image, given))
 
     def _remember(self, prompts: tuple[Prompt, ...]) -> None:
         self._classes |= {prompt.track_id: prompt.class_id for prompt in prompts}
 
-    def _report(self, found: Propagated) -> tuple[Instance, ...]:
-        """Instances of a frame, by track id; the score is the mean probability in the mask."""
+    def _report(self, found: PropagationResult) -> tuple[Instance, ...]:
+        """Build the instances of a frame, by track id; the score is the mean probability in the
+        mask."""
         output, instances = self.config.output, []
         for number, track_id in enumerate(found.ids):
             mask: npt.NDArray[np.bool_] = found.labels == track_id

@@ -1,4 +1,4 @@
-"""How HODOR is trained: predictions of a batch, and all losses together (Sec. 3.4)."""
+"""Training of HODOR: predictions and losses of a batch (Sec. 3.4)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 from stemseg_ros.models.hodor.losses import propagation_losses
 from stemseg_ros.models.hodor.network import Hodor
 from stemseg_ros.models.hodor.patterns import (
-    Walk,
+    ClipPropagation,
     propagate,
     propagate_forward,
-    truth_of,
+    select_truth,
 )
 from stemseg_ros.models.hodor.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StillsBatch:
-    """Samples of a few frames, with as many objects each."""
+    """Samples of a few frames, all with the same number of objects."""
 
     frames: Tensor
     """float32 (B, T, 3, H, W), normalised, RGB."""
@@ -32,15 +32,15 @@ class StillsBatch:
 def compute_losses(
     network: Hodor, batch: StillsBatch, config: Settings, iteration: int
 ) -> dict[str, Tensor]:
-    """Losses of all predictions of a batch; ``total`` is what is minimised.
+    """Compute the losses of all predictions of a batch; ``total`` is minimised.
 
-    iteration: the third pattern of the paper alternates with it.
+    iteration: selects the third pattern of the paper, which alternates (``propagate``).
     """
     samples = batch.frames.shape[:2]
     fine, coarse = network.encode(batch.frames.flatten(0, 1))
     maps = (x.unflatten(0, samples).unbind(1) for x in (fine, coarse))
     masks = object_masks(batch.labels, batch.objects)
-    walk = Walk(
+    clip = ClipPropagation(
         network,
         list(zip(*maps, strict=True)),
         masks.flatten(3).any(-1),
@@ -48,14 +48,14 @@ def compute_losses(
     )
     first = masks[:, 0].float()
     if config.stills.patterns == "forward":
-        predictions = propagate_forward(walk, first)
+        predictions = propagate_forward(clip, first)
     else:
-        predictions = propagate(walk, first, iteration)
+        predictions = propagate(clip, first, iteration)
     logits = torch.stack([prediction.logits.float() for prediction in predictions], 2)
-    return propagation_losses(logits, truth_of(predictions, batch.labels))
+    return propagation_losses(logits, select_truth(predictions, batch.labels))
 
 
 def object_masks(labels: Tensor, objects: int) -> Tensor:
-    """(B, T, H, W) -> bool (B, T, I, H, W)."""
+    """Split labels (B, T, H, W) into the masks of the objects: bool (B, T, I, H, W)."""
     numbers = torch.arange(1, objects + 1, device=labels.device)
     return labels[:, :, None] == numbers[:, None, None]

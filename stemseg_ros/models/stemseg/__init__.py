@@ -1,7 +1,7 @@
 """STEm-Seg (Athar, Mahadevan et al., ECCV 2020).
 
-Read ``tracker.py`` first. What is named here is imported when it is asked for, so that the
-settings alone cost no PyTorch.
+Read ``tracker.py`` first. Names are imported lazily, so that the settings can be loaded without
+importing PyTorch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "save_weights",
 ]
 
-_HOMES = {
+_LAZY = {
     "CheckpointError": ("stemseg_ros.models.layers.weight_files", "CheckpointError"),
     "Maps": ("stemseg_ros.models.stemseg.network", "Maps"),
     "NetworkOutput": ("stemseg_ros.models.stemseg.tensors", "NetworkOutput"),
@@ -42,7 +42,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _LAZY:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    module, attribute = _HOMES[name]
+    module, attribute = _LAZY[name]
     return getattr(import_module(module), attribute)

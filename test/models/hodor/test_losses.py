@@ -8,10 +8,10 @@ import torch
 from hodor_recipe import golden_config, golden_file, recipe_network
 from torch import Tensor
 
-from stemseg_ros.models.hodor.letterbox import letterbox_image, place_image
+from stemseg_ros.models.hodor.letterbox import letterbox, letterbox_image
 from stemseg_ros.models.hodor.losses import IGNORED, dice_loss, propagation_losses
 from stemseg_ros.models.hodor.network import Hodor
-from stemseg_ros.models.hodor.patterns import Walk, propagate, truth_of
+from stemseg_ros.models.hodor.patterns import ClipPropagation, propagate, select_truth
 
 CASES = [("dense_it0", 0, False), ("dense_it1", 1, False), ("sparse_it1", 1, True)]
 
@@ -36,7 +36,7 @@ def test_ignored_pixels_do_not_count() -> None:
     truth[..., 2:] = IGNORED
     both = propagation_losses(logits, truth)
     assert both["cross_entropy"].item() == pytest.approx(left["cross_entropy"].item(), rel=1e-5)
-    # The means over pixels differ by a factor, which only the smoothing notices.
+    # The means over pixels differ by a factor, which affects the smoothing only.
     assert both["dice"].item() == pytest.approx(left["dice"].item(), rel=1e-4)
 
 
@@ -44,7 +44,7 @@ def test_perfect_prediction_has_no_dice_loss() -> None:
     truth = torch.tensor([[[[0, 1], [2, 2]]]])
     logits = 50.0 * torch.nn.functional.one_hot(truth, 3).permute(0, 4, 1, 2, 3).float()
     assert dice_loss(logits, truth).item() == pytest.approx(0, abs=1e-5)
-    blank = torch.zeros_like(logits)  # a third each: 2 * 1/3 over 2/3 + 3/4 of the pixels
+    blank = torch.zeros_like(logits)  # 1/3 for each class; objects cover 3/4 of the pixels
     assert dice_loss(blank, truth).item() == pytest.approx(
         1 - (2 * 0.25) / (2 / 3 + 0.75), abs=1e-5
     )
@@ -57,14 +57,14 @@ def test_golden_training_step(name: str, iteration: int, sparse: bool) -> None:
     labels = torch.from_numpy(golden["labels"])
     network = recipe_network(golden_config(min_dim=64, max_dim=96))
     present = torch.from_numpy(golden["present"])
-    if sparse:  # nothing is known about the other frames
+    if sparse:  # the other frames have no labels
         present = torch.ones_like(present)
     masks = torch.stack([labels[:, 0] == number for number in (1, 2)], 1).float()
-    walk = Walk(network, _features(network, golden["frames_bgr"]), present)
-    predictions = propagate(walk, masks, iteration)
+    clip = ClipPropagation(network, _features(network, golden["frames_bgr"]), present)
+    predictions = propagate(clip, masks, iteration)
     if sparse:
         predictions = [prediction for prediction in predictions if prediction.target == 0]
-    truth = truth_of(predictions, labels)
+    truth = select_truth(predictions, labels)
     logits = torch.stack([prediction.logits for prediction in predictions], 2)
     losses = propagation_losses(logits, truth)
     losses["total"].backward()
@@ -81,7 +81,7 @@ def test_golden_training_step(name: str, iteration: int, sparse: bool) -> None:
 def _features(network: Hodor, frames: np.ndarray) -> list[tuple[Tensor, Tensor]]:
     """frames: uint8 (B, frames, H, W, 3), BGR."""
     config = network.config.input
-    geometry = place_image((frames.shape[2], frames.shape[3]), config)
+    geometry = letterbox((frames.shape[2], frames.shape[3]), config)
     images = torch.stack(
         [letterbox_image(f, geometry, config) for f in torch.from_numpy(frames).flatten(0, 1)]
     )
@@ -100,7 +100,7 @@ def _compare_gradients(network: Hodor, expected: dict[str, np.ndarray]) -> None:
     assert total == pytest.approx(expected["grad_norm_total"], rel=1e-3)
     assert norms.keys() == set(expected["grad_norm_keys"])
     for key, norm in zip(expected["grad_norm_keys"], expected["grad_norms"], strict=True):
-        # Gradients that are zero but for rounding (of key biases) have no relative error.
+        # Gradients of key biases are zero up to rounding, so their relative error is meaningless.
         assert norms[key] == pytest.approx(norm, rel=1e-2, abs=1e-4), key
     for name, gradient in expected.items():
         if name.startswith("grad:"):

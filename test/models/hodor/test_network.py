@@ -10,20 +10,20 @@ import torch
 from hodor_recipe import golden_config, golden_file, recipe_network
 from torch import Tensor, nn
 
-from stemseg_ros.models.hodor.decoder import sine_positions
-from stemseg_ros.models.hodor.encoder import initial_descriptors
-from stemseg_ros.models.hodor.letterbox import letterbox_image, letterbox_masks, place_image
+from stemseg_ros.models.hodor.decoder import encode_positions
+from stemseg_ros.models.hodor.encoder import pool_descriptors
+from stemseg_ros.models.hodor.letterbox import letterbox, letterbox_image, letterbox_masks
 from stemseg_ros.models.hodor.network import Hodor
 from stemseg_ros.models.hodor.regions import regions_from_given, regions_from_predicted
 from stemseg_ros.models.hodor.settings import HodorNetworkConfig, Settings
 
 FRAMES = (0, 1)
-CHANNELS = 8  # that golden files keep of a map
+CHANNELS = 8  # of a map that golden files contain
 STRIDES = (4, 8, 16, 32)
 
 
 class Trace:
-    """Outputs of modules during one golden example, the last call of each."""
+    """Records the output of the last call of each module."""
 
     def __init__(self, network: Hodor) -> None:
         self.outputs: dict[str, Tensor] = {}
@@ -63,7 +63,7 @@ def network(config: Settings) -> Iterator[Hodor]:
 @pytest.fixture(scope="module")
 def inputs(golden: dict[str, np.ndarray], config: Settings) -> Tensor:
     frames = torch.from_numpy(golden["frames_bgr"])
-    geometry = place_image((frames.shape[1], frames.shape[2]), config.input)
+    geometry = letterbox((frames.shape[1], frames.shape[2]), config.input)
     assert geometry.resized_size == tuple(golden["resized"])
     return torch.stack([letterbox_image(frame, geometry, config.input) for frame in frames])
 
@@ -76,7 +76,7 @@ def features(network: Hodor, inputs: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.fixture(scope="module")
 def regions(golden: dict[str, np.ndarray], config: Settings) -> Tensor:
     masks = torch.from_numpy(golden["masks"]) > 0
-    geometry = place_image((masks.shape[1], masks.shape[2]), config.input)
+    geometry = letterbox((masks.shape[1], masks.shape[2]), config.input)
     return regions_from_given(letterbox_masks(masks, geometry), geometry.padded_size)[None]
 
 
@@ -104,7 +104,7 @@ def test_golden_features(network: Hodor, inputs: Tensor, golden: dict[str, np.nd
 def test_golden_coarse_pyramid(
     network: Hodor, inputs: Tensor, golden: dict[str, np.ndarray]
 ) -> None:
-    """Levels that no output depends on directly are in the released layout all the same."""
+    """The released checkpoints also contain output convolutions of levels that are not used."""
     body, pyramid = network.feature_extractor.bb_fpn
     maps = body(inputs[:1])
     coarsest = pyramid.lateral_convs[3](maps[3])
@@ -121,7 +121,7 @@ def test_golden_encoder(
     assert_near(regions[0, :9], golden["encoder_bg_masks"], 1e-6)
     assert_near(regions[0, 9:], golden["encoder_fg_masks"], 1e-6)
     coarse = features[1][:1]
-    start = initial_descriptors(coarse, regions)[0]
+    start = pool_descriptors(coarse, regions)[0]
     assert_near(start[:9], golden["init_bg"], 3e-5)
     assert_near(start[9:], golden["init_fg"], 3e-5)
     trace = Trace(network)
@@ -139,12 +139,12 @@ def test_golden_soft_masks(
     content: Tensor,
     golden: dict[str, np.ndarray],
 ) -> None:
-    """One object fills a cell of the background's grid, the other never passes 0.5."""
+    """One object fills a cell of the background grid, the other never exceeds 0.5."""
     soft = torch.from_numpy(golden["soft_fg_masks"])
     regions = regions_from_predicted(soft, (soft.shape[1], soft.shape[2]))[None]
     assert_near(regions[0, :9], golden["soft_bg_masks"], 1e-6)
     coarse = features[1][1:]
-    start = initial_descriptors(coarse, regions)[0]
+    start = pool_descriptors(coarse, regions)[0]
     assert_near(start[:9], golden["soft_init_bg"], 3e-5)
     assert_near(start[9:], golden["soft_init_fg"], 3e-5)
     (descriptors,) = network.describe(coarse, regions, content)
@@ -163,7 +163,7 @@ def test_golden_decoder(
     (descriptors,) = network.describe(coarse[:1], regions, content)
     history = descriptors[None].expand(2, -1, -1, -1)
     present = torch.ones(history.shape[:3], dtype=torch.bool)
-    positions = sine_positions(coarse, content)[0].mT.unflatten(-1, coarse.shape[-2:])
+    positions = encode_positions(coarse, content)[0].mT.unflatten(-1, coarse.shape[-2:])
     assert_near(positions[::16], golden["position"], 1e-5)
     trace = Trace(network)
     (logits,) = network.decode(fine, coarse, history, present, content.expand(2, -1))
@@ -192,7 +192,7 @@ def test_golden_layout_of_checkpoints() -> None:
 
 
 def test_light_network_takes_images_to_logits() -> None:
-    """The settings of ``hodor_lite``: at most 6 M parameters, everything else as released."""
+    """Architecture of ``hodor_lite``: at most 6 M parameters."""
     light = HodorNetworkConfig(
         backbone="mobilenet_v2",
         width=128,

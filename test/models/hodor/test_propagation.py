@@ -1,4 +1,4 @@
-"""Videos frame by frame against the released code; refusals of bad masks."""
+"""Videos frame by frame against the released code; bad masks are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts through a stream: ids, refusals that change nothing, prompts for earlier frames."""
+"""Prompts in a stream: ids, refused prompts, prompts for earlier frames."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make_prompt(
     return Prompt(track_id, class_id, encode(mask))
 
 
-def test_results_come_under_the_ids_of_the_prompts(stream: Stream) -> None:
+def test_results_have_the_ids_of_the_prompts(stream: Stream) -> None:
     (empty,) = stream.push(make_frame(0))
     assert empty.instances == ()
     (first,) = stream.push(make_frame(1, make_prompt(7), make_prompt(3, left=48)))
@@ -62,14 +62,14 @@ def test_results_come_under_the_ids_of_the_prompts(stream: Stream) -> None:
 @pytest.mark.parametrize(
     ("prompts", "reason"),
     [
-        ([make_prompt(2, size=(32, 96))], "its mask is 96x32 pixels, the image 96x64"),
+        ([make_prompt(2, size=(32, 96))], "its mask is 96x32 pixels, the image is 96x64"),
         ([make_prompt(2), make_prompt(3, left=30)], "object 3: its mask overlaps .* 2"),
         ([make_prompt(2, width=0)], "object 2: its mask is empty"),
-        ([make_prompt(0)], "ids count from 1"),
+        ([make_prompt(0)], "ids must be at least 1"),
         ([make_prompt(1, left=48)], "object 1: the id is in use"),
         ([make_prompt(2), make_prompt(2, left=48)], "object 2: the id is in use"),
         ([make_prompt(2, class_id=2)], "class 2 does not exist"),
-        ([make_prompt(n) for n in range(2, 302)], "300 objects beside 1 .* more than 255"),
+        ([make_prompt(n) for n in range(2, 302)], "300 new objects and 1 .* limit of 255"),
         (
             [replace(make_prompt(2), rle={"size": [HEIGHT, WIDTH], "counts": b"11"})],
             "object 2: its mask is damaged",
@@ -88,7 +88,7 @@ def test_refused_prompts_change_nothing(model: Model, prompts: list[Prompt], rea
         assert given.push(make_frame(t)) == undisturbed.push(make_frame(t))
 
 
-def test_models_without_prompts_say_so() -> None:
+def test_models_without_prompts_refuse_them() -> None:
     small = {"input.min_dim": HEIGHT, "input.max_dim": WIDTH}
     stream = open_model(load_config("lite", small), "random", "cpu").stream()
     with pytest.raises(PromptError, match="'lite' follows no prompts"):
@@ -107,7 +107,7 @@ def test_prompt_for_an_earlier_frame_equals_one_in_time(model: Model) -> None:
         assert late.push(make_frame(t)) == in_time.push(make_frame(t))
 
 
-def test_first_object_may_come_late(model: Model) -> None:
+def test_first_object_may_be_given_late(model: Model) -> None:
     late = model.stream()
     for t in range(3):
         late.push(make_frame(t))
@@ -122,7 +122,7 @@ def test_first_object_may_come_late(model: Model) -> None:
 def test_unknown_frames_are_refused(stream: Stream, stamp_ns: int) -> None:
     for t in range(9):  # the window is 7: the frames of 300 ns to 900 ns are kept
         stream.push(make_frame(t))
-    with pytest.raises(PromptError, match=f"stamp {stamp_ns} ns .* last 7 .* 300 to 900 ns"):
+    with pytest.raises(PromptError, match=f"stamp {stamp_ns} ns .* last 7 .* .300 to 900 ns"):
         stream.track(stamp_ns, (make_prompt(1),))
     stream.track(300, (make_prompt(1),))
 
@@ -170,7 +170,7 @@ def test_streams_side_by_side_equal_streams_alone(model: Model) -> None:
 
 
 def near(one: FrameResult, other: FrameResult) -> bool:
-    """Batched convolutions round differently."""
+    """Compare results up to the rounding of batched convolutions."""
     unequal = [
         decode(a.rle) != decode(b.rle) for a, b in zip(one.instances, other.instances, strict=True)
     ]

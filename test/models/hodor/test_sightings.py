@@ -1,4 +1,4 @@
-"""Objects that look alike: each keeps its own pixels, whether the other is followed or not."""
+"""Objects that look alike keep their own pixels, whether or not both are followed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from stemseg_ros.masks import encode, label_image
-from stemseg_ros.models.hodor.sights import OUT_OF_REACH, Sight, limit_to_reach, updated_sights
+from stemseg_ros.models.hodor.sightings import (
+    OUT_OF_REACH,
+    Sighting,
+    limit_to_reach,
+    update_sightings,
+)
 from stemseg_ros.records import Frame, Prompt
 from stemseg_ros.stream import open_model
 
@@ -16,7 +21,7 @@ SIZE = (176, 352)
 
 
 def twins(shift: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """A picture of two equal things far apart, and their masks."""
+    """Draw two identical objects far apart; returns the image and their masks."""
     noise = np.random.RandomState(0).randint(0, 255, (*SIZE, 3)).astype(np.uint8)
     image, masks = cv2.GaussianBlur(noise, (0, 0), 6) // 2 + 60, []
     for x in (70 + shift, 280 + shift):
@@ -28,7 +33,7 @@ def twins(shift: int) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("followed", [[0], [1], [0, 1]])
-def test_an_object_is_found_alone_and_beside_its_twin(followed: list[int]) -> None:
+def test_an_object_is_found_with_and_without_its_twin(followed: list[int]) -> None:
     stream = open_model("hodor_lite", device="cpu").stream()
     for frame in range(3):
         image, masks = twins(4 * frame)
@@ -38,7 +43,7 @@ def test_an_object_is_found_alone_and_beside_its_twin(followed: list[int]) -> No
     for n in followed:
         found = labels == n + 1
         overlap = np.count_nonzero(found & masks[n]) / np.count_nonzero(found | masks[n])
-        assert overlap > 0.8, f"object {n + 1} beside {len(followed) - 1} others: {overlap:.2f}"
+        assert overlap > 0.8, f"object {n + 1} with {len(followed) - 1} others: IoU {overlap:.2f}"
 
 
 @pytest.mark.parametrize(("frames", "columns"), [(1, 14), (2, 26)])
@@ -47,18 +52,18 @@ def test_the_reach_grows_with_the_frames_since_an_object_was_seen(
 ) -> None:
     mask = torch.zeros(20, 20, dtype=torch.bool)
     mask[9:11, 9:11] = True
-    limited = limit_to_reach(torch.zeros(2, 40, 40), (3, 4), {3: Sight(mask, 0)}, frames, 1.0)
+    limited = limit_to_reach(torch.zeros(2, 40, 40), (3, 4), {3: Sighting(mask, 0)}, frames, 1.0)
     assert (limited[1] == 0).all()  # never seen: anywhere
     assert (limited[0, 20] == 0).sum() == columns + 2
     assert limited[0].min() == OUT_OF_REACH
 
 
-def test_sights_keep_where_a_lost_object_was() -> None:
+def test_the_sighting_of_a_lost_object_is_kept() -> None:
     seen, lost = torch.zeros(4, 4), torch.full((4, 4), 0.4)
     seen[1, 1] = 0.6
-    first = updated_sights({}, {1: seen, 2: seen}, 0)
-    second = updated_sights(first, {1: lost}, 1)
+    first = update_sightings({}, {1: seen, 2: seen}, 0)
+    second = update_sightings(first, {1: lost}, 1)
     assert list(second) == [1]
     assert second[1].index == 0
     assert second[1].mask.sum() == 1
-    assert updated_sights(first, {}, 1) == {}
+    assert update_sightings(first, {}, 1) == {}
