@@ -23,11 +23,11 @@ from stemseg_ros.models.layers.weights import initialise, load_state
 from stemseg_ros.models.stc import trainable
 from stemseg_ros.models.stc.condinst import CondInst
 from stemseg_ros.models.stc.input_format import adapt_first_convolution, denormalise, normalise
-from stemseg_ros.models.stc.load import load_start, seeded_network
+from stemseg_ros.models.stc.load import load_initial_weights, seeded_network
 from stemseg_ros.models.stc.pyramid import LightBody
 from stemseg_ros.models.stc.settings import Settings
 from stemseg_ros.models.stc.tracker import StcTracker
-from stemseg_ros.models.stc.trainable import FramePairs, frame_truth, freeze, output_layers
+from stemseg_ros.models.stc.trainable import FramePairs, extract_truth, freeze, output_layers
 from stemseg_ros.records import Frame, FrameResult, Image
 from stemseg_ros.training.clips import Clip
 from stemseg_ros.training.model import in_float32
@@ -82,7 +82,8 @@ def batch(clips: list[Clip], config: Settings) -> FramePairs:
     frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).float()
     pixels = normalise(frames.permute(0, 1, 4, 2, 3).flatten(0, 1), config.condinst.variant)
     found = [
-        [frame_truth(labels, config.pairs.min_pixels) for labels in clip.labels] for clip in clips
+        [extract_truth(labels, config.pairs.min_pixels) for labels in clip.labels]
+        for clip in clips
     ]
     return FramePairs(
         images=pixels.unflatten(0, frames.shape[:2]),
@@ -98,7 +99,7 @@ def compute_losses(model: nn.Module, pairs: FramePairs, config: Settings) -> dic
     images = pairs.images.flatten(0, 1)
     with torch.autocast(images.device.type, precision, precision != torch.float32):
         output = model(images)
-    return trainable.compute_losses(trainable.in_float32(output), pairs, config)
+    return trainable.compute_losses(trainable.to_float32(output), pairs, config)
 
 
 def own_rates(network: CondInst, config: Settings) -> list[tuple[set[nn.Parameter], float]]:
@@ -158,7 +159,7 @@ def _load_start(network: CondInst, config: Settings) -> dict[str, Tensor] | None
             )
         load_light(network, state, path, config)
         return None
-    load_start(network, path, config)
+    load_initial_weights(network, path, config)
     return None
 
 

@@ -1,4 +1,4 @@
-"""The model STC from the command line: frames in, results out, and what is missing."""
+"""STC from the command line: results of every frame, and the message without weights."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def test_the_bundled_weights_find_a_car_in_every_frame(tmp_path: Path) -> None:
     rows = read_results(tmp_path / "out" / "instances.txt")
     near = [row for row in rows if row.class_id == 1 and decode(row.rle).sum() > 10_000]
     assert {row.frame for row in near} == {0, 1, 2}
-    assert len({row.id for row in near}) == len(near) / 3, "identities last"
+    assert len({row.id for row in near}) == len(near) / 3, "ids are kept"
 
 
-def test_without_weights_the_remedy_is_named(images: Path, tmp_path: Path) -> None:
+def test_the_error_without_weights_names_the_remedy(images: Path, tmp_path: Path) -> None:
     done = run(images, "--out", tmp_path / "out", config="stc_r50")
     assert done.exit_code == 2
     words = " ".join(done.output.split())
     assert "no weights are bundled with the config 'stc_r50'" in words
     assert "'stemseg train' makes one" in words and "tracking.enabled=false" in words
-    assert "sabarim" not in words, "those are of another model"
+    assert "sabarim" not in words, "the authors of another model"

@@ -12,7 +12,7 @@ from driving_pack import tiny_config, write_pack
 
 from stemseg_ros.config import Config, ConfigError, load_config, update_config
 from stemseg_ros.models.stc.load import load_network
-from stemseg_ros.models.stc.trainable import FramePairs, frame_truth
+from stemseg_ros.models.stc.trainable import FramePairs, extract_truth
 from stemseg_ros.training.batches import load_sources, make_batch
 from stemseg_ros.training.checkpoints import export, restore, save
 from stemseg_ros.training.steps import Run, start, take_step
@@ -68,13 +68,13 @@ def test_truths_of_a_labelled_frame() -> None:
     labels[40:44, 60:70] = 1003
     labels[60:62, :2] = 1004  # too small
     labels[:5, :5], labels[:5, 10:15] = 10000, 1000  # unknown, a group
-    truth, unknown = frame_truth(labels, min_pixels=20)
+    truth, unknown = extract_truth(labels, min_pixels=20)
     assert truth.ids.tolist() == [1003, 2007]
     assert truth.labels.tolist() == [0, 1]
     assert truth.boxes.tolist() == [[60, 40, 70, 44], [30, 10, 50, 20]]
     np.testing.assert_array_equal(truth.masks[1], labels == 2007)
     np.testing.assert_array_equal(unknown, np.isin(labels, (10000, 1000, 1004)))
-    nothing, _ = frame_truth(np.zeros((64, 96), np.int32), min_pixels=20)
+    nothing, _ = extract_truth(np.zeros((64, 96), np.int32), min_pixels=20)
     assert nothing.boxes.shape == (0, 4) and nothing.masks.shape == (0, 64, 96)
 
 

@@ -1,7 +1,7 @@
-"""STC (Jiang et al., ECCV 2022 workshops): CondInst and embeddings, one result for every frame.
+"""STC (Jiang et al., ECCV 2022 workshops): CondInst with an embedding head; tracks frame by frame.
 
-Read ``tracker.py`` first. What is named here is imported when it is asked for, so that the
-settings alone cost no PyTorch.
+Read ``tracker.py`` first. Names are imported lazily, so that the settings can be loaded without
+importing PyTorch.
 """
 
 from __future__ import annotations

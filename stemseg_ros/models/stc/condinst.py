@@ -19,7 +19,7 @@ from stemseg_ros.models.stc.settings import Settings
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageOutput:
-    """What the network predicts for N images."""
+    """Predictions of the network for N images."""
 
     head: HeadOutput
     mask_features: Tensor
@@ -27,18 +27,18 @@ class ImageOutput:
 
     @classmethod
     def of(cls, tensors: tuple[Tensor, ...]) -> ImageOutput:
-        """The output for one image from what ``CondInst.detect`` returned for it, without the
-        batch dimension."""
+        """Build the output for one image from the tensors that ``CondInst.detect`` returned for
+        it, without the batch dimension."""
         *head, features = (tensor.unsqueeze(0) for tensor in tensors)
         return cls(HeadOutput(*head), features)
 
 
 class CondInst(nn.Module):
-    """Images to predictions of all locations. Its keys are those of mmdet's checkpoints, and
+    """CondInst with a tracking head. Parameter names are those of mmdet's checkpoints, plus
     ``tracking_head.``."""
 
     functions = ("detect",)
-    """What an engine computes."""
+    """Methods that an engine runs."""
 
     def __init__(self, config: Settings) -> None:
         super().__init__()
@@ -52,12 +52,12 @@ class CondInst(nn.Module):
         )
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W), sides multiples of 32 -> P3..P7."""
+        """Compute P3 to P7 of images (N, 3, H, W), sides multiples of 32."""
         levels: list[Tensor] = self.neck(self.backbone(images))
         return levels
 
     def forward(self, images: Tensor) -> ImageOutput:
-        """float (N, 3, H, W), normalised, sides multiples of 32."""
+        """Predict from float (N, 3, H, W), normalised, sides multiples of 32."""
         levels = self.pyramid(images)
         return ImageOutput(
             predict_locations(levels, self.bbox_head, self.tracking_head),
@@ -65,8 +65,8 @@ class CondInst(nn.Module):
         )
 
     def detect(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The output for (N, 3, H, W) images as float32 tensors, in the order of
-        ``ImageOutput.of``."""
+        """Return the output for images (N, 3, H, W) as float32 tensors, in the order that
+        ``ImageOutput.of`` expects."""
         output = self(images)
         head: HeadOutput = output.head
         return (

@@ -1,6 +1,7 @@
-"""Instance-wise temporal consistency: filters of one frame on mask features of the other (STC).
+"""Instance-wise temporal consistency (STC): the mask filters of one frame are applied to the mask
+features of the other.
 
-The default form is CrossVIS's crossover (Yang et al., ICCV 2021); see docs/parity.md.
+The default form is the crossover loss of CrossVIS (Yang et al., ICCV 2021); see docs/parity.md.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stemseg_ros.models.stc.losses import dice
-from stemseg_ros.models.stc.mask_head import mask_logits
+from stemseg_ros.models.stc.mask_head import predict_masks
 from stemseg_ros.models.stc.settings import ConsistencyForm
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MaskRows:
-    """Positive locations of one frame and what their masks are made of."""
+class LocationMasks:
+    """Positive locations of one frame with the inputs of their masks."""
 
     ids: Tensor
-    """(P,) int64 > 0, identity in the video."""
+    """(P,) int64 > 0, id of the object in the video."""
     parameters: Tensor
     """(P, 169) filters."""
     points: Tensor
@@ -32,38 +33,38 @@ class MaskRows:
     features: Tensor
     """(8, h, w) mask features of the frame."""
     truth: Tensor
-    """(P, 2 h, 2 w) true mask of each location's object, stride 4."""
+    """(P, 2 h, 2 w) ground-truth mask of each location's object, stride 4."""
 
 
 def consistency_loss(
-    pairs: Sequence[tuple[MaskRows, MaskRows]],
+    pairs: Sequence[tuple[LocationMasks, LocationMasks]],
     partners: Sequence[tuple[Tensor, Tensor]],
     form: ConsistencyForm,
 ) -> Tensor:
-    """Mean of both directions, each a mean over all locations of all pairs that have a partner.
+    """Average the losses of both directions, each a mean over all locations with a partner.
 
-    partners: for each location of either frame a location of the other frame with its identity,
+    partners: for each location of either frame, a location of the same object in the other frame,
     or -1 (``draw_partners``).
     """
     directions: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for (key, reference), (forth, back) in zip(pairs, partners, strict=True):
-        directions[0].append(crossed_losses(key, reference, forth, form))
-        directions[1].append(crossed_losses(reference, key, back, form))
+    for (key, reference), (forward, backward) in zip(pairs, partners, strict=True):
+        directions[0].append(compute_crossed_losses(key, reference, forward, form))
+        directions[1].append(compute_crossed_losses(reference, key, backward, form))
     means = [_mean(torch.cat(losses)) for losses in directions if losses]
     return torch.stack(means).mean() if means else torch.zeros(())
 
 
-def crossed_losses(
-    own: MaskRows, other: MaskRows, partners: Tensor, form: ConsistencyForm
+def compute_crossed_losses(
+    own: LocationMasks, other: LocationMasks, partners: Tensor, form: ConsistencyForm
 ) -> Tensor:
-    """Losses (K,) of the K locations that have a partner in the other frame."""
+    """Compute the losses (K,) of the K locations that have a partner in the other frame."""
     rows = (partners >= 0).nonzero().squeeze(1)
     columns = partners[rows]
-    logits = crossed_logits(own, other, rows, columns)
+    logits = predict_crossed_masks(own, other, rows, columns)
     if form == "crossover_dice":
         return dice(logits.sigmoid(), other.truth[columns])
-    with torch.no_grad():  # only the crossed mask moves towards the other frame's own one
-        teacher = mask_logits(
+    with torch.no_grad():  # gradients flow into the crossed mask only
+        teacher = predict_masks(
             other.features,
             other.parameters[columns],
             other.points[columns],
@@ -72,17 +73,19 @@ def crossed_losses(
     return COMPARISONS[form](logits, teacher).flatten(1).mean(1)
 
 
-def crossed_logits(own: MaskRows, other: MaskRows, rows: Tensor, columns: Tensor) -> Tensor:
-    """Masks (K, 2 h, 2 w) in the other frame by filters of one's own: the partner gives position
-    and stride."""
-    return mask_logits(
+def predict_crossed_masks(
+    own: LocationMasks, other: LocationMasks, rows: Tensor, columns: Tensor
+) -> Tensor:
+    """Predict masks (K, 2 h, 2 w) in the other frame with the filters of this one; position and
+    stride are the partner's."""
+    return predict_masks(
         other.features, own.parameters[rows], other.points[columns], other.strides[columns]
     )
 
 
 def draw_partners(ids: Tensor, others: Tensor) -> Tensor:
-    """For each id (P,) a random position of the same id among ``others``, uniform; -1 without
-    one."""
+    """Draw for each id (P,) a uniformly random index of the same id in ``others``; -1 if there is
+    none."""
     if not len(ids) or not len(others):
         return torch.full_like(ids, -1)
     same = ids[:, None] == others
@@ -95,8 +98,8 @@ def _squares(logits: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _divergences(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of two coins, by pixel; logs of probabilities near 0 stay
-    finite."""
+    """Compute the Kullback-Leibler divergence of two Bernoulli distributions by pixel, in logits,
+    so that it stays finite near 0 and 1."""
     q = teacher.sigmoid()
     return q * (F.logsigmoid(teacher) - F.logsigmoid(logits)) + (1 - q) * (
         F.logsigmoid(-teacher) - F.logsigmoid(-logits)

@@ -1,7 +1,7 @@
 """Bi-directional contrastive loss of embeddings between two frames of a video (STC).
 
-The form for one anchor is that of QDTrack (Pang et al., CVPR 2021); both directions are STC's; how
-rows are sampled and averaged is our reconstruction (docs/parity.md).
+The loss of one anchor is that of QDTrack (Pang et al., CVPR 2021), its use in both directions is
+STC's; sampling and averaging of locations are our reconstruction (docs/parity.md).
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class EmbeddedRows:
-    """Locations of one frame: positive ones and some of the background."""
+class LocationEmbeddings:
+    """Embeddings of R locations of one frame: positive ones and some of the background."""
 
     embeddings: Tensor
     """(R, E)."""
     ids: Tensor
-    """(R,) int64, identity in the video, 0 for background."""
+    """(R,) int64, id of the object in the video, 0 for background."""
 
 
-def contrastive_loss(pairs: Sequence[tuple[EmbeddedRows, EmbeddedRows]]) -> Tensor:
-    """Mean of both directions; rows of different pairs never meet."""
-    forth = _mean([anchor_loss(key, reference) for key, reference in pairs], pairs)
-    back = _mean([anchor_loss(reference, key) for key, reference in pairs], pairs)
-    return (forth + back) / 2
+def contrastive_loss(pairs: Sequence[tuple[LocationEmbeddings, LocationEmbeddings]]) -> Tensor:
+    """Average the losses of both directions; locations of different pairs are not compared."""
+    forward = _mean([anchor_loss(key, reference) for key, reference in pairs], pairs)
+    backward = _mean([anchor_loss(reference, key) for key, reference in pairs], pairs)
+    return (forward + backward) / 2
 
 
-def anchor_loss(anchors: EmbeddedRows, others: EmbeddedRows) -> Tensor | None:
-    """Mean over the anchors that have a partner in the other frame; None if there is none.
+def anchor_loss(anchors: LocationEmbeddings, others: LocationEmbeddings) -> Tensor | None:
+    """Average the loss over the anchors with a positive in the other frame; None if there are
+    none.
 
-    For an anchor v: log(1 + sum over partners p and all other rows n of exp(v·n - v·p)). Products
-    reach hundreds, so the sums are taken as logsumexp.
+    For an anchor v: log(1 + sum over positives p and negatives n of exp(v·n - v·p)). Dot products
+    reach hundreds, so the sums are computed by logsumexp.
     """
     ids = anchors.ids[:, None]
     same = (ids > 0) & (ids == others.ids)
@@ -49,8 +50,8 @@ def anchor_loss(anchors: EmbeddedRows, others: EmbeddedRows) -> Tensor | None:
     return F.softplus(negative + positive).mean()
 
 
-def cosine_loss(pairs: Sequence[tuple[EmbeddedRows, EmbeddedRows]]) -> Tensor:
-    """Mean of (cosine - [same identity])² over all pairs of an anchor and a row of the other
+def cosine_loss(pairs: Sequence[tuple[LocationEmbeddings, LocationEmbeddings]]) -> Tensor:
+    """Average (cosine - [same object])² over all pairs of an anchor and a location of the other
     frame."""
     terms = []
     for key, reference in pairs:
@@ -65,21 +66,22 @@ def cosine_loss(pairs: Sequence[tuple[EmbeddedRows, EmbeddedRows]]) -> Tensor:
 
 
 def _logsumexp(values: Tensor, chosen: Tensor) -> Tensor:
-    """(A, R) -> (A,) over the chosen entries of each row; -inf, without gradient, for none."""
+    """Reduce the chosen entries of each row, (A, R) to (A,); a very low constant if there are
+    none."""
     some = chosen.any(1)
     lowest = torch.finfo(values.dtype).min
-    # A row without an entry would give nan gradients: it gets a harmless one and is masked after.
+    # A row without entries would give NaN gradients: it is filled first and masked afterwards.
     result = values.masked_fill(~chosen, lowest).logsumexp(1)
     return torch.where(some, result, result.new_tensor(lowest / 4).expand_as(result))
 
 
 def _mean(
-    losses: Sequence[Tensor | None], pairs: Sequence[tuple[EmbeddedRows, EmbeddedRows]]
+    losses: Sequence[Tensor | None], pairs: Sequence[tuple[LocationEmbeddings, LocationEmbeddings]]
 ) -> Tensor:
     found = [loss for loss in losses if loss is not None]
     if found:
         return torch.stack(found).mean()
-    nothing: Tensor = sum(
+    zero: Tensor = sum(
         (rows.embeddings.sum() for pair in pairs for rows in pair), start=torch.zeros(())
     )
-    return 0.0 * nothing
+    return 0.0 * zero  # differentiable

@@ -1,4 +1,4 @@
-"""What every location of the pyramid predicts: class, box, centerness, mask filters, embedding."""
+"""Heads that predict class, box, centerness, mask filters and embedding at every location."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stemseg_ros.models.stc.pyramid import STRIDES, conv_block
 from stemseg_ros.models.stc.settings import StcNetworkConfig, TrackingConfig
 
 PRIOR = 0.01
-"""Probability of every class at the start of training (focal loss, Lin et al., ICCV 2017)."""
+"""Initial probability of every class (focal loss, Lin et al., ICCV 2017)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +22,7 @@ class Grid:
     """The L locations of the pyramid of one input size, P3 to P7, row by row."""
 
     points: Tensor
-    """(L, 2) x, y in pixels of the padded input: middle of each cell."""
+    """(L, 2) x, y of the centre of each cell, in pixels of the padded input."""
     strides: Tensor
     """(L,) pixels per cell."""
     level_sizes: tuple[tuple[int, int], ...]
@@ -30,7 +30,7 @@ class Grid:
 
     @property
     def level_lengths(self) -> list[int]:
-        """Locations of each level."""
+        """Number of locations of each level."""
         return [height * width for height, width in self.level_sizes]
 
 
@@ -39,7 +39,7 @@ def location_grid(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Grid:
-    """Locations for an input of (H'', W''), multiples of 32."""
+    """Build the grid of an input of (H'', W''), multiples of 32."""
     sizes, points, strides = [], [], []
     height, width = padded_size
     for stride in STRIDES:
@@ -58,19 +58,19 @@ class HeadOutput:
     """Predictions at the L locations of N images."""
 
     class_logits: Tensor
-    """(N, L, C), a sigmoid each, no background."""
+    """(N, L, C), one sigmoid for each class, no background."""
     distances: Tensor
     """(N, L, 4) left, top, right, bottom >= 0, in strides of the location's level."""
     centerness_logits: Tensor
     """(N, L)."""
     parameters: Tensor
-    """(N, L, P) of the dynamic mask head."""
+    """(N, L, P), filters of the dynamic mask head."""
     embeddings: Tensor
     """(N, L, E); E is 0 without a tracking head."""
 
 
 class LevelScale(nn.Module):
-    """A factor that is learnt, one a level."""
+    """A learned factor, one for each level."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,12 +99,12 @@ class FcosHead(nn.Module):
         self.scales = nn.ModuleList(LevelScale() for _ in STRIDES)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                _start_small(module)
+                _initialise(module)
         nn.init.constant_(self.conv_cls.bias, math.log(PRIOR / (1 - PRIOR)))  # type: ignore[arg-type]
 
 
 class TrackingHead(nn.Module):
-    """Embedding of each location, from the box tower or from a tower of its own."""
+    """Head that predicts an embedding for each location, from the box tower or its own tower."""
 
     def __init__(self, network: StcNetworkConfig, tracking: TrackingConfig) -> None:
         super().__init__()
@@ -113,10 +113,10 @@ class TrackingHead(nn.Module):
         self.output = nn.Conv2d(network.fpn_channels, tracking.channels, 3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                _start_small(module)
+                _initialise(module)
 
     def forward(self, level: Tensor, box_tower: Tensor) -> Tensor:
-        """(N, channels, h, w) of the pyramid and of the box tower -> (N, E, h, w)."""
+        """Predict (N, E, h, w) from (N, channels, h, w) of the pyramid and of the box tower."""
         embedded: Tensor = self.output(self.convs(level) if self.own_tower else box_tower)
         return embedded
 
@@ -124,7 +124,7 @@ class TrackingHead(nn.Module):
 def predict_locations(
     levels: Sequence[Tensor], head: FcosHead, tracking: TrackingHead | None
 ) -> HeadOutput:
-    """P3..P7 -> predictions of all their locations."""
+    """Apply the heads to P3 to P7; returns the predictions of all locations."""
     rows: list[tuple[Tensor, ...]] = []
     for level, scale in zip(levels, head.scales, strict=True):
         class_tower, box_tower = head.cls_convs(level), head.reg_convs(level)
@@ -142,7 +142,7 @@ def predict_locations(
     return HeadOutput(logits, distances, centerness.squeeze(2), parameters, embeddings)
 
 
-def _start_small(conv: nn.Conv2d) -> None:
+def _initialise(conv: nn.Conv2d) -> None:
     nn.init.normal_(conv.weight, std=0.01)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

@@ -1,4 +1,4 @@
-"""What a track has been over its life: classes, scores, the id that subscribers know."""
+"""History of a track: classes, scores, and the id under which it is published."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class TrackHistory:
-    """Detections of one track, summed up."""
+    """Statistics of the detections of one track."""
 
     number: int | None = None
-    """Id under which it is reported; None before it is reported first."""
+    """Id under which it is reported; None until then."""
     _counts: Counter[int] = field(default_factory=Counter)
     _sums: dict[int, float] = field(default_factory=dict)
 
     def add(self, label: int, score: float) -> None:
-        """Take in the detection of one frame."""
+        """Add the detection of one frame."""
         self._counts[label] += 1
         self._sums[label] = self._sums.get(label, 0.0) + score
 
     @property
     def frames(self) -> int:
-        """Frames in which the track was detected."""
+        """Number of frames in which the track was detected."""
         return sum(self._counts.values())
 
     @property
@@ -32,5 +32,5 @@ class TrackHistory:
 
     @property
     def label(self) -> int:
-        """Most frequent class; at a tie the one with the larger summed score."""
+        """Most frequent class; ties go to the larger sum of scores."""
         return max(self._counts, key=lambda label: (self._counts[label], self._sums[label]))

@@ -1,4 +1,4 @@
-"""Images to the input that the weights of a variant expect."""
+"""Conversion of images to the input that the weights of a variant expect."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from stemseg_ros.models.stc.settings import CondInstVariant
 from stemseg_ros.settings import InputConfig
 
 MEAN_RGB = (123.675, 116.28, 103.53)
-"""Of ImageNet, range 0..255."""
+"""Mean of ImageNet, range 0..255."""
 STD_RGB = (58.395, 57.12, 57.375)
-"""Divides the channels of the variant mmdet."""
+"""Standard deviation of ImageNet, used by the variant mmdet."""
 
 
 def normalise(images: Tensor, variant: CondInstVariant) -> Tensor:
-    """Float images (N, 3, H, W), BGR 0..255, to what a variant expects.
+    """Normalise float images (N, 3, H, W), BGR 0..255, as a variant expects.
 
-    mmdet: RGB, mean 0, deviation 1. adelaidet: BGR, mean 0, not divided.
+    mmdet: RGB, mean 0, deviation 1. adelaidet: BGR, mean 0, not scaled.
     """
     if variant == "adelaidet":
         return images - images.new_tensor(MEAN_RGB[::-1]).view(1, 3, 1, 1)
@@ -31,7 +31,7 @@ def normalise(images: Tensor, variant: CondInstVariant) -> Tensor:
 
 
 def denormalise(pixels: Tensor, variant: CondInstVariant) -> Tensor:
-    """The inverse of ``normalise``."""
+    """Undo ``normalise``."""
     mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN_RGB, STD_RGB))
     if variant == "adelaidet":
         return pixels + mean.flip(1)
@@ -40,8 +40,8 @@ def denormalise(pixels: Tensor, variant: CondInstVariant) -> Tensor:
 
 @torch.no_grad()
 def adapt_first_convolution(weight: Tensor, variant: CondInstVariant) -> None:
-    """Change weights (O, 3, k, k) for BGR of mean 0 and deviation 1, as STEm-Seg's light encoder
-    sees it, into weights for the input of a variant."""
+    """Convert weights (O, 3, k, k) for BGR of mean 0 and deviation 1, the input of STEm-Seg's
+    light backbone, in place to weights for the input of a variant."""
     if variant == "adelaidet":
         weight.div_(weight.new_tensor(STD_RGB[::-1]).view(1, 3, 1, 1))
     else:
@@ -49,8 +49,8 @@ def adapt_first_convolution(weight: Tensor, variant: CondInstVariant) -> None:
 
 
 def letterbox(image_size: tuple[int, int], config: InputConfig) -> Letterbox:
-    """Where an (H, W) image lies in the network input; sides are rounded half up, as both
-    implementations of CondInst do."""
+    """Fit an (H, W) image into the network input; sides are rounded half up, as in both
+    implementations of CondInst."""
     shorter, longer = min(image_size), max(image_size)
     scale = min(config.min_dim / shorter, config.max_dim / longer)
     height, width = (max(1, int(side * scale + 0.5)) for side in image_size)
@@ -59,18 +59,18 @@ def letterbox(image_size: tuple[int, int], config: InputConfig) -> Letterbox:
 
 
 def network_input(
-    image: npt.NDArray[np.uint8], fitted: Letterbox, variant: CondInstVariant
+    image: npt.NDArray[np.uint8], geometry: Letterbox, variant: CondInstVariant
 ) -> Tensor:
-    """uint8 (H, W, 3), BGR, resized, normalised and zero-padded: float32 (1, 3, H'', W'').
+    """Resize, normalise and zero-pad uint8 (H, W, 3), BGR, to float32 (1, 3, H'', W'').
 
-    Bilinear with antialiasing, by Pillow, as both implementations of CondInst do.
+    Bilinear with antialiasing, by Pillow, as in both implementations of CondInst.
     """
-    height, width = fitted.resized_size
-    if fitted.resized_size != fitted.image_size:
+    height, width = geometry.resized_size
+    if geometry.resized_size != geometry.image_size:
         resized = PillowImage.fromarray(image).resize(
             (width, height), PillowImage.Resampling.BILINEAR
         )
         image = np.asarray(resized)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
-    below, right = fitted.padded_size[0] - height, fitted.padded_size[1] - width
-    return F.pad(normalise(pixels, variant), (0, right, 0, below))
+    bottom, right = geometry.padded_size[0] - height, geometry.padded_size[1] - width
+    return F.pad(normalise(pixels, variant), (0, right, 0, bottom))

@@ -1,7 +1,7 @@
-"""Weights of CondInst and STC: published COCO checkpoints of both implementations, our own files,
-seeded random weights.
+"""Loads weights of CondInst and STC: published COCO checkpoints of both implementations, our own
+files, and seeded random weights.
 
-Our keys are those of mmdet; AdelaiDet's are renamed. No pickle is ever executed.
+Our keys are those of mmdet; AdelaiDet's are renamed. Loading a file never executes code from it.
 """
 
 from __future__ import annotations
@@ -37,20 +37,22 @@ COCO = (
 )
 # fmt: on
 """Classes of the published checkpoints, in their order."""
-SAME_CLASS = {"pedestrian": "person", "rider": "person", "cyclist": "person"}
-"""Names of ours for classes of COCO."""
+COCO_NAMES = {"pedestrian": "person", "rider": "person", "cyclist": "person"}
+"""COCO's name of a class that we name otherwise."""
 CLASS_LAYER = "bbox_head.conv_cls."
 TRACKING_HEAD = "tracking_head."
 IGNORED = ("mask_branch.seg_head.", "mask_branch.logits.", "mask_head.sizes_of_interest")
-"""AdelaiDet's auxiliary semantic loss and constants."""
+"""Prefixes of AdelaiDet's auxiliary semantic loss and constants."""
 IGNORED_KEY = "mask_head._iter"
 COUNTER = ".num_batches_tracked"
-"""Ends the keys of counters that play no part; AdelaiDet's backbone has none."""
+"""Suffix of counters that have no effect; AdelaiDet's backbone has none."""
 
 TOWER_LAYERS = ("conv", "gn")
 BRANCH_LAYERS = ("conv", "bn")
 MASK_BRANCH = "mask_head.mask_feature_head."
-RULES: tuple[tuple[str, Callable[..., str]], ...] = (  # AdelaiDet -> mmdet; the first that fits
+KEY_RULES: tuple[
+    tuple[str, Callable[..., str]], ...
+] = (  # AdelaiDet to mmdet; the first match applies
     (r"backbone\.bottom_up\.stem\.conv1\.norm", lambda: "backbone.bn1"),
     (r"backbone\.bottom_up\.stem\.conv1", lambda: "backbone.conv1"),
     (
@@ -103,8 +105,8 @@ def load_network(
     """Build the configured network, load its weights, and put it on ``device`` in eval mode.
 
     checkpoint: a file as published (.pth) or ours (.safetensors); None for the weights bundled
-    with the preset; "random" for seeded weights, which serve benchmarks only. Of a published
-    file with COCO's classes the rows of ``network.classes`` are taken. Raises CheckpointError.
+    with the preset; "random" for seeded random ones (benchmarks only). From a published file
+    with COCO's classes, the rows of ``network.classes`` are selected. Raises CheckpointError.
     """
     network = seeded_network(config, seed=0)
     if checkpoint != RANDOM:
@@ -114,36 +116,36 @@ def load_network(
 
 
 def seeded_network(config: Settings, seed: int) -> CondInst:
-    """A network with the initial weights of training; the global random state stays as it was."""
+    """Build a network with random initial weights; the global random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CondInst(config)
 
 
 def load_weights(network: CondInst, path: Path, config: Settings) -> None:
-    """Copy a checkpoint into a network, key by key. Raises CheckpointError, which names what is
-    missing or left over."""
-    state = with_our_classes(read_condinst(path, config.condinst.variant), path, config)
+    """Copy a checkpoint into a network. Raises CheckpointError, which names missing and unexpected
+    keys."""
+    state = select_classes(read_condinst(path, config.condinst.variant), path, config)
     wanted = network.state_dict()
     missing = [key for key in wanted if key not in state and not key.endswith(COUNTER)]
     if missing and all(key.startswith(TRACKING_HEAD) for key in missing):
         raise CheckpointError(
-            f"{path}: has no tracking head, as CondInst has none; train one ('stemseg train' with "
-            "training.start_from naming this file), or set tracking.enabled to false"
+            f"{path}: is a CondInst without a tracking head; train one ('stemseg train' with "
+            "training.start_from set to this file), or set tracking.enabled to false"
         )
     _refuse(path, "lacks", missing)
     _refuse(path, "has unknown", [key for key in state if key not in wanted])
     _copy(network, state, path)
 
 
-def load_start(network: CondInst, path: Path, config: Settings) -> list[str]:
-    """Copy what fits of a checkpoint that training starts from; returns the keys that stay fresh:
-    tracking head, and the class layer where a class is not in the file. Raises CheckpointError.
-    """
+def load_initial_weights(network: CondInst, path: Path, config: Settings) -> list[str]:
+    """Copy the matching weights of a checkpoint for training; returns the keys that keep their
+    random weights: the tracking head, and the class layer if the file lacks a class. Raises
+    CheckpointError."""
     state = read_condinst(path, config.condinst.variant)
     wanted = network.state_dict()
     try:
-        state = with_our_classes(state, path, config)
+        state = select_classes(state, path, config)
     except CheckpointError:
         state = {key: value for key, value in state.items() if not key.startswith(CLASS_LAYER)}
     missing = [key for key in wanted if key not in state and not key.endswith(COUNTER)]
@@ -156,21 +158,21 @@ def load_start(network: CondInst, path: Path, config: Settings) -> list[str]:
 
 
 def read_condinst(path: Path, variant: CondInstVariant) -> dict[str, Tensor]:
-    """State dict of a file under our keys. Raises CheckpointError, also for a file of the other
-    variant."""
+    """Read the state dict of a file under our keys. Raises CheckpointError, also for a file of the
+    other variant."""
     state = read_state(path)
     found: CondInstVariant = "adelaidet" if any("bottom_up." in key for key in state) else "mmdet"
     if found == "adelaidet" and variant == "mmdet":
         raise CheckpointError(
-            f"{path}: holds AdelaiDet's keys, but condinst.variant is mmdet; set it to adelaidet, "
-            "as input format and strides go with the weights"
+            f"{path}: has the keys of AdelaiDet, but condinst.variant is mmdet; set it to "
+            "adelaidet, because input format and strides depend on it"
         )
     if found == "mmdet" and variant == "adelaidet" and path.suffix != ".safetensors":
         raise CheckpointError(
-            f"{path}: holds no AdelaiDet keys, but condinst.variant is adelaidet; set it to mmdet"
+            f"{path}: has no AdelaiDet keys, but condinst.variant is adelaidet; set it to mmdet"
         )
     renamed = {
-        mmdet_key(key): value
+        rename_to_mmdet(key): value
         for key, value in state.items()
         if not key.startswith(IGNORED) and key != IGNORED_KEY
     }
@@ -180,32 +182,29 @@ def read_condinst(path: Path, variant: CondInstVariant) -> dict[str, Tensor]:
     }
 
 
-def mmdet_key(key: str) -> str:
-    """The key of mmdet for one of AdelaiDet; any other stays as it is."""
-    for pattern, build in RULES:
+def rename_to_mmdet(key: str) -> str:
+    """Rename a key of AdelaiDet to that of mmdet; any other stays as it is."""
+    for pattern, build in KEY_RULES:
         match = re.match(pattern + r"(?=\.)", key)
         if match:
             return build(*map(int, match.groups())) + key[match.end() :]
     return key
 
 
-def with_our_classes(
-    state: Mapping[str, Tensor], path: Path, config: Settings
-) -> dict[str, Tensor]:
-    """The state dict with the rows of ``network.classes`` of a class layer for COCO's.
+def select_classes(state: Mapping[str, Tensor], path: Path, config: Settings) -> dict[str, Tensor]:
+    """Select the rows of ``network.classes`` from a class layer for the classes of COCO.
 
-    A class layer of any other size stays. Raises CheckpointError for a class that COCO lacks.
+    A class layer of any other size is kept. Raises CheckpointError for a class that COCO lacks.
     """
     classes = config.network.classes
     rows = {len(value) for key, value in state.items() if key.startswith(CLASS_LAYER)}
     if rows != {len(COCO)} or len(classes) == len(COCO):
         return dict(state)
-    names = [SAME_CLASS.get(name, name) for name in classes]
+    names = [COCO_NAMES.get(name, name) for name in classes]
     unknown = [name for name in names if name not in COCO]
     if unknown:
         raise CheckpointError(
-            f"{path}: was trained on the classes of COCO, which lack '{unknown[0]}' "
-            "(network.classes)"
+            f"{path}: was trained on COCO, which has no class '{unknown[0]}' (network.classes)"
         )
     order = torch.tensor([COCO.index(name) for name in names])
     return {
@@ -218,8 +217,8 @@ def _copy(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     for key, value in state.items():
         if value.shape != ours[key].shape:
             raise CheckpointError(
-                f"{path}: key '{key}' has shape {list(value.shape)}, the settings of network.* "
-                f"want {list(ours[key].shape)}"
+                f"{path}: key '{key}' has shape {list(value.shape)}, but the settings network.* "
+                f"need {list(ours[key].shape)}"
             )
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: key '{key}' holds values that are not finite")

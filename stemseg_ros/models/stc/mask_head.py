@@ -1,4 +1,4 @@
-"""Masks by dynamic filters: the shared mask features, and three small layers for each location."""
+"""Mask head with dynamic filters: shared mask features, three small layers for each location."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from stemseg_ros.models.stc.settings import MASK_FEATURES, StcNetworkConfig
 FEATURE_STRIDE = 8
 """Pixels of the padded input per cell of the mask features."""
 MASK_STRIDE = 4
-"""The same for the mask logits."""
+"""Pixels of the padded input per cell of the mask logits."""
 LAYERS = ((MASK_FEATURES + 2, MASK_FEATURES), (MASK_FEATURES, MASK_FEATURES), (MASK_FEATURES, 1))
-"""Channels in and out of the three layers; the first also sees relative coordinates."""
+"""Input and output channels of the three layers; the first also takes relative coordinates."""
 PARAMETERS = sum(inputs * outputs + outputs for inputs, outputs in LAYERS)
-"""Values that the controller predicts for a location: all weights, then all biases."""
+"""Filter parameters of a location, predicted by the controller: all weights, then all biases."""
 
 
 class MaskBranch(nn.Module):
-    """P3, P4, P5 to one map of mask features at stride 8."""
+    """Branch that merges P3, P4, P5 into one map of mask features at stride 8."""
 
     def __init__(self, network: StcNetworkConfig) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class MaskBranch(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """P3.. (N, channels, h, w) -> (N, 8, h3, w3)."""
+        """Merge P3, P4, P5, each (N, channels, h, w), into (N, 8, h3, w3)."""
         total: Tensor = self.convs_all_levels[0](levels[0])
         for number in (1, 2):
             total = total + upsample_aligned(
@@ -56,7 +56,7 @@ class MaskBranch(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Everything of the masks that has weights of its own."""
+    """Parameters of the mask head; its filters are predicted."""
 
     def __init__(self, network: StcNetworkConfig) -> None:
         super().__init__()
@@ -64,30 +64,30 @@ class MaskHead(nn.Module):
 
 
 def upsample_aligned(maps: Tensor, factor: int) -> Tensor:
-    """(N, C, h, w) -> (N, C, factor * h, factor * w).
+    """Upsample (N, C, h, w) to (N, C, factor * h, factor * w).
 
-    Output cell j samples the input at max(j - factor // 2, 0) / factor, linearly, so that middles
-    of cells stay where they are; not ``align_corners=False``.
+    Output cell j samples the input at max(j - factor // 2, 0) / factor, linearly, so that cell
+    centres keep their position; this differs from ``align_corners=False``.
     """
     height, width = maps.shape[-2:]
     padded = F.pad(maps, (0, 1, 0, 1), mode="replicate")
     size = (factor * height + 1, factor * width + 1)
-    grown = F.interpolate(padded, size=size, mode="bilinear", align_corners=True)
+    upsampled = F.interpolate(padded, size=size, mode="bilinear", align_corners=True)
     shift = factor // 2
-    grown = F.pad(grown, (shift, 0, shift, 0), mode="replicate")
-    return grown[..., : factor * height, : factor * width]
+    upsampled = F.pad(upsampled, (shift, 0, shift, 0), mode="replicate")
+    return upsampled[..., : factor * height, : factor * width]
 
 
-def mask_logits(features: Tensor, parameters: Tensor, points: Tensor, strides: Tensor) -> Tensor:
-    """Masks of D locations by their own filters (CondInst, Sec. 3.2).
+def predict_masks(features: Tensor, parameters: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+    """Predict the masks of D locations by their own filters (CondInst, Sec. 3.2).
 
-    features: (8, h, w) of the image of all D, or (D, 8, h, w). parameters: (D, 169). points:
+    features: (8, h, w) of one image, or (D, 8, h, w). parameters: (D, 169). points:
     (D, 2), x and y in pixels. strides: (D,). Returns (D, 2 h, 2 w) logits, stride 4.
     """
     height, width = features.shape[-2:]
     weights, biases = split_parameters(parameters)
     offsets = _offsets(points, strides, height, width)  # (D, 2, hw)
-    # The features' part is one product for all D: a copy of them for each would cost memory.
+    # One product for all D: copying the features for each location would cost memory.
     hidden = weights[0][:, :, 2:] @ features.flatten(-2)
     hidden = F.relu(hidden + weights[0][:, :, :2] @ offsets + biases[0])
     hidden = F.relu(weights[1] @ hidden + biases[1])
@@ -96,7 +96,7 @@ def mask_logits(features: Tensor, parameters: Tensor, points: Tensor, strides: T
 
 
 def split_parameters(parameters: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """(D, 169) -> weights (D, out, in) and biases (D, out, 1) of the three layers."""
+    """Split (D, 169) into weights (D, out, in) and biases (D, out, 1) of the three layers."""
     sizes = [inputs * outputs for inputs, outputs in LAYERS] + [out for _, out in LAYERS]
     parts = parameters.split(sizes, dim=1)
     weights = [
@@ -107,7 +107,7 @@ def split_parameters(parameters: Tensor) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def _offsets(points: Tensor, strides: Tensor, height: int, width: int) -> Tensor:
-    """Relative coordinates (D, 2, hw): from the cell to the location, in units of 8 strides."""
+    """Compute relative coordinates (D, 2, hw), from cell to location, in units of 8 strides."""
     half = FEATURE_STRIDE // 2
     x = torch.arange(width, device=points.device, dtype=points.dtype) * FEATURE_STRIDE + half
     y = torch.arange(height, device=points.device, dtype=points.dtype) * FEATURE_STRIDE + half

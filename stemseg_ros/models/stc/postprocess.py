@@ -1,7 +1,7 @@
-"""From predictions of all locations to the detections of an image and their masks.
+"""Postprocessing: predictions of all locations to detections and masks.
 
-The two implementations of CondInst that published weights differ here; ``condinst.variant`` says
-which one is followed, and docs/parity.md lists the differences.
+The two published implementations of CondInst differ here; ``condinst.variant`` selects one, and
+docs/parity.md lists the differences.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torchvision.ops import nms
 
 from stemseg_ros.geometry import Letterbox
 from stemseg_ros.models.stc.heads import Grid, HeadOutput
-from stemseg_ros.models.stc.mask_head import MASK_STRIDE, mask_logits
+from stemseg_ros.models.stc.mask_head import MASK_STRIDE, predict_masks
 from stemseg_ros.models.stc.settings import CondInstConfig
 
-ALIGNED = MASK_STRIDE
-"""Factor by which masks grow from their stride to the input."""
+UPSAMPLING = MASK_STRIDE
+"""Factor of the aligned upsampling from mask logits to the input."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,39 +33,41 @@ class Detections:
     scores: Tensor
     """(D,) in [0, 1]."""
     labels: Tensor
-    """(D,) int64, class from 0."""
+    """(D,) int64, class index from 0."""
     locations: Tensor
     """(D,) int64, index of the location on the grid."""
 
     def take(self, chosen: Tensor) -> Detections:
-        """Those that an index or a mask chooses."""
+        """Select by index or mask."""
         return Detections(
             self.boxes[chosen], self.scores[chosen], self.labels[chosen], self.locations[chosen]
         )
 
 
-def detect(head: HeadOutput, grid: Grid, fitted: Letterbox, config: CondInstConfig) -> Detections:
-    """Detections of one image (N = 1).
+def detect(
+    head: HeadOutput, grid: Grid, geometry: Letterbox, config: CondInstConfig
+) -> Detections:
+    """Select the detections of one image (N = 1).
 
     Boxes of the variant mmdet are clipped to the resized image; those of adelaidet only by
-    ``image_boxes``.
+    ``scale_boxes``.
     """
     candidates = select_candidates(head, grid, config)
     if config.variant == "mmdet":
-        candidates = _without_empty(_clip(candidates, fitted.resized_size))
+        candidates = _without_empty(_clip(candidates, geometry.resized_size))
     kept = candidates.take(_suppress(candidates, config.suppression_iou))
     if len(kept.scores) <= config.max_detections:
         return kept
     if config.variant == "mmdet":
         return kept.take(torch.arange(config.max_detections, device=kept.scores.device))
-    return kept.take(kept.scores >= kept.scores[config.max_detections - 1])  # ties stay
+    return kept.take(kept.scores >= kept.scores[config.max_detections - 1])  # ties are kept
 
 
 def select_candidates(head: HeadOutput, grid: Grid, config: CondInstConfig) -> Detections:
-    """The best locations and classes of each level, unclipped.
+    """Select the best pairs of location and class of each level; boxes are not clipped.
 
-    mmdet: class probability above the threshold, best by it, score cls * ctr. adelaidet: cls * ctr
-    above the threshold, best by it, score its square root.
+    mmdet: threshold and ranking by class probability, score class * centerness. adelaidet:
+    threshold and ranking by class * centerness, score its square root.
     """
     adelaidet = config.variant == "adelaidet"
     classes = head.class_logits[0].sigmoid()  # (L, C)
@@ -86,44 +88,45 @@ def select_candidates(head: HeadOutput, grid: Grid, config: CondInstConfig) -> D
     return Detections(_boxes(head.distances[0], grid, locations), scores, labels, locations)
 
 
-def image_boxes(detections: Detections, fitted: Letterbox, config: CondInstConfig) -> Detections:
-    """Detections with boxes in pixels of the source image; for adelaidet clipped to it, and
-    without those that are empty then."""
-    (height, width), (h, w) = fitted.image_size, fitted.resized_size
+def scale_boxes(detections: Detections, geometry: Letterbox, config: CondInstConfig) -> Detections:
+    """Scale boxes to pixels of the source image; adelaidet also clips them and drops empty
+    ones."""
+    (height, width), (h, w) = geometry.image_size, geometry.resized_size
     ratios = detections.boxes.new_tensor([w / width, h / height, w / width, h / height])
     scaled = replace(detections, boxes=detections.boxes / ratios)
     if config.variant == "mmdet":
         return scaled
-    return _without_empty(_clip(scaled, fitted.image_size))
+    return _without_empty(_clip(scaled, geometry.image_size))
 
 
-def detection_logits(
+def predict_detection_masks(
     detections: Detections, head: HeadOutput, features: Tensor, grid: Grid
 ) -> Tensor:
-    """Mask logits of one image's detections: (D, h, w), stride 4. features: (1, 8, h', w')."""
+    """Predict mask logits (D, h, w), stride 4, of the detections of one image. features:
+    (1, 8, h', w')."""
     where = detections.locations
-    return mask_logits(
+    return predict_masks(
         features[0], head.parameters[0, where], grid.points[where], grid.strides[where]
     )
 
 
-def image_mask(
-    probabilities: npt.NDArray[np.float32], fitted: Letterbox, threshold: float
+def resize_mask(
+    probabilities: npt.NDArray[np.float32], geometry: Letterbox, threshold: float
 ) -> tuple[npt.NDArray[np.bool_], int, int]:
-    """Mask at the size of the image, as far as it is not empty.
+    """Resize a mask to the image; returns its bool crop, top and left, or an empty crop.
 
-    probabilities: (h, w), stride 4 of the padded input. Grown by aligned upsampling to the input,
-    cropped to the resized image, bilinearly resized to the image, then above the threshold. All
-    that is linear, so each axis is one small matrix, and only cells that can matter take part.
-    Returns a bool crop of the image, its top and its left; an empty crop if there is no pixel.
+    probabilities: (h, w), stride 4 of the padded input. They are upsampled to the input (aligned),
+    cropped to the resized image, resized bilinearly to the image, and thresholded. The steps are
+    linear and separable, so each axis is one small matrix, restricted to the cells that matter.
     """
-    high = probabilities > threshold  # every pixel is a mean of cells, so one must be above
+    # Pixels are weighted means of cells, so none is above the threshold if no cell is.
+    high = probabilities > threshold
     if not high.any():
         return np.zeros((0, 0), np.bool_), 0, 0
     operators, starts = [], []
     for axis in (0, 1):
-        operator = _growth(
-            probabilities.shape[axis], fitted.resized_size[axis], fitted.image_size[axis]
+        operator = _resize_matrix(
+            probabilities.shape[axis], geometry.resized_size[axis], geometry.image_size[axis]
         )
         cells = high.any(1 - axis)
         pixels = np.flatnonzero(operator[:, cells].any(1))
@@ -131,10 +134,12 @@ def image_mask(
             return np.zeros((0, 0), np.bool_), 0, 0
         starts.append(int(pixels[0]))
         operators.append(operator[pixels[0] : pixels[-1] + 1])
-    (top, bottom), (left, right) = (_span(np.asarray(operator.any(0))) for operator in operators)
+    (top, bottom), (left, right) = (
+        _used_range(np.asarray(operator.any(0))) for operator in operators
+    )
     part = probabilities[top:bottom, left:right]
-    grown = operators[0][:, top:bottom] @ part @ operators[1][:, left:right].T
-    return grown > threshold, starts[0], starts[1]
+    resized = operators[0][:, top:bottom] @ part @ operators[1][:, left:right].T
+    return resized > threshold, starts[0], starts[1]
 
 
 def _boxes(distances: Tensor, grid: Grid, locations: Tensor) -> Tensor:
@@ -155,7 +160,7 @@ def _without_empty(detections: Detections) -> Detections:
 
 
 def _suppress(detections: Detections, threshold: float) -> Tensor:
-    """Indices that greedy suppression within each class leaves, best score first."""
+    """Return the indices that class-wise non-maximum suppression keeps, best score first."""
     boxes = detections.boxes
     if not len(boxes):
         return detections.labels
@@ -165,18 +170,22 @@ def _suppress(detections: Detections, threshold: float) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _growth(cells: int, resized: int, size: int) -> npt.NDArray[np.float32]:
-    """(pixels, cells) matrix of one axis: aligned upsampling, crop, bilinear resizing."""
-    position = np.maximum(np.arange(resized) - ALIGNED // 2, 0) / ALIGNED
-    operator = _linear(position, cells)
+def _resize_matrix(cells: int, resized: int, size: int) -> npt.NDArray[np.float32]:
+    """Build the matrix (pixels, cells) of one axis: aligned upsampling, crop, bilinear
+    resizing."""
+    position = np.maximum(np.arange(resized) - UPSAMPLING // 2, 0) / UPSAMPLING
+    operator = _interpolation_matrix(position, cells)
     if resized != size:
         position = np.maximum((np.arange(size) + 0.5) * resized / size - 0.5, 0.0)
-        operator = _linear(position, resized) @ operator
+        operator = _interpolation_matrix(position, resized) @ operator
     return operator.astype(np.float32)
 
 
-def _linear(position: npt.NDArray[np.float64], cells: int) -> npt.NDArray[np.float64]:
-    """Matrix that samples ``cells`` values at positions >= 0, linearly; the last value goes on."""
+def _interpolation_matrix(
+    position: npt.NDArray[np.float64], cells: int
+) -> npt.NDArray[np.float64]:
+    """Build the matrix that interpolates ``cells`` values at positions >= 0, extrapolating the
+    last."""
     low = np.minimum(position.astype(int), cells - 1)
     high = np.minimum(low + 1, cells - 1)
     matrix = np.zeros((len(position), cells))
@@ -185,6 +194,6 @@ def _linear(position: npt.NDArray[np.float64], cells: int) -> npt.NDArray[np.flo
     return matrix
 
 
-def _span(used: npt.NDArray[np.bool_]) -> tuple[int, int]:
+def _used_range(used: npt.NDArray[np.bool_]) -> tuple[int, int]:
     indices = np.flatnonzero(used)
     return int(indices[0]), int(indices[-1]) + 1

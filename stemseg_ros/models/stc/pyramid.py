@@ -1,4 +1,4 @@
-"""Images to the pyramid P3..P7: encoder and feature pyramid, under the keys of mmdet."""
+"""Backbone and feature pyramid P3 to P7, with the parameter names of mmdet."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def conv_block(
     batch_norm: bool = False,
     groups: int = 0,
 ) -> nn.Sequential:
-    """A convolution alone, or with BatchNorm or GroupNorm of ``groups`` and ReLU behind it.
+    """Build a convolution, followed by BatchNorm or GroupNorm of ``groups`` and ReLU if chosen.
 
-    Only batch norm makes a bias superfluous. The names are those of mmdet: conv, bn, gn.
+    Only BatchNorm replaces the bias. Names are those of mmdet: conv, bn, gn.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["conv"] = nn.Conv2d(
@@ -44,9 +44,9 @@ def conv_block(
 
 
 class ResNetBody(nn.Module):
-    """torchvision's ResNet without its classifier; batch norm stays in evaluation mode.
+    """torchvision's ResNet without its classifier; batch norms stay in eval mode.
 
-    Its bottlenecks have their stride in the 3x3 convolution, as mmdet's; for adelaidet it moves to
+    The stride of a bottleneck is in its 3x3 convolution, as in mmdet; for adelaidet it is moved to
     the first 1x1 convolution.
     """
 
@@ -54,16 +54,16 @@ class ResNetBody(nn.Module):
 
     def __init__(self, name: str, variant: CondInstVariant) -> None:
         super().__init__()
-        whole: ResNet = (resnet101 if name == "resnet101" else resnet50)(weights=None)
+        resnet: ResNet = (resnet101 if name == "resnet101" else resnet50)(weights=None)
         for part in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"):
-            self.add_module(part, whole.get_submodule(part))
+            self.add_module(part, resnet.get_submodule(part))
         if variant == "adelaidet":
             for stage in ("layer2", "layer3", "layer4"):
                 block = cast(Bottleneck, self.get_submodule(f"{stage}.0"))
                 block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
     def train(self, mode: bool = True) -> ResNetBody:
-        """Set the mode of everything but the batch norms, whose statistics are never trained."""
+        """Set the mode, except of batch norms, whose statistics are frozen."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -71,7 +71,7 @@ class ResNetBody(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> C3, C4, C5 at strides 8, 16, 32."""
+        """Extract C3, C4, C5 at strides 8, 16, 32 from images (N, 3, H, W)."""
         x = F.relu(self.get_submodule("bn1")(self.get_submodule("conv1")(images)))
         maps = [self.get_submodule("layer1")(F.max_pool2d(x, 3, 2, padding=1))]
         for stage in ("layer2", "layer3", "layer4"):
@@ -80,7 +80,7 @@ class ResNetBody(nn.Module):
 
 
 class LightBody(nn.Module):
-    """MobileNetV2 with frozen batch norm."""
+    """MobileNetV2 with frozen batch norms."""
 
     channels = MobileNetV2.channels[1:]
 
@@ -89,20 +89,21 @@ class LightBody(nn.Module):
         self.mobilenet = MobileNetV2()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> maps of ``channels`` at strides 8, 16, 32."""
+        """Extract maps of ``channels`` at strides 8, 16, 32 from images (N, 3, H, W)."""
         maps: list[Tensor] = self.mobilenet(images)[1:]
         return maps
 
 
 def build_body(network: StcNetworkConfig, variant: CondInstVariant) -> ResNetBody | LightBody:
-    """The encoder that ``network.backbone`` names."""
+    """Build the backbone that ``network.backbone`` names."""
     if network.backbone == "mobilenet_v2":
         return LightBody()
     return ResNetBody(network.backbone, variant)
 
 
 class PyramidLevels(nn.Module):
-    """Five maps of equal width at strides 8 to 128; nearest top-down path, no norm, no ReLU."""
+    """Feature pyramid of five levels at strides 8 to 128, with nearest-neighbour upsampling,
+    without norms and activations."""
 
     def __init__(self, channels_in: tuple[int, ...], channels: int) -> None:
         super().__init__()
@@ -115,7 +116,7 @@ class PyramidLevels(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """C3, C4, C5 -> P3, P4, P5, P6 of P5, P7 of ReLU(P6)."""
+        """Compute P3, P4, P5 from C3, C4, C5, then P6 from P5 and P7 from ReLU(P6)."""
         inner = [conv(m) for conv, m in zip(self.lateral_convs, maps, strict=True)]
         for level in range(len(inner) - 1, 0, -1):
             above = F.interpolate(inner[level], size=inner[level - 1].shape[-2:], mode="nearest")

@@ -21,9 +21,9 @@ class StcNetworkConfig(Section):
     """Architecture. A checkpoint fits exactly one."""
 
     backbone: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet50"
-    """Image encoder."""
+    """Backbone."""
     fpn_channels: int = Field(256, ge=8, le=1024)
-    """Channels of P3 to P7 and of both towers of the head."""
+    """Channels of P3 to P7 and of the towers of the head."""
     head_convs: int = Field(4, ge=1, le=8)
     """3x3 convolutions of each tower of the head."""
     mask_channels: int = Field(128, ge=8, le=1024)
@@ -31,7 +31,7 @@ class StcNetworkConfig(Section):
     mask_convs: int = Field(4, ge=1, le=8)
     """3x3 convolutions of the mask branch after the levels are summed."""
     norm_groups: int = Field(32, ge=1, le=64)
-    """Groups of every GroupNorm of the towers."""
+    """Groups of the GroupNorms in the towers."""
     classes: tuple[str, ...] = Field(("car", "pedestrian"), min_length=1)
     """Class names; class ids count from 1."""
 
@@ -39,7 +39,7 @@ class StcNetworkConfig(Section):
     def _groups_divide_channels(self) -> StcNetworkConfig:
         if self.fpn_channels % self.norm_groups:
             raise ValueError(
-                f"{self.fpn_channels} fpn_channels are no multiple of "
+                f"fpn_channels {self.fpn_channels} is not a multiple of "
                 f"norm_groups {self.norm_groups}"
             )
         return self
@@ -49,92 +49,96 @@ class CondInstConfig(Section):
     """Detection by CondInst (Tian et al., ECCV 2020)."""
 
     variant: CondInstVariant = "mmdet"
-    """Implementation that the weights come from: input format, place of a bottleneck's stride,
-    scores, selection of boxes, box loss (``docs/parity.md``)."""
+    """Implementation that the weights come from; it determines input format, position of the
+    stride in a bottleneck, scores, selection of boxes, and box loss (``docs/parity.md``)."""
     candidate_score: float = Field(0.05, ge=0, le=1, json_schema_extra=LIVE)
-    """A location and class becomes a candidate above this score."""
+    """A pair of location and class becomes a candidate above this score."""
     level_candidates: int = Field(1000, ge=1, le=100_000, json_schema_extra=LIVE)
     """Most candidates of a pyramid level."""
     suppression_iou: float = Field(0.6, gt=0, le=1, json_schema_extra=LIVE)
-    """A box goes if its IoU with a better one of its class is above."""
+    """IoU of non-maximum suppression: boxes that overlap a better one of their class by more are
+    dropped."""
     max_detections: int = Field(100, ge=1, le=10_000, json_schema_extra=LIVE)
     """Most detections of an image."""
     mask_probability: float = Field(0.5, gt=0, lt=1, json_schema_extra=LIVE)
     """A pixel belongs to a detection above this probability."""
     center_radius: float = Field(1.5, gt=0)
-    """Half-width, in strides, of the square around an object's centroid in which locations are
-    trained to find it."""
+    """Half-width, in strides, of the square around an object's centroid whose locations are
+    trained to detect it (center sampling)."""
 
 
 class TrackingConfig(Section):
-    """The head whose embeddings tell objects apart over time."""
+    """Tracking head, whose embeddings re-identify objects over time."""
 
     enabled: bool = True
-    """False: CondInst alone; association goes by boxes."""
+    """False: CondInst alone; association uses boxes only."""
     channels: int = Field(256, ge=1, le=1024)
     """Dimensions of an embedding."""
     tower_convs: int = Field(0, ge=0, le=8)
-    """3x3 convolutions of a tower of its own; 0: the head reads the box tower."""
+    """3x3 convolutions of the head's own tower; 0: it shares the box tower."""
 
 
 class AssociationConfig(Section):
-    """Detections to tracks, frame by frame (form after QDTrack, Pang et al., CVPR 2021)."""
+    """Association of detections with tracks (after QDTrack, Pang et al., CVPR 2021)."""
 
     min_score: float = Field(0.2, ge=0, le=1, json_schema_extra=LIVE)
-    """Detections with a lower score are left out."""
+    """Detections with a lower score are dropped."""
     new_score: float = Field(0.4, ge=0, le=1, json_schema_extra=LIVE)
-    """A detection without a track opens one above this score."""
+    """An unmatched detection starts a track above this score."""
     match: float = Field(0.5, ge=0, le=2, json_schema_extra=LIVE)
     """A detection continues a track above this affinity."""
     duplicate_iou: float = Field(0.7, gt=0, le=1, json_schema_extra=LIVE)
-    """A detection goes if its box IoU with a better one, of any class, is above."""
+    """Detections whose box IoU with a better one, of any class, is higher are dropped."""
     iou_weight: float = Field(0.5, ge=0, le=10, json_schema_extra=LIVE)
-    """Weight of the box IoU beside the appearance, which lies in [0, 1]."""
+    """Weight of the box IoU, relative to the appearance term in [0, 1]."""
     momentum: float = Field(0.8, gt=0, le=1, json_schema_extra=LIVE)
-    """Share of the newest embedding in a track's memory."""
+    """Weight of the newest embedding in the moving average of a track."""
     max_age: int = Field(10, ge=1, le=10_000, json_schema_extra=LIVE)
-    """A track is forgotten this number of frames after it was last seen."""
+    """A track ends after this number of frames without a detection."""
     backdrop_frames: int = Field(1, ge=0, le=100, json_schema_extra=LIVE)
-    """Frames whose unmatched detections compete with the tracks."""
+    """Frames whose unmatched detections (backdrops) compete with the tracks."""
     backdrop_iou: float = Field(0.3, ge=0, le=1, json_schema_extra=LIVE)
-    """An unmatched detection is kept to compete unless its box IoU with a better one is above."""
+    """An unmatched detection becomes a backdrop unless its box IoU with a better one is higher."""
     class_gate: bool = Field(True, json_schema_extra=LIVE)
-    """Only a detection of a track's last class can continue it."""
+    """Whether a track can only be continued by detections of its last class."""
 
 
 class ContrastiveConfig(Section):
     """Bi-directional contrastive loss of the embeddings of two frames."""
 
     weight: float = Field(0.25, ge=0)
-    """Weight beside the losses of CondInst."""
+    """Weight relative to the losses of CondInst."""
     background_ratio: float = Field(3.0, ge=0)
-    """Random background locations of a frame for each of its positive ones."""
+    """Number of random background locations for each positive location of a frame."""
     auxiliary_cosine: bool = False
-    """Also pull cosines of pairs to 1 or 0 (mean squared error)."""
+    """Whether to add a loss that pulls cosines of pairs to 1 or 0 (mean squared error)."""
 
 
 class ConsistencyConfig(Section):
-    """Instance-wise temporal consistency: filters of one frame on the features of the other."""
+    """Instance-wise temporal consistency: filters of one frame applied to the features of the
+    other."""
 
     form: ConsistencyForm = "crossover_dice"
-    """Crossed mask against the truth (Dice), or against the other frame's own mask (l2, kl)."""
+    """crossover_dice: crossed mask against the ground truth. l2, kl: against the other frame's own
+    prediction."""
     weight: float = Field(1.0, ge=0)
-    """Weight beside the losses of CondInst."""
+    """Weight relative to the losses of CondInst."""
 
 
 class PairsConfig(Section):
-    """Key and reference frame that a training sample consists of."""
+    """Training samples: pairs of a key and a reference frame."""
 
     max_distance: int = Field(20, ge=1, le=1000)
-    """Most source frames of a video between the two; of a still two augmented copies are taken."""
+    """Longest distance between the two, in frames of the video; a still gives two augmented
+    copies."""
     min_pixels: int = Field(32, ge=1)
-    """Objects of fewer pixels of a frame are ignored there."""
+    """Objects with fewer pixels in a frame are ignored in it."""
     neck_rate: float = Field(1.0, ge=0)
     """Learning rate of the feature pyramid relative to ``training.learning_rate``."""
 
 
 class Settings(Config):
-    """The tree of settings of an STC model."""
+    """Settings of an STC model."""
 
     model: Literal["stc"] = "stc"
     network: StcNetworkConfig = StcNetworkConfig()
@@ -150,8 +154,8 @@ class Settings(Config):
         for name in ("mean_bgr", "std_bgr"):
             if getattr(self.input, name) != InputConfig.model_fields[name].default:
                 raise ValueError(
-                    f"input.{name} cannot be set for the model stc: condinst.variant says which "
-                    "input the weights expect"
+                    f"input.{name} cannot be set for the model stc: condinst.variant determines "
+                    "the normalisation"
                 )
         return self
 

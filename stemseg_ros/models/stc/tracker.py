@@ -19,9 +19,9 @@ from stemseg_ros.models.stc.input_format import letterbox, network_input
 from stemseg_ros.models.stc.postprocess import (
     Detections,
     detect,
-    detection_logits,
-    image_boxes,
-    image_mask,
+    predict_detection_masks,
+    resize_mask,
+    scale_boxes,
 )
 from stemseg_ros.models.stc.settings import Settings
 from stemseg_ros.records import Frame, FrameResult, Instance
@@ -32,9 +32,9 @@ FIXED = ("network", "tracking")
 
 
 class StcTracker:
-    """Detects the objects of every frame and continues tracks by appearance and box.
+    """Tracker that detects the objects of every frame and associates them by appearance and box.
 
-    Masks of one frame are made disjoint: a pixel of several goes to the one of the higher score.
+    Masks of one frame are disjoint: an overlap goes to the mask with the higher score.
     """
 
     def __init__(self, config: Settings, device: torch.device) -> None:
@@ -54,16 +54,18 @@ class StcTracker:
     def step(self, frame: Frame) -> Step:
         """See ``Tracker``."""
         index = next(self._indices)
-        fitted = letterbox((frame.image.shape[0], frame.image.shape[1]), self.config.input)
-        pixels = network_input(frame.image, fitted, self.config.condinst.variant)
+        geometry = letterbox((frame.image.shape[0], frame.image.shape[1]), self.config.input)
+        pixels = network_input(frame.image, geometry, self.config.condinst.variant)
         output = ImageOutput.of((yield Call("detect", (pixels[0].to(self._device),))))
-        grid = self._locations(fitted)
-        found = detect(output.head, grid, fitted, self.config.condinst)
-        ids = self._associate(found, output, fitted)
+        grid = self._locations(geometry)
+        found = detect(output.head, grid, geometry, self.config.condinst)
+        ids = self._associate(found, output, geometry)
         tracked = torch.from_numpy(np.flatnonzero(ids > 0)).to(self._device)
-        logits = detection_logits(found.take(tracked), output.head, output.mask_features, grid)
-        instances = self._report(ids[ids > 0], found.scores[tracked], logits, fitted)
-        height, width = fitted.image_size
+        logits = predict_detection_masks(
+            found.take(tracked), output.head, output.mask_features, grid
+        )
+        instances = self._report(ids[ids > 0], found.scores[tracked], logits, geometry)
+        height, width = geometry.image_size
         return [FrameResult(index, frame.stamp_ns, height, width, 0, instances)]
 
     def finish(self) -> Step:
@@ -82,17 +84,18 @@ class StcTracker:
         self.config = config
         self._associator.config = config.association
 
-    def _locations(self, fitted: Letterbox) -> Grid:
-        """The grid of an input; images of a stream have one size."""
+    def _locations(self, geometry: Letterbox) -> Grid:
+        """Return the grid of locations, built once: images of a stream have one size."""
         if self._grid is None:
-            self._grid = location_grid(fitted.padded_size, self._device)
+            self._grid = location_grid(geometry.padded_size, self._device)
         return self._grid
 
     def _associate(
-        self, found: Detections, output: ImageOutput, fitted: Letterbox
+        self, found: Detections, output: ImageOutput, geometry: Letterbox
     ) -> npt.NDArray[np.int64]:
-        """Track id of each detection, <= 0 without one; their histories go on."""
-        scaled = image_boxes(found, fitted, self.config.condinst)
+        """Associate detections and update the histories of their tracks; returns the track id of
+        each detection, <= 0 without one."""
+        scaled = scale_boxes(found, geometry, self.config.condinst)
         embeddings = output.head.embeddings[0, found.locations]
         labels = found.labels.cpu().numpy()
         seen = Observations(
@@ -107,33 +110,35 @@ class StcTracker:
         return ids
 
     def _report(
-        self, ids: npt.NDArray[np.int64], scores: Tensor, logits: Tensor, fitted: Letterbox
+        self, ids: npt.NDArray[np.int64], scores: Tensor, logits: Tensor, geometry: Letterbox
     ) -> tuple[Instance, ...]:
-        """Instances of a frame, by track id; better scores take their pixels first."""
+        """Build the instances of a frame, by track id; pixels go to the best score."""
         probabilities = logits.sigmoid().cpu().numpy()
-        taken = np.zeros(fitted.image_size, np.bool_)
+        taken = np.zeros(geometry.image_size, np.bool_)
         instances = []
         for number in scores.argsort(descending=True, stable=True).tolist():
             history = self._history[int(ids[number])]
-            if not self._wanted(history):
+            if not self._is_reported(history):
                 continue
-            mask = self._free_mask(probabilities[number], fitted, taken)
+            mask = self._free_mask(probabilities[number], geometry, taken)
             if mask.any() and mask.sum() >= self.config.output.min_area:
                 taken |= mask
                 instances.append(self._instance(mask, history))
         return tuple(sorted(instances, key=lambda instance: instance.track_id))
 
-    def _wanted(self, history: TrackHistory) -> bool:
+    def _is_reported(self, history: TrackHistory) -> bool:
         output = self.config.output
         return history.frames >= output.min_track_frames and history.score >= output.min_score
 
     def _free_mask(
         self,
         probabilities: npt.NDArray[np.float32],
-        fitted: Letterbox,
+        geometry: Letterbox,
         taken: npt.NDArray[np.bool_],
     ) -> npt.NDArray[np.bool_]:
-        crop, top, left = image_mask(probabilities, fitted, self.config.condinst.mask_probability)
+        crop, top, left = resize_mask(
+            probabilities, geometry, self.config.condinst.mask_probability
+        )
         mask = np.zeros_like(taken)
         mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
         return mask & ~taken

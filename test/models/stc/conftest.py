@@ -1,4 +1,4 @@
-"""Golden files of STC, and networks with their weights."""
+"""Golden files of STC and networks with their weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Seeded = Callable[[str, Arrays], CondInst]
 
 @pytest.fixture(scope="session")
 def stc_golden() -> Callable[[str], Arrays]:
-    """stc_golden(name) reads a golden file, for example stc_golden("condinst_mmdet")."""
+    """Reader of golden files, for example stc_golden("condinst_mmdet")."""
 
     def read(name: str) -> Arrays:
         with np.load(GOLDEN / f"{name}.npz") as file:
@@ -40,8 +40,8 @@ def stc_golden() -> Callable[[str], Arrays]:
 
 
 def released_entries(variant: str, classes: int = 80) -> dict[str, torch.Tensor]:
-    """Every entry of the published checkpoints of a variant, zero, in the shapes of the key list;
-    the class layer has ``classes`` rows."""
+    """Build all entries of the published checkpoints of a variant as zeros, with the shapes of the
+    key list; the class layer has ``classes`` rows."""
     entries = {}
     for line in (GOLDEN / f"keys_condinst_{variant}.tsv").read_text().splitlines():
         key, shape = line.split("\t")[:2]
@@ -54,12 +54,12 @@ def released_entries(variant: str, classes: int = 80) -> dict[str, torch.Tensor]
 
 
 def class_names(count: int) -> tuple[str, ...]:
-    """COCO's classes, or as many invented ones."""
+    """Return the classes of COCO, or ``count`` placeholders."""
     return tuple(COCO) if count == len(COCO) else tuple(f"class {n + 1}" for n in range(count))
 
 
 def condinst_settings(variant: str, classes: int = 80, backbone: str = "resnet50") -> Settings:
-    """CondInst alone."""
+    """Return settings of CondInst without a tracking head."""
     return Settings(
         network=StcNetworkConfig(backbone=backbone, classes=class_names(classes)),
         condinst=CondInstConfig(variant=variant),
@@ -69,8 +69,8 @@ def condinst_settings(variant: str, classes: int = 80, backbone: str = "resnet50
 
 @pytest.fixture(scope="session")
 def seeded_condinst(tmp_path_factory: pytest.TempPathFactory) -> Seeded:
-    """seeded_condinst(variant, golden): R-50 with the seeded weights of a golden file, read from a
-    checkpoint file as that implementation writes it."""
+    """Factory seeded_condinst(variant, golden): R-50 with the seeded weights of a golden file,
+    loaded from a checkpoint file in the format of that implementation."""
 
     @lru_cache
     def load(variant: str, salt: str, classes: int) -> CondInst:

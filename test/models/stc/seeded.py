@@ -1,4 +1,4 @@
-"""Weights that the golden files of STC were made with: drawn from the name of each entry."""
+"""Weights with which the golden files of STC were computed: drawn from the name of each entry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAST_NORMS = ("bn3.weight", "conv3.norm.weight")
 
 
 def seeded_weights(entries: Mapping[str, Tensor], salt: str) -> dict[str, Tensor]:
-    """Values for entries of a state dict, by their shapes; counters and constants stay."""
+    """Draw values for the entries of a state dict; counters and constants stay."""
     return {key: _seeded(key, value, salt) for key, value in entries.items()}
 
 

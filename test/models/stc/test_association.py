@@ -1,4 +1,4 @@
-"""Association of detections to tracks."""
+"""Association of detections with tracks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network and its post-processing against the two implementations of CondInst."""
+"""Network and postprocessing against the two implementations of CondInst."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from stemseg_ros.geometry import Letterbox
 from stemseg_ros.models.stc.condinst import CondInst, ImageOutput
 from stemseg_ros.models.stc.heads import Grid, HeadOutput, location_grid
 from stemseg_ros.models.stc.input_format import network_input
-from stemseg_ros.models.stc.mask_head import mask_logits
+from stemseg_ros.models.stc.mask_head import predict_masks
 from stemseg_ros.models.stc.postprocess import (
     Detections,
     detect,
-    detection_logits,
-    image_boxes,
-    image_mask,
+    predict_detection_masks,
+    resize_mask,
+    scale_boxes,
 )
 from stemseg_ros.models.stc.settings import CondInstConfig
 
@@ -30,8 +30,8 @@ LEVELS = ("p3", "p4", "p5", "p6", "p7")
 def assert_near(
     actual: object, expected: np.ndarray, scale: float = 1e-5, largest: float | None = None
 ) -> None:
-    """Equal up to a share of the largest value (of ``expected``, if none is given); 2e-6 where
-    float32 rounds as it did for the golden files, more on other processors."""
+    """Compare up to ``scale`` times the largest value (by default that of ``expected``). Errors
+    are about 2e-6 on the processor of the golden files, and larger on others."""
     if largest is None:
         largest = np.abs(expected).max(initial=0)
     np.testing.assert_allclose(
@@ -40,7 +40,7 @@ def assert_near(
 
 
 def level_maps(rows: torch.Tensor, grid: Grid) -> list[torch.Tensor]:
-    """(N, L, C) -> (N, C, h, w) of each level."""
+    """Reshape (N, L, C) to (N, C, h, w) of each level."""
     parts = rows.split(grid.level_lengths, dim=1)
     return [
         part.transpose(1, 2).unflatten(2, size)
@@ -80,7 +80,7 @@ def test_network_golden(
         assert_near(levels[number][0, :8], golden[level])
         for name, values in maps.items():
             if f"{name}_{level}" in golden:
-                # One head computes all levels, and the last ones hold a few small values.
+                # One head computes all levels, and the coarsest have few and small values.
                 whole = [golden[f"{name}_{each}"] for each in LEVELS if f"{name}_{each}" in golden]
                 largest = max(float(np.abs(each).max()) for each in whole)
                 assert_near(values[number][0], golden[f"{name}_{level}"], largest=largest)
@@ -97,7 +97,7 @@ def test_location_masks_golden(
         first[level - 3] + y * grid.level_sizes[level - 3][1] + x
         for level, y, x in golden["location_level_y_x"]
     ]
-    logits = mask_logits(
+    logits = predict_masks(
         output.mask_features[0],
         output.head.parameters[0, where],
         grid.points[where],
@@ -118,14 +118,14 @@ def test_detections_golden(
     found = detect(output.head, grid, geometry, config)
     before = "boxes_input_scale" if variant == "mmdet" else "proposal_boxes"
     assert_near(found.boxes, golden[before])
-    logits = detection_logits(found, output.head, output.mask_features, grid)
+    logits = predict_detection_masks(found, output.head, output.mask_features, grid)
     if variant == "mmdet":
         assert_near(logits, golden["detection_mask_logits"], 2e-5)
     else:
         np.testing.assert_allclose(
             logits.sigmoid(), golden["proposal_masks_stride4"], rtol=0, atol=1e-4
         )
-    scaled = image_boxes(found, geometry, config)
+    scaled = scale_boxes(found, geometry, config)
     assert_near(scaled.boxes, golden["boxes"])
     assert_near(scaled.scores, golden["scores"])
     np.testing.assert_array_equal(scaled.labels, golden["labels"])
@@ -137,7 +137,7 @@ def compare_masks(probabilities: np.ndarray, golden: Arrays, geometry: Letterbox
     expected = np.unpackbits(golden["masks"])[: shape.prod()].reshape(shape).astype(bool)
     masks = np.zeros_like(expected)
     for mask, probability in zip(masks, probabilities, strict=True):
-        crop, top, left = image_mask(probability, geometry, 0.5)
+        crop, top, left = resize_mask(probability, geometry, 0.5)
         mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
     assert (masks != expected).sum() <= 10
 
@@ -152,7 +152,7 @@ def test_postprocess_golden(name: str, variant: str, stc_golden: Callable[[str],
     head = given_head(golden)
     config = CondInstConfig(variant=variant)
     grid = location_grid(padded)
-    found = image_boxes(detect(head, grid, geometry, config), geometry, config)
+    found = scale_boxes(detect(head, grid, geometry, config), geometry, config)
     compare_detections(found, grid, golden, variant)
 
 

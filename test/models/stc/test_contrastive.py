@@ -10,16 +10,16 @@ import torch
 from models.stc.conftest import Arrays
 
 from stemseg_ros.models.stc.contrastive import (
-    EmbeddedRows,
+    LocationEmbeddings,
     anchor_loss,
     contrastive_loss,
     cosine_loss,
 )
 
 
-def rows(golden: Arrays, frame: str, number: int) -> EmbeddedRows:
+def rows(golden: Arrays, frame: str, number: int) -> LocationEmbeddings:
     embeddings = torch.from_numpy(golden[f"{frame}_embeddings_{number}"]).requires_grad_()
-    return EmbeddedRows(embeddings, torch.from_numpy(golden[f"{frame}_ids_{number}"]))
+    return LocationEmbeddings(embeddings, torch.from_numpy(golden[f"{frame}_ids_{number}"]))
 
 
 def test_contrastive_golden(stc_golden: Callable[[str], Arrays]) -> None:
@@ -48,16 +48,18 @@ def test_contrastive_golden(stc_golden: Callable[[str], Arrays]) -> None:
 
 
 @pytest.mark.parametrize("loss", [contrastive_loss, cosine_loss])
-def test_without_anchors_zero_with_a_graph(loss: Callable[..., torch.Tensor]) -> None:
-    nobody = EmbeddedRows(torch.ones(2, 3, requires_grad=True), torch.tensor([0, 0]))
-    value = loss([(nobody, nobody)])
+def test_without_anchors_the_loss_is_zero_and_differentiable(
+    loss: Callable[..., torch.Tensor],
+) -> None:
+    background = LocationEmbeddings(torch.ones(2, 3, requires_grad=True), torch.tensor([0, 0]))
+    value = loss([(background, background)])
     value.backward()
     assert value.item() == 0
-    assert nobody.embeddings.grad is not None and not nobody.embeddings.grad.any()
+    assert background.embeddings.grad is not None and not background.embeddings.grad.any()
 
 
 def test_cosine_loss_by_hand() -> None:
-    key = EmbeddedRows(torch.tensor([[2.0, 0.0]]), torch.tensor([1]))
-    reference = EmbeddedRows(torch.tensor([[3.0, 3.0], [0.0, 1.0]]), torch.tensor([1, 0]))
-    wanted = ((0.5**0.5 - 1) ** 2 + 0.0) / 2
-    assert cosine_loss([(key, reference)]).item() == pytest.approx(wanted, abs=1e-6)
+    key = LocationEmbeddings(torch.tensor([[2.0, 0.0]]), torch.tensor([1]))
+    reference = LocationEmbeddings(torch.tensor([[3.0, 3.0], [0.0, 1.0]]), torch.tensor([1, 0]))
+    expected = ((0.5**0.5 - 1) ** 2 + 0.0) / 2
+    assert cosine_loss([(key, reference)]).item() == pytest.approx(expected, abs=1e-6)

@@ -16,18 +16,18 @@ from stemseg_ros.geometry import Letterbox
 from stemseg_ros.models.stc.condinst import CondInst, ImageOutput
 from stemseg_ros.models.stc.heads import Grid, location_grid
 from stemseg_ros.models.stc.input_format import network_input
-from stemseg_ros.models.stc.load import mmdet_key
+from stemseg_ros.models.stc.load import rename_to_mmdet
 from stemseg_ros.models.stc.losses import (
     detection_losses,
     mask_loss,
+    predict_sampled_masks,
     sample_masks,
-    sampled_logits,
 )
 from stemseg_ros.models.stc.targets import (
     LocationTargets,
     Truth,
     assign_locations,
-    centerness_targets,
+    compute_centerness,
 )
 from stemseg_ros.models.stc.trainable import freeze
 
@@ -40,11 +40,11 @@ LOSS_NAMES = {
 def golden_truth(golden: Arrays, suffix: str, padded: tuple[int, int]) -> Truth:
     shape = golden[f"gt_masks_shape{suffix}"]
     masks = np.unpackbits(golden[f"gt_masks{suffix}"])[: shape.prod()].reshape(shape)
-    room = (0, padded[1] - shape[2], 0, padded[0] - shape[1])
+    padding = (0, padded[1] - shape[2], 0, padded[0] - shape[1])
     return Truth(
         torch.from_numpy(golden[f"gt_boxes{suffix}"]),
         torch.from_numpy(golden[f"gt_labels{suffix}"]),
-        F.pad(torch.from_numpy(masks), room),
+        F.pad(torch.from_numpy(masks), padding),
         torch.arange(len(masks)) + 1,
     )
 
@@ -69,11 +69,11 @@ def test_targets_golden(stc_golden: Callable[[str], Arrays]) -> None:
     compare_targets(targets, golden, grid, ...)
     np.testing.assert_array_equal(targets.positive, golden["positive_index"])
     np.testing.assert_array_equal(targets.truth[targets.positive], golden["positive_gt"])
-    assert_near(centerness_targets(targets.distances[targets.positive]), golden["centerness"])
+    assert_near(compute_centerness(targets.distances[targets.positive]), golden["centerness"])
 
 
 class TrainingCase:
-    """A batch of a golden file through the network in training mode, and its losses."""
+    """Output and losses of the network in training mode on the batch of a golden file."""
 
     def __init__(self, golden: Arrays, network: CondInst, variant: str) -> None:
         images = [golden[f"image_bgr_{n}"] for n in range(int(golden["images"]))]
@@ -128,8 +128,8 @@ def test_training_targets_golden(trained: tuple[str, Arrays, TrainingCase]) -> N
 
 def test_losses_golden(trained: tuple[str, Arrays, TrainingCase]) -> None:
     variant, golden, case = trained
-    for name, wanted in zip(case.losses, LOSS_NAMES[variant], strict=True):
-        assert case.losses[name].item() == pytest.approx(float(golden[wanted]), rel=1e-5), name
+    for name, expected in zip(case.losses, LOSS_NAMES[variant], strict=True):
+        assert case.losses[name].item() == pytest.approx(float(golden[expected]), rel=1e-5), name
     total = sum(case.losses.values()).item()
     assert total == pytest.approx(float(golden["total"]), rel=1e-5)
 
@@ -137,7 +137,7 @@ def test_losses_golden(trained: tuple[str, Arrays, TrainingCase]) -> None:
 def test_gradients_golden(trained: tuple[str, Arrays, TrainingCase]) -> None:
     _, golden, case = trained
     parameters = {name: p for name, p in case.network.named_parameters() if p.grad is not None}
-    names = [mmdet_key(name) for name in golden["gradient_names"]]
+    names = [rename_to_mmdet(name) for name in golden["gradient_names"]]
     assert sorted(names) == sorted(parameters)
     norms = [parameters[name].grad.norm().item() for name in names]
     np.testing.assert_allclose(norms, golden["gradient_norms"], rtol=2e-3, atol=1e-7)
@@ -146,7 +146,7 @@ def test_gradients_golden(trained: tuple[str, Arrays, TrainingCase]) -> None:
 def test_output_gradients_golden(trained: tuple[str, Arrays, TrainingCase]) -> None:
     variant, golden, case = trained
     if variant != "mmdet":
-        return  # its golden file has no gradients of outputs
+        return  # the golden file of adelaidet has no gradients of outputs
     assert_near(case.inputs, golden["input"])
     head = case.output.head
     for name, rows in (
@@ -159,13 +159,13 @@ def test_output_gradients_golden(trained: tuple[str, Arrays, TrainingCase]) -> N
     ):
         for level, maps in zip(LEVELS, level_maps(rows.detach(), case.grid), strict=True):
             if f"{name}_{level}" in golden:
-                # A unit at the kink of a ReLU may fall to either side by rounding.
+                # By rounding, the input of a ReLU near 0 may fall on either side.
                 tolerance = 3e-3 if name.startswith("gradient") else 1e-5
                 assert_near(maps, golden[f"{name}_{level}"], tolerance)
     for image, sample in enumerate(case.samples):
         expected = golden[f"positive_mask_logits_{image}"] if len(sample.locations) else None
         if expected is not None:
-            logits = sampled_logits(case.output, image, sample, case.grid)[: len(expected)]
+            logits = predict_sampled_masks(case.output, image, sample, case.grid)[: len(expected)]
             assert_near(logits.detach(), expected, 2e-5)
 
 
