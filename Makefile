@@ -3,7 +3,6 @@
 .PHONY: help setup demo test lint check clean
 
 BIN := .venv/bin
-TRAIN := test/training/test_train.py
 
 # A sourced ROS workspace would bring its own rclpy and libraries in front of those of .venv.
 unexport PYTHONPATH
@@ -26,9 +25,7 @@ demo: setup
 	@$(BIN)/stemseg demo
 
 test: setup
-	@# One file in a process of its own: behind others in one process its first test ended the process without a trace.
-	@$(if $(ARGS),,$(BIN)/python -m pytest -q $(TRAIN))
-	@$(BIN)/python -m pytest -n 2 $(if $(ARGS),$(ARGS),--ignore=$(TRAIN))
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check

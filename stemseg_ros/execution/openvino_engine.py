@@ -8,6 +8,7 @@ import platform
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ Tensors = tuple[Tensor, ...]
 Shapes = tuple[tuple[int, ...], ...]
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
+
+
+@cache
+def shared_core() -> Any:
+    """The one ``openvino.Core`` of the process.
+
+    Its CPU plugin gives the thread an alternate signal stack, and takes it back when it goes: of
+    two plugins, the second hands back the stack of the first, which may be gone. The next signal
+    (Ctrl-C, the end of a child process) then kills the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +73,7 @@ class OpenVinoEngine:
             import openvino
         self._source = source
         self._key = fingerprint(source) if isinstance(source, nn.Module) else ""
-        self._core = openvino.Core()
+        self._core = shared_core()
         self._tensor = openvino.Tensor
         self._version = openvino.__version__
         self.precision = resolve_precision(config.precision, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -101,6 +102,33 @@ def test_functions_of_every_engine_equal_those_of_torch(kind: str, batch: int) -
         found = engine.run("encode", frames)
         assert_close(found, expected)
         assert_close(engine.run("decode", found), reference.run("decode", expected))
+
+
+SIGNAL_AFTER_TWO_ENGINES = """
+import os, signal, sys
+sys.path[:0] = sys.argv[1:]
+from test_engines import images, toy_engine
+engines = [toy_engine("openvino"), toy_engine("openvino")]
+for engine in engines:
+    engine.run("encode", images((8, 8)))
+del engine
+while engines:
+    engines.pop(0)
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@OPENVINO
+def test_signals_are_handled_after_engines_have_gone() -> None:
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AFTER_TWO_ENGINES, *folders],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.parametrize("kind", ENGINES)
