@@ -9,6 +9,7 @@ an epoch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from stemseg_ros.records import Frame
@@ -31,6 +32,15 @@ class Event(NamedTuple):
     """A new epoch began, or a frame was dropped because of its stamp."""
     text: str
     """A sentence for the log."""
+
+
+def dropped_lines(dropped: Mapping[str, int]) -> list[str]:
+    """Frames without a result because of their stamps, one line for each reason."""
+    return [
+        f"{number} frame{'s' * (number != 1)} dropped because of the stamps: "
+        f"{reason.replace('_', ' ')}"
+        for reason, number in dropped.items()
+    ]
 
 
 class Admitted(NamedTuple):

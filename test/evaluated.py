@@ -82,7 +82,7 @@ class Clip:
             self.rows,
         )
         write_labelled_bag(
-            zip(self.stamps, self.images, strict=True),
+            zip(range(len(self.images)), self.stamps, self.images, strict=True),
             truth,
             bag,
             topic="/camera/image_raw",

@@ -86,21 +86,25 @@ def bag_from_frames(
     ] = None,
 ) -> None:
     """Write the images of a folder, and their ground truth, to a new bag."""
-    from stemseg_ros.media.sources import ImageFolder
+    from stemseg_ros.media.sources import ImageFolder, numbered_frames
 
-    # Frames are counted against the ground truth: none may be left out.
-    source = ImageFolder(folder, fps, strict=ground_truth is not None)
+    source = ImageFolder(folder, fps)
     bag = bag or _default_bag(source, storage)
     if ground_truth is None:
         _write_bag(source, bag, topic, frame_id, encoding, storage)
         return
-    from stemseg_ros.cli.console import frames_progress
+    from stemseg_ros.cli.console import frames_progress, report_damage
     from stemseg_ros.evaluation.truth_bag import read_sequence, write_labelled_bag
+    from stemseg_ros.formats.sequence_masks import EvaluationError
 
     truth = read_sequence(ground_truth, format.value, sequence)
+    if source.frames < truth.frames:
+        raise EvaluationError(
+            f"{source.frames} images in {folder}, but the ground truth has {truth.frames} frames"
+        )
     with source, frames_progress(source.name, source.frames) as progress:
         count = write_labelled_bag(
-            source,
+            numbered_frames(source),
             truth,
             bag,
             topic=topic,
@@ -109,6 +113,7 @@ def bag_from_frames(
             encoding=encoding.value,
             storage=storage.value if storage else None,
         )
+    report_damage(source.damage)
     typer.echo(f"{count} labelled frames in {bag}, topic {topic}")
 
 

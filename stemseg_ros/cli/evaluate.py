@@ -16,6 +16,7 @@ from stemseg_ros.cli.options import (
     ConfigOption,
     DeviceOption,
     SetOption,
+    StrictOption,
     TopicOption,
     config_from,
 )
@@ -144,6 +145,7 @@ def evaluate(
     device: DeviceOption = "auto",
     topic: TopicOption = None,
     settings: SetOption = None,
+    strict: StrictOption = False,
 ) -> None:
     """Score results against ground truth: run the pipeline on the images, or take stored results.
 
@@ -158,7 +160,7 @@ def evaluate(
         from stemseg_ros.evaluation import evaluate as work
         from stemseg_ros.evaluation.inputs import read_input
         from stemseg_ros.evaluation.relinking import Relinker, as_given
-        from stemseg_ros.evaluation.report.content import summarise, to_json
+        from stemseg_ros.evaluation.report.content import lost_lines, summarise, to_json
         from stemseg_ros.evaluation.report.page import write_page
         from stemseg_ros.evaluation.runs import stored_masks
         from stemseg_ros.evaluation.variants import STORED, LinkingVariant
@@ -187,6 +189,11 @@ def evaluate(
         write_page(out / "report.html", report, given, lambda name: shown[name]())
     _print(variants)
     typer.echo(f"{out}: report.html, report.json")
+    lost = lost_lines(variants)
+    for line in lost:
+        typer.echo(f"stemseg: {line}", err=True)
+    if strict and lost:
+        raise typer.Exit(3)
 
 
 def convert(

@@ -123,6 +123,7 @@ def run(
     from stemseg_ros.labelling.job import run_source
     from stemseg_ros.media.outputs import appear_together
     from stemseg_ros.media.sources import open_source
+    from stemseg_ros.stamps import dropped_lines
     from stemseg_ros.stream import open_model
 
     place = resolve_device(device)
@@ -148,9 +149,8 @@ def run(
             f"{summary.tracks} tracks",
             err=True,
         )
-    for reason, number in summary.dropped.items():
-        what = reason.replace("_", " ")
-        typer.echo(f"stemseg: {number} frames dropped because of their stamps: {what}", err=True)
+    for line in dropped_lines(summary.dropped):
+        typer.echo(f"stemseg: {line}", err=True)
     if strict and (frames.damage or summary.dropped):
         raise typer.Exit(3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 
 from stemseg_ros.evaluation import through_ros
 from stemseg_ros.evaluation.inputs import BAG, PROMPTED, EvaluationInput, read_results_bag
+from stemseg_ros.evaluation.lost_frames import LostFrames
 from stemseg_ros.evaluation.matches import MatchDiagnostics, diagnose
 from stemseg_ros.evaluation.measures import (
     MOTS,
@@ -64,6 +66,8 @@ class VariantReport:
     """Of every frame."""
     diagnostics: dict[str, MatchDiagnostics] = field(default_factory=dict)
     """By sequence; for the MOTS measures alone."""
+    lost: dict[str, LostFrames] = field(default_factory=dict)
+    """Frames without predictions, of the sequences that have such."""
 
 
 def read_stored(
@@ -93,6 +97,8 @@ def evaluate_stored(
     for variant in variants:
         masks = stored if relinker is None else relinker.masks(variant, stored)
         reports.append(score_variant(variant, given, masks, jobs, progress))
+        if relinker is not None:
+            reports[-1].lost = relinker.lost(variant)
     return reports
 
 
@@ -131,6 +137,7 @@ def evaluate_runs(
         report = score_variant(variant, given, masks, jobs, progress)
         report.timing = timing(runs.values())
         report.latency_ms = [ms for run in runs.values() for ms in run.latency_ms]
+        report.lost = {name: run.lost for name, run in runs.items() if run.lost}
         reports.append(report)
         write_benchmark_files(variant, given, masks, out)
     return reports
@@ -209,6 +216,7 @@ def _check_length(given: EvaluationInput, name: str, run: StoredRun) -> None:
         raise EvaluationError(
             f"sequence {name}: {run.frames} images in {given.images[name].path}, but the "
             f"ground truth has {given.truths[name].frames} frames"
+            + "".join(f"; {loss}" for loss in run.lost.losses)
         )
 
 
@@ -264,7 +272,13 @@ def parallel(
             values[i] = function(task)
             done(values)
         return list(values.values())
-    with ProcessPoolExecutor(min(jobs, len(tasks)), multiprocessing.get_context("spawn")) as pool:
+    # Losses are part of what the processes return; their warnings would be a second report.
+    with ProcessPoolExecutor(
+        min(jobs, len(tasks)),
+        multiprocessing.get_context("spawn"),
+        initializer=logging.disable,
+        initargs=(logging.WARNING,),
+    ) as pool:
         futures = {pool.submit(function, task): i for i, task in enumerate(tasks)}
         try:
             for future in as_completed(futures):
@@ -279,7 +293,7 @@ def parallel(
 def timing(runs: Iterable[StoredRun]) -> Timing:
     """Compute the speed over all sequences, including those of an earlier, stopped run."""
     everything = list(runs)
-    frames = sum(run.frames for run in everything)
+    frames = sum(len(run.latency_ms) for run in everything)
     known = [run.network_seconds for run in everything if run.network_seconds is not None]
     return Timing(
         frames,

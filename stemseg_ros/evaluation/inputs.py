@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stemseg_ros.errors import MediaError
+from stemseg_ros.evaluation.bag_stamps import frames_of, read_stamps
+from stemseg_ros.evaluation.lost_frames import LostFrames
 from stemseg_ros.formats import format_named
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks, from_results
-from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, BagReader, bag_info
-from stemseg_ros.media.messages import stamp_ns
+from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, bag_info
+from stemseg_ros.media.damage import Damage, SkippedFrame
 from stemseg_ros.media.result_bag import InstanceBagReader
 from stemseg_ros.media.sources import FrameSource, ImageFolder, is_bag, open_source
 from stemseg_ros.records import Prompt
@@ -40,11 +42,23 @@ class Images:
 
     prompts: Mapping[int, tuple[Prompt, ...]] = field(default_factory=dict)
     """Objects that are pointed at, by number of the frame."""
+    truth_frames: int = 0
+    """Length of the ground truth; a recording may be longer, or lack its end."""
+    numbers: tuple[int, ...] = ()
+    """Frame of the ground truth of each message of a damaged bag; None for their order."""
+
+    def frame(self, position: int) -> int:
+        """Frame of the ground truth at a position of the recording; NO_FRAME if that is lost."""
+        return self.numbers[position] if self.numbers else position
+
+    def lost(self, damage: Damage, dropped: Mapping[str, int] | None = None) -> LostFrames:
+        """What was not read, by frames of the ground truth. dropped: because of stamps."""
+        skipped = [SkippedFrame(self.frame(item.frame), item.reason) for item in damage.skipped]
+        return LostFrames(skipped, list(damage.losses), dict(dropped or {}))
 
     def open(self) -> FrameSource:
-        """Open the frames. Raises MediaError, also for a missing frame."""
-        # Frames are counted against the ground truth: none may be skipped.
-        source = open_source(self.path, self.topic, strict=True)
+        """Open the frames. Raises MediaError, also for a missing file."""
+        source = open_source(self.path, self.topic)
         if self.names and isinstance(source, ImageFolder):
             files = {file.stem: file for file in source.paths}
             missing = [name for name in self.names if name not in files]
@@ -95,9 +109,9 @@ def read_input(
         raise EvaluationError(f"no ground truth at {ground_truth}")
     if is_bag(ground_truth):
         truth = split_ignored(read_bag(ground_truth, TRUTH_TOPIC))
-        place = Images(images or ground_truth, topic)
-        found = {truth.name: place} if _check_images(ground_truth, place) else {}
-        return EvaluationInput(BAG, {truth.name: truth}, found)
+        place = Images(images or ground_truth, topic, truth_frames=truth.frames)
+        located = _match_images(ground_truth, place)
+        return EvaluationInput(BAG, {truth.name: truth}, {truth.name: located} if located else {})
     if format_name == BAG:
         raise EvaluationError(f"{ground_truth} is no ROS 2 bag")
     truths = chosen(format_named(format_name).read_truth(ground_truth), sequences, ground_truth)
@@ -114,6 +128,7 @@ def read_input(
             topic,
             tuple(Path(file).stem for file in truths[name].files),
             first_masks(truths[name]) if format_name in PROMPTED else {},
+            truths[name].frames,
         )
         for name, folder in folders.items()
         if folder
@@ -178,45 +193,27 @@ def read_results_bag(path: Path, truth_bag: Path, truth: SequenceMasks) -> Seque
         t.name for t in bag_info(path).topics if t.type == INSTANCE_ARRAY and t.name != TRUTH_TOPIC
     ]
     topic = topics[0] if len(topics) == 1 else None
-    _same_stamps(
-        stamps(truth_bag, (INSTANCE_ARRAY,), TRUTH_TOPIC),
-        stamps(path, (INSTANCE_ARRAY,), topic),
+    frames_of(
+        read_stamps(truth_bag, (INSTANCE_ARRAY,), TRUTH_TOPIC),
+        read_stamps(path, (INSTANCE_ARRAY,), topic),
         f"{path}: results",
     )
     return replace(read_bag(path, topic), name=truth.name)
 
 
-def stamps(path: Path, types: Collection[str], topic: str | None) -> list[int]:
-    """Read the header stamps of a topic's messages, in ns. Raises BagError."""
-    with BagReader(path, types, topic) as bag:
-        return [stamp_ns(message) for _, message in bag]
-
-
-def _same_stamps(truth: list[int], found: list[int], what: str) -> None:
-    if truth != found:
-        at = next(
-            (n for n, (a, b) in enumerate(zip(truth, found, strict=False)) if a != b),
-            min(len(truth), len(found)),
-        )
-        raise EvaluationError(
-            f"{what} and ground truth must have the same stamps; they differ from frame "
-            f"{at} on ({len(found)} and {len(truth)} messages)"
-        )
-
-
-def _check_images(bag: Path, images: Images) -> bool:
-    """Check that images have the stamps of the ground truth, and return whether there are any.
+def _match_images(bag: Path, images: Images) -> Images | None:
+    """Find the frame of each image by the stamps of the ground truth; None if there are no images.
     Raises EvaluationError."""
     if not is_bag(images.path):
-        return True
+        return images
     if not any(topic.type in IMAGE_TYPES for topic in bag_info(images.path).topics):
-        return False
-    _same_stamps(
-        stamps(bag, (INSTANCE_ARRAY,), TRUTH_TOPIC),
-        stamps(images.path, IMAGE_TYPES, images.topic),
+        return None
+    numbers = frames_of(
+        read_stamps(bag, (INSTANCE_ARRAY,), TRUTH_TOPIC),
+        read_stamps(images.path, IMAGE_TYPES, images.topic),
         f"{images.path}: images",
     )
-    return True
+    return replace(images, numbers=numbers)
 
 
 def split_ignored(sequence: SequenceMasks) -> SequenceMasks:

@@ -19,9 +19,12 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from stemseg_ros.evaluation.inputs import Images
+from stemseg_ros.evaluation.lost_frames import LostFrames
 from stemseg_ros.formats.kitti_lines import IDS_PER_CLASS, ResultRow
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.masks import decode
+from stemseg_ros.media.damage import Damage
+from stemseg_ros.media.sources import numbered_frames
 from stemseg_ros.models.stc.association import Associator, Observations
 from stemseg_ros.models.stc.settings import AssociationConfig
 from stemseg_ros.records import Image
@@ -157,14 +160,18 @@ class AssociationLinker:
         return [int(i) for i in self._associator.update(seen).ids]
 
 
-def relink(sequence: SequenceMasks, images: Images, linker: Linker) -> SequenceMasks:
-    """The same masks with identities of a linker; a track's score is the mean of those that its
-    masks had. Raises EvaluationError, MediaError."""
+def relink(
+    sequence: SequenceMasks, images: Images, linker: Linker
+) -> tuple[SequenceMasks, LostFrames]:
+    """The same masks with identities of a linker, and the frames that cannot be read, whose masks
+    are left out; a track's score is the mean of those that its masks had. Raises EvaluationError,
+    MediaError."""
+    damage = Damage()
     numbers: dict[tuple[int, int], int] = {}
     counts: Counter[int] = Counter()
     scores: dict[int, list[float]] = defaultdict(list)
     rows = []
-    for frame, found in _frames(sequence, images):
+    for frame, found in _frames(sequence, images, damage):
         for row, track in zip(found, linker.link(frame), strict=True):
             key = row.class_id, track
             if key not in numbers:
@@ -178,20 +185,24 @@ def relink(sequence: SequenceMasks, images: Images, linker: Linker) -> SequenceM
             f"results hold at most {IDS_PER_CLASS - 1}"
         )
     means = {id_: float(np.mean(values)) for id_, values in scores.items()}
-    return replace(sequence, rows=tuple(rows), scores=means)
+    return replace(sequence, rows=tuple(rows), scores=means), images.lost(damage)
 
 
 def _frames(
-    sequence: SequenceMasks, images: Images
+    sequence: SequenceMasks, images: Images, damage: Damage
 ) -> Iterator[tuple[FrameMasks, list[ResultRow]]]:
-    """Frames in order, also those without masks."""
+    """Frames in order, also those without masks; ``damage`` receives what cannot be read."""
     by_frame = sequence.by_frame()
     with images.open() as source:
         read = 0
-        for (_, image), rows in zip(source, by_frame, strict=False):
+        for position, _, image in numbered_frames(source):
+            number = images.frame(position)
+            if not 0 <= number < len(by_frame):
+                continue
+            rows = by_frame[number]
             if rows and tuple(rows[0].rle["size"]) != image.shape[:2]:
                 raise EvaluationError(
-                    f"sequence {sequence.name}, frame {read}: masks of another size than the "
+                    f"sequence {sequence.name}, frame {number}: masks of another size than the "
                     f"image ({image.shape[1]}x{image.shape[0]} pixels)"
                 )
             masks = np.array([decode(row.rle) for row in rows], np.bool_)
@@ -199,8 +210,10 @@ def _frames(
             scores = np.array([sequence.scores.get(row.id, 1.0) for row in rows], np.float64)
             shape = (len(rows), *image.shape[:2])
             yield FrameMasks(image, masks.reshape(shape), labels, scores), rows
-            read += 1
-    if read < len(by_frame) and any(by_frame[read:]):
+            read = number + 1
+        damage.skipped += source.damage.skipped
+        damage.losses += source.damage.losses
+    if any(by_frame[read:]) and not damage:
         raise EvaluationError(
             f"sequence {sequence.name}: {read} images in {images.path}, but masks of "
             f"{len(by_frame)} frames"

@@ -14,6 +14,7 @@ from stemseg_ros.evaluation.linkers import (
     Linker,
     relink,
 )
+from stemseg_ros.evaluation.lost_frames import LostFrames
 from stemseg_ros.evaluation.mask_embeddings import MaskEmbedder
 from stemseg_ros.evaluation.runs import Setup
 from stemseg_ros.evaluation.variants import OWN, LinkingVariant
@@ -34,7 +35,7 @@ class Relinker:
     def __init__(self, given: EvaluationInput, setup: Setup) -> None:
         """setup: the model whose embeddings ri and stc use."""
         self._given, self._setup = given, setup
-        self._done: dict[tuple[str, str, str], SequenceMasks] = {}
+        self._done: dict[tuple[str, str, str], tuple[SequenceMasks, LostFrames]] = {}
         self._embedder: Embedder | None = None
 
     def masks(self, variant: LinkingVariant, masks: Mapping[str, Masks]) -> dict[str, Masks]:
@@ -53,12 +54,20 @@ class Relinker:
             for name, read in masks.items()
         }
 
+    def lost(self, variant: LinkingVariant) -> dict[str, LostFrames]:
+        """Frames that a variant's linker could not read, of the sequences that have such."""
+        return {
+            name: lost
+            for (run, linker, name), (_, lost) in self._done.items()
+            if (run, linker) == (variant.run, variant.linker) and lost
+        }
+
     def _linked(self, variant: LinkingVariant, name: str, read: Masks) -> SequenceMasks:
         key = variant.run, variant.linker, name
         if key not in self._done:
             linker = self._linker(variant.linker)
             self._done[key] = relink(read(), self._given.images[name], linker)
-        return self._done[key]
+        return self._done[key][0]
 
     def _linker(self, name: str) -> Linker:
         """A fresh one, for one sequence."""

@@ -20,7 +20,9 @@ import torch
 from stemseg_ros import __version__
 from stemseg_ros.config import Config, result_settings, settings_class
 from stemseg_ros.errors import MediaError
+from stemseg_ros.evaluation.bag_stamps import NO_FRAME
 from stemseg_ros.evaluation.inputs import Images
+from stemseg_ros.evaluation.lost_frames import LostFrames
 from stemseg_ros.formats.kitti_lines import (
     IDS_PER_CLASS,
     ResultRow,
@@ -29,9 +31,16 @@ from stemseg_ros.formats.kitti_lines import (
     write_results,
 )
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
-from stemseg_ros.labelling.job import Timings, push_all, write_json
+from stemseg_ros.labelling.job import (
+    Timings,
+    count_dropped,
+    push_all,
+    pushed_frame,
+    write_json,
+)
+from stemseg_ros.media.sources import is_bag
 from stemseg_ros.models.layers.weights import bundled_checkpoint
-from stemseg_ros.stream import Model, Stream, open_model
+from stemseg_ros.stream import Event, Model, Stream, open_model
 
 MODES = ("offline", "near_online", "online")
 """offline: the paper's protocol, foreground and class logits averaged over all windows of a frame.
@@ -59,6 +68,8 @@ class Setup:
         if self.config.detector:
             digests.append(_digest(self.config.detector, self.config.detector_checkpoint))
         place = [str(images.path.resolve()), images.topic, images.names, images.state()]
+        if images.numbers:
+            place.append(str(images.numbers))
         if images.prompts:
             place.append(hashlib.sha256(repr(images.prompts).encode()).hexdigest())
         made_with = [__version__, self.device, result_settings(self.config), *digests]
@@ -72,6 +83,8 @@ class StoredRun:
 
     fingerprint: str
     frames: int
+    """Length of the sequence, frames without results included."""
+    lost: LostFrames
     size: tuple[int, int]
     """(H, W), pixels."""
     classes: dict[int, str]
@@ -83,7 +96,7 @@ class StoredRun:
     """Network, clustering and linking, close to what the paper counts (network and clustering);
     None through ROS."""
     latency_ms: list[float]
-    """Of each frame, from pushing it to receiving its result."""
+    """Of each frame with a result, from pushing it to receiving that."""
 
 
 def run_sequence(
@@ -125,7 +138,8 @@ def load_run(out: Path, name: str) -> StoredRun | None:
         content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
         for key in ("classes", "scores"):
             content[key] = {int(number): value for number, value in content[key].items()}
-        return StoredRun(**{**content, "size": tuple(content["size"])})
+        lost, size = LostFrames.from_json(content["lost"]), tuple(content["size"])
+        return StoredRun(**{**content, "lost": lost, "size": size})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -165,18 +179,24 @@ def _compute(
     fingerprint: str,
     progress: Callable[[int], None],
 ) -> StoredRun:
-    collector, timings = TrackCollector(), Timings()
+    collector, timings, events = TrackCollector(), Timings(), list[Event]()
     scores: dict[tuple[int, int], list[float]] = {}
     size = (0, 0)
     start = time.perf_counter()
     with images.open() as source:
-        for results in push_all(source, stream, timings, prompts=images.prompts):
+        for results in push_all(
+            source, stream, timings, prompts=images.prompts, on_event=events.append
+        ):
             for result in results:
-                size = _same_size(name, size, (result.height, result.width))
-                collector.add(result)
+                frame = images.frame(pushed_frame(result).number)
+                size = _same_size(name, frame, size, (result.height, result.width))
+                if frame == NO_FRAME:
+                    continue
+                collector.add(result, frame)
                 for instance in result.instances:
                     scores.setdefault((result.epoch, instance.track_id), []).append(instance.score)
-            progress(collector.frames)
+            progress(len(timings.latency))
+        lost = images.lost(source.damage, count_dropped(events, held=stream.reset()))
     spent = sum(sum(values) for values in timings.stages_ms.values())
     rows = collector.prompted_rows() if images.prompts else collector.rows()
     means = {}
@@ -185,7 +205,8 @@ def _compute(
         means[track_id] = round(sum(scores[key]) / len(scores[key]), 6)
     run = StoredRun(
         fingerprint,
-        collector.frames,
+        sequence_length(images, len(timings.latency), lost),
+        lost,
         size,
         dict(enumerate(stream.config.classes, start=1)),
         means,
@@ -196,9 +217,22 @@ def _compute(
     return store(out, run, name, rows)
 
 
-def _same_size(name: str, known: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+def sequence_length(images: Images, results: int, lost: LostFrames) -> int:
+    """Return the number of frames with and without results, with those behind the cut of a video.
+
+    A bag without stamps in its ground truth may have lost frames anywhere, so none are added.
+    """
+    read = results + len(lost.skipped) + sum(lost.dropped.values())
+    cut = bool(lost.losses) and not is_bag(images.path)
+    return max(read, images.truth_frames) if cut or images.numbers else read
+
+
+def _same_size(
+    name: str, frame: int, known: tuple[int, int], size: tuple[int, int]
+) -> tuple[int, int]:
     if known not in ((0, 0), size):
         raise MediaError(
-            f"sequence {name}: images of {known[1]}x{known[0]} and {size[1]}x{size[0]} pixels"
+            f"sequence {name}: frame {frame} is {size[1]}x{size[0]} pixels, those before are "
+            f"{known[1]}x{known[0]}"
         )
     return size

@@ -3,14 +3,19 @@ scored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from stemseg_ros.config import dump_config
-from stemseg_ros.evaluation.inputs import Images, read_bag, stamps
-from stemseg_ros.evaluation.runs import Setup, StoredRun, store
+from stemseg_ros.evaluation.bag_stamps import NO_FRAME, read_stamps
+from stemseg_ros.evaluation.inputs import Images, read_bag
+from stemseg_ros.evaluation.lost_frames import LostFrames
+from stemseg_ros.evaluation.runs import Setup, StoredRun, sequence_length, store
 from stemseg_ros.formats.sequence_masks import EvaluationError
 from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, write_bag
+from stemseg_ros.media.sources import numbered_frames
+from stemseg_ros.records import Image
 from stemseg_ros.replay import session
 from stemseg_ros.replay.processes import termination_as_exit
 
@@ -44,23 +49,45 @@ def run_sequence(
         if step == session.FINISHED:
             progress(done)
 
-    with images.open() as source:
-        frames = write_bag(source, folder / BAG, topic=session.IMAGE_TOPIC)
+    sent, lost = _write_images(images, folder / BAG)
     with termination_as_exit():
         session.play_through_node(
-            folder / BAG, frames, setup.config.latency.in_flight, arguments, folder, show, RATE
+            folder / BAG, len(sent), setup.config.latency.in_flight, arguments, folder, show, RATE
         )
-    run = _collect(setup, name, images, frames, folder, out)
+    run = _collect(setup, name, images, sent, lost, folder, out)
     (folder / BAG).unlink()  # as large as all images together
     return run
 
 
+def _write_images(images: Images, bag: Path) -> tuple[list[int], LostFrames]:
+    """Write the images that can be read to a bag; return their frames, and what is lost."""
+    sent: list[int] = []
+    with images.open() as source:
+
+        def readable() -> Iterator[tuple[int, Image]]:
+            for position, stamp_ns, image in numbered_frames(source):
+                if (frame := images.frame(position)) != NO_FRAME:
+                    sent.append(frame)
+                    yield stamp_ns, image
+
+        write_bag(readable(), bag, topic=session.IMAGE_TOPIC)
+        return sent, images.lost(source.damage)
+
+
 def _collect(
-    setup: Setup, name: str, images: Images, frames: int, folder: Path, out: Path
+    setup: Setup,
+    name: str,
+    images: Images,
+    sent: list[int],
+    lost: LostFrames,
+    folder: Path,
+    out: Path,
 ) -> StoredRun:
-    """Store the recorded results as a run."""
+    """Store the recorded results as a run. sent: frames of the images."""
     results = folder / session.INSTANCES
-    if stamps(folder / BAG, IMAGE_TYPES, None) != stamps(results, (INSTANCE_ARRAY,), None):
+    if read_stamps(folder / BAG, IMAGE_TYPES, None) != read_stamps(
+        results, (INSTANCE_ARRAY,), None
+    ):
         raise EvaluationError(
             f"sequence {name}: the results do not have the images' stamps; see {folder}"
         )
@@ -68,7 +95,8 @@ def _collect(
     classes = dict(enumerate(setup.config.classes, start=1))
     run = StoredRun(
         setup.fingerprint(name, images),
-        frames,
+        sequence_length(images, len(sent), lost),
+        lost,
         result.size,
         classes,
         dict(result.scores),
@@ -76,4 +104,4 @@ def _collect(
         None,
         [round(ms, 2) for ms in times.latency_ms],
     )
-    return store(out, run, name, result.rows)
+    return store(out, run, name, (replace(row, frame=sent[row.frame]) for row in result.rows))

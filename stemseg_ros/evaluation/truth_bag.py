@@ -32,7 +32,7 @@ def read_sequence(path: Path, format_name: str, name: str | None) -> SequenceMas
 
 
 def write_labelled_bag(
-    source: Iterable[tuple[int, Image]],
+    source: Iterable[tuple[int, int, Image]],
     truth: SequenceMasks,
     out: Path,
     *,
@@ -42,16 +42,17 @@ def write_labelled_bag(
     storage: Storage | None,
     progress: Callable[[int], None],
 ) -> int:
-    """Write (stamp in ns, BGR image) pairs with their ground truth to a new bag; returns their
-    number.
+    """Write images with their ground truth to a new bag; returns their number.
 
-    Raises BagError, and EvaluationError for images that do not fit the ground truth.
+    source: frame of the ground truth, stamp in ns and BGR image of each; a frame that is left out
+    is missing in the bag as a whole. Raises BagError, and EvaluationError for images that do not
+    fit the ground truth.
     """
     by_frame = truth.by_frame()
     count = 0
     with ImageBagWriter(out, topic, frame_id, encoding, storage) as bag:
         write_truth = bag.second_topic(TRUTH_TOPIC, INSTANCE_ARRAY)
-        for frame, (stamp, image) in enumerate(source):
+        for frame, stamp, image in source:
             height, width = image.shape[:2]
             if truth.size not in ((0, 0), (height, width)):
                 raise EvaluationError(
@@ -63,12 +64,8 @@ def write_labelled_bag(
             instances = _instances(truth, rows, truth.ignored.get(frame))
             result = FrameResult(frame, stamp, height, width, 0, instances)
             write_truth(stamp, message_from_result(result, frame_id))
-            count = frame + 1
+            count += 1
             progress(count)
-        if count < truth.frames:
-            raise EvaluationError(
-                f"{count} images, but the ground truth has {truth.frames} frames"
-            )
     return count
 
 

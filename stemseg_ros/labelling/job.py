@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import count
 from pathlib import Path
 from statistics import median
 from types import MappingProxyType
@@ -24,7 +23,7 @@ from stemseg_ros.errors import MediaError
 from stemseg_ros.formats.kitti_lines import IDS_PER_CLASS, TrackCollector, write_results
 from stemseg_ros.media.damage import SkippedFrame
 from stemseg_ros.media.overlay import VideoWriter, draw_instances
-from stemseg_ros.media.sources import DEFAULT_FPS, FrameSource
+from stemseg_ros.media.sources import DEFAULT_FPS, FrameSource, numbered_frames
 from stemseg_ros.records import Frame, FrameResult, Image, Prompt
 from stemseg_ros.stream import Event, Stream
 
@@ -150,7 +149,7 @@ def run_source(
         checkpoint=checkpoint,
         device=device,
         frames=collector.frames,
-        dropped=_dropped(events, held=stream.reset()),
+        dropped=count_dropped(events, held=stream.reset()),
         skipped=source.damage.skipped,
         losses=source.damage.losses,
         tracks=len(collector.tracks),
@@ -177,15 +176,17 @@ def push_all(
 ) -> Iterator[list[FrameResult]]:
     """Yield the results of each push and of the flush at the end, timed.
 
-    prompts: what is pointed at, by number of the frame.
+    prompts: what is pointed at, by number of the frame; that of a frame that cannot be read is
+    pointed at in the next one.
     keep_images: results carry their images (``pushed_frame``). on_event: called with the events of
     the stream, such as frames dropped because of their stamps.
     """
-    numbers = count()
-    for stamp_ns, image in source:
-        number = next(numbers) + len(source.damage.skipped)
+    waiting = 0
+    for number, stamp_ns, image in numbered_frames(source):
+        due = tuple(p for n in range(waiting, number + 1) for p in prompts.get(n, ()))
+        waiting = number + 1
         pushed = Pushed(number, image if keep_images else None, time.perf_counter())
-        frame = Frame(image, stamp_ns, prompts.get(number, ()), pushed)
+        frame = Frame(image, stamp_ns, due, pushed)
         yield timings.results(partial(stream.push, frame), stream)
         for event in stream.events:
             on_event(event)
@@ -194,7 +195,7 @@ def push_all(
         on_event(event)
 
 
-def _dropped(events: Iterable[Event], held: int) -> dict[str, int]:
+def count_dropped(events: Iterable[Event], held: int) -> dict[str, int]:
     """Count frames without a result, by reason; held: those whose stamps were never confirmed."""
     dropped = Counter(event.kind for event in events if event.kind != "epoch")
     dropped["out_of_order"] += held

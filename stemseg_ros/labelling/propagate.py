@@ -18,7 +18,7 @@ from stemseg_ros.labelling.job import Pushed, Timings, percentiles, versions, wr
 from stemseg_ros.masks import encode, label_image
 from stemseg_ros.media.damage import SkippedFrame
 from stemseg_ros.media.overlay import VideoWriter, draw_instances
-from stemseg_ros.media.sources import DEFAULT_FPS, FrameSource, ImageFolder
+from stemseg_ros.media.sources import DEFAULT_FPS, FrameSource, ImageFolder, numbered_frames
 from stemseg_ros.records import Frame, FrameResult, Image, Prompt
 from stemseg_ros.stream import Stream
 
@@ -154,8 +154,7 @@ def propagate_source(
 def _same_size(source: FrameSource, skipped: list[SkippedFrame]) -> Iterator[tuple[int, Image]]:
     """Frames with their numbers; those of another size than the first are ``skipped``."""
     first = None
-    for index, (_, image) in enumerate(source):
-        number = index + len(source.damage.skipped)
+    for number, _, image in numbered_frames(source):
         size = image.shape[1], image.shape[0]
         first = first or size
         if size == first:

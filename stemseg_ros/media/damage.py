@@ -24,9 +24,6 @@ class SkippedFrame:
 class Damage:
     """Frames that the last iteration skipped, and what is lost beyond single frames."""
 
-    strict: bool = False
-    """Raise MediaError at the first bad frame instead: where frames are counted against a ground
-    truth."""
     skipped: list[SkippedFrame] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
     """One sentence each."""
@@ -35,9 +32,7 @@ class Damage:
         return bool(self.skipped or self.losses)
 
     def skip(self, frame: int, error: MediaError) -> None:
-        """Record an unreadable frame. Raises the error if ``strict``."""
-        if self.strict:
-            raise error
+        """Record an unreadable frame."""
         self.skipped.append(SkippedFrame(frame, " ".join(str(error).split())))
 
     def lose(self, what: str) -> None:

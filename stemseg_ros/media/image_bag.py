@@ -27,15 +27,12 @@ class ImageBagReader:
     topics.
     """
 
-    def __init__(
-        self, path: str | Path, topic: str | None = None, *, strict: bool = False
-    ) -> None:
-        """strict: raise at the first message that cannot be read instead of skipping it."""
+    def __init__(self, path: str | Path, topic: str | None = None) -> None:
         self._bag = BagReader(path, IMAGE_TYPES, topic)
         self.name = self._bag.path.stem
         self.topic = self._bag.topic
         self.frames = self._bag.count
-        self.damage = Damage(strict, losses=self._bag.losses)
+        self.damage = Damage(losses=self._bag.losses)
         self.frame_id = ""
         """Encoding of the last image."""
         try:

@@ -94,15 +94,14 @@ class FrameSource(Protocol):
 
 
 def open_source(
-    path: str | Path, topic: str | None = None, fps: float | None = None, *, strict: bool = False
+    path: str | Path, topic: str | None = None, fps: float | None = None
 ) -> FrameSource:
     """Open a video, a folder of images (or a pattern, ``folder/*.jpg``) or a ROS 2 bag by what the
     path is.
 
     topic: image topic of a bag; none takes the only one. fps: frame rate of an image folder
-    (default 10) or, for a video, one that replaces the recorded stamps. strict: raise at the
-    first frame that cannot be read instead of skipping it. Raises MediaError for whatever cannot
-    be read.
+    (default 10) or, for a video, one that replaces the recorded stamps. Raises MediaError if no
+    frame can be read.
     """
     path = Path(path)
     _refuse_streams(path)
@@ -115,12 +114,18 @@ def open_source(
             )
         from stemseg_ros.media.image_bag import ImageBagReader  # rosbags is loaded for bags alone
 
-        return ImageBagReader(path, topic, strict=strict)
+        return ImageBagReader(path, topic)
     if topic is not None:
         raise MediaError(f"{path} is no ROS 2 bag, so it has no topic '{topic}'")
     if path.is_dir() or "*" in path.name:
-        return ImageFolder(path, DEFAULT_FPS if fps is None else fps, strict=strict)
-    return Video(path, fps, strict=strict)
+        return ImageFolder(path, DEFAULT_FPS if fps is None else fps)
+    return Video(path, fps)
+
+
+def numbered_frames(source: FrameSource) -> Iterator[tuple[int, int, Image]]:
+    """(number in the recording, stamp in ns, image) of each frame that can be read."""
+    for index, (stamp_ns, image) in enumerate(source):
+        yield index + len(source.damage.skipped), stamp_ns, image
 
 
 def _refuse_streams(path: Path) -> None:
@@ -163,7 +168,7 @@ class Video:
     work.
     """
 
-    def __init__(self, path: Path, fps: float | None = None, *, strict: bool = False) -> None:
+    def __init__(self, path: Path, fps: float | None = None) -> None:
         if path.is_dir():
             raise MediaError(f"{path} is a folder, not a video")
         if not path.exists():
@@ -174,7 +179,7 @@ class Video:
             _check_rate(fps)
         self.path = path
         self.name = path.stem
-        self.damage = Damage(strict)
+        self.damage = Damage()
         self._retimed = fps is not None
         with self._errors_named(), self._open() as container:
             if not container.streams.video:
@@ -291,7 +296,7 @@ class ImageFolder:
     The path may end in a pattern (``folder/*.jpg``) that chooses among them.
     """
 
-    def __init__(self, path: Path, fps: float = DEFAULT_FPS, *, strict: bool = False) -> None:
+    def __init__(self, path: Path, fps: float = DEFAULT_FPS) -> None:
         _check_rate(fps)
         folder, pattern = (path.parent, path.name) if "*" in path.name else (path, "*")
         if not folder.is_dir():
@@ -306,7 +311,7 @@ class ImageFolder:
         self.name = folder.resolve().name
         self.fps = fps
         self.frames = len(self.paths)
-        self.damage = Damage(strict)
+        self.damage = Damage()
         first = next(iter(self), None)
         if first is None:
             raise MediaError(self.damage.skipped[0].reason)

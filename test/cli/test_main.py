@@ -146,8 +146,8 @@ def test_a_video_that_ends_early_is_reported(
 ) -> None:
     announced = Video.__init__
 
-    def more(self: Video, path: Path, fps: float | None = None, *, strict: bool = False) -> None:
-        announced(self, path, fps, strict=strict)
+    def more(self: Video, path: Path, fps: float | None = None) -> None:
+        announced(self, path, fps)
         self.frames = 9
 
     monkeypatch.setattr(Video, "__init__", more)

@@ -108,6 +108,27 @@ def test_ignored_pixels_survive_the_bag(dataset: Path, tmp_path: Path) -> None:
     assert given.frames == 12 and len(given.rows) == 24
 
 
+def test_a_bad_image_of_a_labelled_folder_is_left_out(
+    dataset: Path, engines: list[ColourEngine], tmp_path: Path
+) -> None:
+    """With its ground truth, so that what is in the bag fits together."""
+    folder = dataset / "image_02" / "0001"
+    for number in (2, 8):
+        (folder / f"{number:06d}.png").write_bytes(b"")
+    arguments = ["--ground-truth", str(dataset), "--sequence", "0001"]
+    bag = tmp_path / "0001.mcap"
+    done = CliRunner().invoke(app, ["bag", "from-frames", str(folder), str(bag), *arguments])
+    assert done.exit_code == 0, done.output
+    assert "frame 2 is skipped" in done.output and "7 labelled frames" in done.output
+    report = run(bag, tmp_path / "out", "--post-filter", "without")
+    assert report["runs"][0]["lost"] == {}
+    assert report["runs"][0]["measures"]["all classes"]["TP"] == 14
+    (folder / "000008.png").unlink()
+    done = CliRunner().invoke(app, ["bag", "from-frames", str(folder), str(bag), *arguments])
+    assert done.exit_code == 2
+    assert "8 images in" in done.output and "the ground truth has 9 frames" in done.output
+
+
 def record_results(config: Config, bag: Path, first: int = 0) -> None:
     """What the node would answer to the images of sequence 0001, from frame ``first`` on."""
     stream = colour_model(config).stream()

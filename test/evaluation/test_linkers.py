@@ -152,7 +152,8 @@ def test_relinked_results_keep_every_mask(tmp_path: Path) -> None:
     frames = [scene((1, CAR, 8 * t, 8), (2, PEDESTRIAN, 100, 56)) for t in range(3)]
     frames.insert(1, scene())
     given, images = write_sequence(tmp_path / "0000", frames)
-    linked = relink(given, images, FlowLinker())
+    linked, lost = relink(given, images, FlowLinker())
+    assert not lost
     assert [(r.frame, r.class_id, r.rle) for r in linked.rows] == [
         (r.frame, r.class_id, r.rle) for r in given.rows
     ]

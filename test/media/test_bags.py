@@ -386,12 +386,8 @@ def test_bad_messages_are_skipped_by_number(tmp_path: Path) -> None:
         skipped = reader.damage.skipped
     assert stamps == [frames(5)[i][0] for i in (0, 2, 4)]
     assert [item.frame for item in skipped] == [1, 3]
+    assert "message 1 of /image" in skipped[0].reason
     assert "message 3 of /image: image encoding 'jp2'" in skipped[1].reason
-    with (
-        pytest.raises(BagError, match="message 1 of /image"),
-        ImageBagReader(tmp_path / "x.mcap", strict=True) as reader,
-    ):
-        list(reader)
 
 
 @pytest.mark.parametrize("topic", ["image raw", "", "/", "/a//b", "/a/", "/2d/x", "/a-b", "/ä"])

@@ -228,7 +228,7 @@ def labelled_bag(folder: Path) -> Path:
     """Seven frames with a square as ground truth."""
     truth = folder / "0000.txt"
     truth.write_text("".join(f"{frame} 1001 1 96 128 {SQUARE}\n" for frame in range(7)))
-    source = [(10**9 * (1 + i), np.roll(scene(size=(96, 128)), i, 1)) for i in range(7)]
+    source = [(i, 10**9 * (1 + i), np.roll(scene(size=(96, 128)), i, 1)) for i in range(7)]
     bag = folder / "labelled.mcap"
     write_labelled_bag(
         source,

@@ -63,6 +63,18 @@ def summarise(
     )
 
 
+def lost_lines(variants: Iterable[VariantReport]) -> list[str]:
+    """Frames without predictions, one line each; variants of equal runs share theirs."""
+    return list(
+        dict.fromkeys(
+            f"sequence {name}: {line}"
+            for variant in variants
+            for name, lost in variant.lost.items()
+            for line in lost.lines()
+        )
+    )
+
+
 def evaluation_versions() -> dict[str, str]:
     """Versions of the software that computed the numbers."""
     return {**versions(), "trackeval": version("trackeval"), "pycocotools": version("pycocotools")}
@@ -109,6 +121,7 @@ def _variant_json(report: VariantReport) -> dict[str, Any]:
         "through_ros": report.variant.through_ros,
         "measures": report.measures,
         "sequences": report.sequences,
+        "lost": {name: asdict(lost) for name, lost in report.lost.items()},
         "timing": asdict(report.timing) if report.timing else None,
         "id_switches": {
             name: [asdict(switch) for switch in found.switches]

@@ -12,7 +12,7 @@ from stemseg_ros.evaluation.evaluate import Timing, VariantReport
 from stemseg_ros.evaluation.inputs import EvaluationInput
 from stemseg_ros.evaluation.measures import ALL_CLASSES, COUNTS, MEAN_CLASSES
 from stemseg_ros.evaluation.report import charts
-from stemseg_ros.evaluation.report.content import EvaluationReport, iou_histogram
+from stemseg_ros.evaluation.report.content import EvaluationReport, iou_histogram, lost_lines
 from stemseg_ros.evaluation.report.meanings import MEANINGS
 from stemseg_ros.evaluation.report.worst_frames import Picture, Scene, scene_pictures, worst_frames
 from stemseg_ros.evaluation.variants import prepare
@@ -61,6 +61,7 @@ def write_page(
         if shown.diagnostics
         else "",
         latencies=_latencies(report),
+        lost=lost_lines(report.variants),
     )
     try:
         path.write_text(text, encoding="utf-8")

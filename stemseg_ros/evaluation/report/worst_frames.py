@@ -15,6 +15,7 @@ from stemseg_ros.evaluation.matches import IdSwitch, MatchDiagnostics
 from stemseg_ros.formats.sequence_masks import SequenceMasks
 from stemseg_ros.masks import decode
 from stemseg_ros.media.overlay import contact_sheet, draw_instances
+from stemseg_ros.media.sources import numbered_frames
 from stemseg_ros.records import FrameResult, Image, Instance
 
 WORST = 6
@@ -46,18 +47,27 @@ class Scene:
     images: Images | None
 
     def frames(self, wanted: Iterable[int]) -> Iterator[tuple[int, Image]]:
-        """The images of some frames in order, one at a time; grey where there are none. Raises
-        MediaError."""
-        indices = sorted(set(wanted))
-        if self.images is None:
-            yield from (
-                (index, np.full((*self.result.size, 3), BLANK, np.uint8)) for index in indices
-            )
-        elif indices:
-            with self.images.open() as source:
-                for index, (_, image) in zip(range(indices[-1] + 1), source, strict=False):
-                    if index in indices:
-                        yield index, image
+        """The images of some frames in order, one at a time; grey where there are none, or none
+        that can be read. Raises MediaError."""
+        left = sorted(set(wanted))
+        blank = np.full((*self.result.size, 3), BLANK, np.uint8)
+        for index, image in self._read(left[-1] if left else -1):
+            while left and left[0] <= index:
+                frame = left.pop(0)
+                yield frame, image if frame == index else blank
+        yield from ((frame, blank) for frame in left)
+
+    def _read(self, last: int) -> Iterator[tuple[int, Image]]:
+        """The frames up to the last one that can be read."""
+        if self.images is None or last < 0:
+            return
+        with self.images.open() as source:
+            for position, _, image in numbered_frames(source):
+                index = self.images.frame(position)
+                if index > last:
+                    return
+                if index >= 0:
+                    yield index, image
 
 
 def worst_frames(diagnostics: Mapping[str, MatchDiagnostics]) -> list[tuple[str, int]]:

@@ -1,0 +1,37 @@
+"""Frames of a sequence that have no predictions because their recording is damaged. They count in
+the score: their true objects are missed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stemseg_ros.media.damage import Damage, SkippedFrame
+from stemseg_ros.stamps import dropped_lines
+
+
+@dataclass(frozen=True, slots=True)
+class LostFrames:
+    """What a sequence lacks; numbers of frames are those of the ground truth."""
+
+    skipped: list[SkippedFrame] = field(default_factory=list)
+    """Frames that cannot be read."""
+    losses: list[str] = field(default_factory=list)
+    """What is lost beyond single frames, one sentence each."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Frames without a result because of their stamps, by reason."""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> LostFrames:
+        """Read what ``asdict`` made. Raises KeyError, TypeError."""
+        skipped = [SkippedFrame(**item) for item in content["skipped"]]
+        return cls(skipped, list(content["losses"]), dict(content["dropped"]))
+
+    def __bool__(self) -> bool:
+        return bool(self.skipped or self.losses or self.dropped)
+
+    def lines(self) -> list[str]:
+        """One line each, for a report."""
+        damage = Damage(self.skipped, self.losses)
+        return [*damage.lines(), *self.losses, *dropped_lines(self.dropped)]
