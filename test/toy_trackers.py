@@ -1,5 +1,5 @@
-"""A world of one row of pixels, drawn as text, with a detector that follows a script and a
-follower that knows objects by their letters."""
+"""Toy trackers for images of one row, drawn as text: a scripted detector, and a follower that
+recognises objects by their letters."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from stemseg_ros.tracker import Call, Latency, Step, Tracker
 
 NOTHING = "."
 SCORE = 0.8
-"""Of every instance of the detector."""
+"""Score of every instance of the detector."""
 CERTAINTY = 0.5
 """Score of every instance of the follower."""
 
 
 def draw(row: str) -> Image:
-    """An image (1, W, 3) whose pixels are the characters of the row."""
+    """Convert a row to an image (1, W, 3) whose pixels are its characters."""
     codes = np.frombuffer(row.encode(), np.uint8)
     return np.repeat(codes[None, :, None], 3, 2)
 
 
 def instances(row: str, classes: Mapping[int, int], score: float) -> tuple[Instance, ...]:
-    """The objects of a row of digits, which are their ids; class 1 where none is given."""
+    """Build the instances of a row of digits, which are their ids; the default class is 1."""
     pixels = np.array([list(row)])
     return tuple(
         Instance.from_mask(pixels == name, int(name), classes.get(int(name), 1), "thing", score)
@@ -37,7 +37,7 @@ def instances(row: str, classes: Mapping[int, int], score: float) -> tuple[Insta
 
 
 def show(result: FrameResult) -> str:
-    """A row of digits again; raises where masks overlap."""
+    """Convert a result back to a row of digits; fails if masks overlap."""
     row = np.full(result.width, NOTHING)
     for one in result.instances:
         mask = decode(one.rle)[0]
@@ -46,13 +46,13 @@ def show(result: FrameResult) -> str:
     return "".join(row)
 
 
-def look(name: str) -> Call:
-    """A call that says who asks."""
+def make_call(name: str) -> Call:
+    """Make a call of a function named ``name``."""
     return Call(name, (torch.zeros(1),))
 
 
 class ScriptedDetector:
-    """Reports what the script says; one result for each frame, ``delay`` frames later."""
+    """Detector that reports the rows of a script; results come ``delay`` frames late."""
 
     def __init__(
         self, script: Sequence[str], delay: int = 0, classes: Mapping[int, int] | None = None
@@ -63,7 +63,7 @@ class ScriptedDetector:
         self.latency = Latency(delay, delay + 1, delay + 1, delay + 1)
 
     def step(self, frame: Frame) -> Step:
-        yield look("look")
+        yield make_call("look")
         self._pushed += 1
         if self._pushed % self.latency.frames_per_pass:
             return []
@@ -87,7 +87,7 @@ class ScriptedDetector:
 
 
 class LetterFollower:
-    """Follows the letter that a prompt lies on."""
+    """Follower of the letter that a prompt covers."""
 
     latency = Latency(0, 1, 1, 1)
 
@@ -104,7 +104,7 @@ class LetterFollower:
 
     def step(self, frame: Frame) -> Step:
         if self.letters:
-            yield look("follow")
+            yield make_call("follow")
         self._last = frame
         found = []
         for track_id, letter in sorted(self.letters.items()):
@@ -114,16 +114,16 @@ class LetterFollower:
         return [FrameResult(0, frame.stamp_ns, 1, frame.image.shape[1], 0, tuple(found))]
 
     def finish(self) -> Step:
-        raise NotImplementedError  # its streams never end
+        raise NotImplementedError  # never called by BridgedTracker
 
     def update(self, config: Config) -> None:
         self.updated.append(config)
 
     def check(self, frame: Frame) -> None:
-        raise NotImplementedError  # its prompts are never checked alone
+        raise NotImplementedError  # never called by BridgedTracker
 
     def track(self, stamp_ns: int, prompts: tuple[Prompt, ...]) -> Step:
-        yield look("follow")
+        yield make_call("follow")
         image = self.kept_image(stamp_ns)[..., 0]
         for prompt in prompts:
             letter = int(np.median(image[decode(prompt.rle)]))
@@ -141,13 +141,13 @@ class LetterFollower:
         return self._last.image
 
     def free_ids(self, number: int) -> tuple[int, ...]:
-        raise NotImplementedError  # it never hands out ids
+        raise NotImplementedError  # never called by BridgedTracker
 
 
 def run(
     tracker: Tracker, rows: Sequence[str], calls: list[str] | None = None
 ) -> list[FrameResult]:
-    """Results of a whole stream; ``calls`` gets the names of the calls."""
+    """Run a whole stream; returns its results. ``calls`` collects the names of the calls."""
     results = []
     steps = [tracker.step(Frame(draw(row), 10 * t)) for t, row in enumerate(rows)]
     for step in [*steps, tracker.finish()]:

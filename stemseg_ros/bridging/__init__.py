@@ -1,1 +1,1 @@
-"""One model that finds objects, and another that follows them where the first loses them."""
+"""Two models in one tracker: a detector, and a follower that bridges gaps in its tracks."""

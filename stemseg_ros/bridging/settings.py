@@ -1,4 +1,4 @@
-"""Settings of models that follow prompts: whose prompts, and how gaps are bridged."""
+"""Settings of models that follow prompts: source of the prompts, bridging of gaps."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from stemseg_ros.settings import LIVE, Section
 
 
 class BridgingConfig(Section):
-    """Gaps in the tracks of a detector (``tracking: own_tracks``)."""
+    """Bridging of gaps in the tracks of a detector (``tracking: own_tracks``)."""
 
     detector: str = "lite"
-    """Preset or YAML file of the model that finds and tracks the objects; all its settings,
-    thresholds too, are those of that file."""
+    """Preset or YAML file of the model that detects and tracks the objects; it defines all
+    settings of the detector, including thresholds."""
     checkpoint: str = ""
     """Weights of the detector, as for ``open_model``; empty: those bundled with its preset."""
     max_gap: int = Field(10, ge=1, le=1000, json_schema_extra=LIVE)
-    """Frames for which a lost track is bridged at most."""
+    """Longest gap that is bridged, in frames."""
     min_iou: float = Field(0.3, gt=0, le=1, json_schema_extra=LIVE)
-    """A new track of the detector continues a bridged one from this overlap of their masks on."""
+    """IoU of masks from which a new track of the detector continues a bridged one."""
     max_growth: float = Field(2.0, gt=0, json_schema_extra=LIVE)
-    """A mask of the follower larger than so many times the last one of the track is taken for a
-    mistake."""
+    """A mask of the follower that is larger than this multiple of the track's last mask is
+    rejected."""
     min_track_frames: int = Field(3, ge=1, le=100, json_schema_extra=LIVE)
-    """A track is bridged only if the detector reported it in so many frames before."""
+    """Number of frames in which the detector must have reported a track for it to be bridged."""
     max_objects: int = Field(10, ge=1, le=255, json_schema_extra=LIVE)
-    """Most tracks that are bridged at a time, those of the highest scores first; bounds the cost
-    of a frame."""
+    """Most tracks that are bridged at a time, by descending score; bounds the cost of a frame."""
 
     @field_validator("detector")
     @classmethod
     def _finds_objects(cls, name: str) -> str:
         if isinstance(load_config(name), FollowerConfig):
             raise ValueError(
-                f"'{name}' finds no objects by itself; name a preset that does, as 'lite'"
+                f"'{name}' does not detect objects; choose a preset that does, such as 'lite'"
             )
         return name
 
@@ -45,9 +44,9 @@ class FollowerConfig(Config):
     """Settings of a model that follows prompts."""
 
     tracking: Literal["prompts", "own_tracks"] = "prompts"
-    """prompts: objects are given from outside. own_tracks: a detector finds and tracks the
-    objects, and this model follows them where the detector loses them (``bridging``); scores and
-    areas in ``output`` are then those of its masks."""
+    """prompts: objects are given by the user. own_tracks: a detector finds and tracks the objects,
+    and this model follows those that the detector loses (``bridging``); ``output`` then applies to
+    the masks of this model."""
     bridging: BridgingConfig = BridgingConfig()
     _detector: Config | None = PrivateAttr(None)
 
@@ -80,5 +79,5 @@ class FollowerConfig(Config):
     @property
     def traits(self) -> dict[str, str]:
         """See ``Config``."""
-        own = {"detector": self._detector.name} if self._detector else {}
-        return super().traits | own
+        detector = {"detector": self._detector.name} if self._detector else {}
+        return super().traits | detector

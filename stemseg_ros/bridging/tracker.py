@@ -1,29 +1,28 @@
-"""A tracker that holds two: a detector finds and tracks objects, and a follower bridges the gaps
-in which the detector loses them.
+"""A tracker composed of two: a detector, which finds and tracks objects, and a follower, which
+bridges the gaps in the detector's tracks.
 
-*Lost* is a track that the detector reported in the last frame and does not report in this one, if
-it was reported in ``min_track_frames`` frames before. The follower is shown its last mask, in the
-frame that this mask belongs to, and follows it from there; the mask is not renewed while the track
-is lost. A track that is lost again later is shown anew. While nothing is lost the follower
-computes nothing.
+A track is *lost* if the detector reported it in the previous frame but not in this one, after
+reporting it in at least ``min_track_frames`` frames. Its last mask becomes a prompt for the
+follower, in the frame of that mask; the prompt is not repeated while the track is lost. A track
+that is lost again later gets a new prompt. The follower computes only while a track is lost.
 
-*Found again* is a lost track when the detector reports its id, or a new id of the same class whose
-mask overlaps the follower's mask in that frame (``min_iou``): the new id stands for the lost track
-from then on. Only in the first frame of the new id: ids that were published do not change. Should
-the detector come back to the old id later, this is a new track.
+A lost track is *recovered* when the detector reports its id again, or a new id of the same class
+whose mask overlaps the follower's mask in that frame (``min_iou``): from then on the new id stands
+for the lost track. This is checked only in the first frame of the new id, because published ids do
+not change. If the detector returns to the old id later, that is a new track.
 
-*Given up* is a track after ``max_gap`` frames without either.
+A track is *given up* after ``max_gap`` frames without recovery.
 
-A mask of the follower that is larger than ``max_growth`` times the last one of the track has
-spread to other objects: it is neither reported nor compared.
+A mask of the follower that is larger than ``max_growth`` times the track's last mask has spread to
+other objects: it is neither reported nor used for recovery.
 
-Masks of one frame stay disjoint: what the detector reports takes its pixels first. A bridged mask
-of which less than LEAST_FREE is left, or less than the detector's ``output.min_area``, is not
-reported in that frame. The score of a bridged instance is the last one of the track times the
-follower's, its class that of the track.
+Masks of one frame stay disjoint: the detector's masks take precedence. A bridged mask of which
+less than MIN_VISIBLE remains, or less than the detector's ``output.min_area``, is not reported in
+that frame. The score of a bridged instance is the track's last score times the follower's score;
+its class is that of the track.
 
-A detector with look-ahead returns a frame's result later than the frame; the follower is given the
-frame only then, so that both see the same frames and the latency is that of the detector.
+A detector with look-ahead returns the result of a frame later; the follower gets the frame only
+then, so that both are in step and the latency is that of the detector.
 """
 
 from __future__ import annotations
@@ -43,52 +42,53 @@ from stemseg_ros.records import Frame, FrameResult, Image, Instance, Prompt
 from stemseg_ros.tracker import Latency, PromptTracker, Step, Tracker
 
 DETECTOR = "detector."
-"""Prefix of the detector's calls; those of the follower have none."""
-LEAST_FREE = 0.5
-"""Share of a bridged mask that the detector must have left free."""
+"""Prefix of the detector's calls; the follower's have none."""
+MIN_VISIBLE = 0.5
+"""Share of a bridged mask that must not be covered by the detector's masks."""
 FORGET_AFTER = 10_000
-"""Frames after which an id of the detector that did not come back is forgotten."""
+"""Frames after which an id that the detector no longer reports is forgotten."""
 
 
 @dataclass(slots=True, eq=False)
 class _Track:
-    """An id of the detector."""
+    """A track of the detector."""
 
     number: int
     """Id under which it is published."""
     frames: int = 0
     """Number of frames in which the detector reported it."""
     last: int = 0
-    """Index of the last of them."""
+    """Index of the last frame in which the detector reported it."""
 
 
 @dataclass(slots=True, eq=False)
 class _Bridge:
-    """A lost track."""
+    """A lost track that is bridged."""
 
     lost: Instance
-    """As it was published last."""
+    """Its last published instance."""
     detector_id: int
     prompt: Prompt
-    """Its ``track_id`` is the follower's."""
+    """Prompt for the follower, with the follower's id of the track."""
     frames: int = 0
-    """For how many frames it is lost."""
+    """Number of frames since it was lost."""
 
 
 class BridgedTracker:
-    """Tracks of a detector, their gaps bridged by a follower."""
+    """Tracker that reports the tracks of a detector, with gaps bridged by a follower."""
 
     def __init__(self, detector: Tracker, follower: PromptTracker, config: FollowerConfig) -> None:
         self.config = config
         self._detector = detector
         self._follower = follower
         self._waiting: deque[Image] = deque()
-        """Images of the frames that have no result of the detector yet."""
+        """Images of frames whose result the detector has not returned yet."""
         self._tracks: dict[int, _Track] = {}
-        """By id of the detector."""
+        """By the detector's id."""
         self._bridges: list[_Bridge] = []
         self._previous: dict[int, Instance] = {}
-        """What the detector reported in the last frame, under published ids, by its own."""
+        """The detector's instances of the previous frame with published ids, by the detector's
+        id."""
         self._numbers = count(1)
         self._prompt_ids = count(1)
 
@@ -121,21 +121,21 @@ class BridgedTracker:
         return results
 
     def _bridge(self, found: FrameResult, image: Image) -> Step:
-        """Publish a frame's result of the detector, with what it lost."""
+        """Complete the detector's result of a frame with the bridged instances."""
         prompts = self._begin_bridges(found)
         if prompts:
             yield from self._follower.track(found.index - 1, prompts)
         (followed,) = yield from self._follower.step(Frame(image, found.index))
         masks = self._plausible(followed.instances)
-        seen = self._identify(found, masks)
-        self._end_bridges({instance.track_id for instance in seen.values()})
-        instances = [*seen.values(), *self._bridged(seen, masks)]
-        self._previous = seen
+        reported = self._identify(found, masks)
+        self._end_bridges({instance.track_id for instance in reported.values()})
+        instances = [*reported.values(), *self._bridged(reported, masks)]
+        self._previous = reported
         instances.sort(key=lambda instance: instance.track_id)
         return [replace(found, instances=tuple(instances))]
 
     def _begin_bridges(self, found: FrameResult) -> tuple[Prompt, ...]:
-        """Prompts, in the previous frame, for the tracks that are lost in this one."""
+        """Return prompts, in the previous frame, for the tracks that are lost in this one."""
         config = self.config.bridging
         here = {instance.track_id for instance in found.instances}
         lost = [
@@ -153,21 +153,23 @@ class BridgedTracker:
         return tuple(bridge.prompt for bridge in begun)
 
     def _plausible(self, followed: tuple[Instance, ...]) -> dict[int, Instance]:
-        """What the follower sees, by its ids, without masks that have spread."""
+        """Return the follower's instances by its ids, without masks that have spread."""
         growth = self.config.bridging.max_growth
-        most = {b.prompt.track_id: growth * float(coco.area(b.prompt.rle)) for b in self._bridges}
+        limits = {
+            b.prompt.track_id: growth * float(coco.area(b.prompt.rle)) for b in self._bridges
+        }
         return {
             one.track_id: one
             for one in followed
-            if float(coco.area(one.rle)) <= most[one.track_id]
+            if float(coco.area(one.rle)) <= limits[one.track_id]
         }
 
     def _identify(self, found: FrameResult, masks: Mapping[int, Instance]) -> dict[int, Instance]:
-        """The detector's instances under published ids, by its own ids."""
+        """Return the detector's instances with published ids, by the detector's ids."""
         new = [one for one in found.instances if one.track_id not in self._tracks]
         here = {one.track_id for one in found.instances}
-        open_ends = [bridge for bridge in self._bridges if bridge.detector_id not in here]
-        for instance, bridge in _continued(new, open_ends, masks, self.config.bridging.min_iou):
+        candidates = [bridge for bridge in self._bridges if bridge.detector_id not in here]
+        for instance, bridge in _match_new(new, candidates, masks, self.config.bridging.min_iou):
             self._tracks[instance.track_id] = self._tracks.pop(bridge.detector_id)
         for instance in new:
             if instance.track_id not in self._tracks:
@@ -183,7 +185,7 @@ class BridgedTracker:
         }
 
     def _end_bridges(self, found: set[int]) -> None:
-        """Follow no longer what the detector found again, and what is lost for too long."""
+        """End the bridges of recovered tracks and of those that are lost for too long."""
         ended, lasting = set(), []
         for bridge in self._bridges:
             bridge.frames += 1
@@ -192,33 +194,33 @@ class BridgedTracker:
             else:
                 lasting.append(bridge)
         self._bridges = lasting
-        ended &= set(self._follower.followed)  # the others were too small for it
+        ended &= set(self._follower.followed)  # it dropped the others as too small
         if ended:
             self._follower.untrack(ended)
 
     def _bridged(
-        self, seen: Mapping[int, Instance], masks: Mapping[int, Instance]
+        self, reported: Mapping[int, Instance], masks: Mapping[int, Instance]
     ) -> list[Instance]:
-        """Instances of the lost tracks that the follower sees."""
+        """Return the instances of lost tracks that the follower finds."""
         visible = [b for b in self._bridges if b.prompt.track_id in masks]
         if not visible:
             return []
-        taken = [decode(instance.rle) for instance in seen.values()]
-        least = self.config.detector.output.min_area if self.config.detector else 0
+        taken = [decode(instance.rle) for instance in reported.values()]
+        min_area = self.config.detector.output.min_area if self.config.detector else 0
         instances = []
         for bridge in visible:
             followed, lost = masks[bridge.prompt.track_id], bridge.lost
-            free = _free(decode(followed.rle), taken)
-            if free is not None and free.sum() >= least:
+            mask = _uncovered(decode(followed.rle), taken)
+            if mask is not None and mask.sum() >= min_area:
                 score = lost.score * followed.score
                 instances.append(
-                    Instance.from_mask(free, lost.track_id, lost.class_id, lost.class_name, score)
+                    Instance.from_mask(mask, lost.track_id, lost.class_id, lost.class_name, score)
                 )
         return instances
 
 
 def _prefixed(step: Step) -> Step:
-    """The same step, its calls marked as the detector's."""
+    """Run a step with the names of its calls prefixed by DETECTOR."""
     outputs = None
     while True:
         try:
@@ -229,10 +231,10 @@ def _prefixed(step: Step) -> Step:
         outputs = yield call._replace(function=DETECTOR + call.function)
 
 
-def _continued(
+def _match_new(
     new: list[Instance], bridges: list[_Bridge], masks: Mapping[int, Instance], min_iou: float
 ) -> list[tuple[Instance, _Bridge]]:
-    """New tracks and the lost ones that they continue; the largest overlap is served first."""
+    """Match new tracks with the lost ones that they continue, greedily by IoU."""
     pairs = []
     for instance in new:
         for bridge in bridges:
@@ -247,7 +249,7 @@ def _continued(
     return chosen
 
 
-def _free(mask: Bools, taken: list[Bools]) -> Bools | None:
-    """What other masks leave of one; None if that is too little."""
-    free = mask & ~np.logical_or.reduce(taken, axis=0) if taken else mask
-    return free if free.any() and free.sum() >= LEAST_FREE * mask.sum() else None
+def _uncovered(mask: Bools, taken: list[Bools]) -> Bools | None:
+    """Return the part of a mask that others do not cover; None if it is too small."""
+    part = mask & ~np.logical_or.reduce(taken, axis=0) if taken else mask
+    return part if part.any() and part.sum() >= MIN_VISIBLE * mask.sum() else None

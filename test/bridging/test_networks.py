@@ -1,4 +1,4 @@
-"""Own tracks through the real networks, of random and of bundled weights."""
+"""``tracking: own_tracks`` with real networks, with random and bundled weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stemseg_ros.tracker import Latency, Step
 
 HEIGHT, WIDTH = 128, 192
 SMALL = {"input.min_dim": HEIGHT, "input.max_dim": WIDTH, "runtime.precision": "float32"}
-FIND_MUCH = """
+FIND_ALL = """
 base: lite
 input: {min_dim: 128, max_dim: 192}
 runtime: {engine: torch, precision: float32, threads: 1}
@@ -29,12 +29,12 @@ clustering:
   {min_heat: 0.0, foreground_probability: 0.0, leftover_probability: 0.001, max_instances: 3}
 output: {min_area: 0, min_score: 0.0}
 """
-"""A detector that, untrained, finds many an object."""
+"""Detector that reports objects even with random weights."""
 
 
-def open_own(folder: Path, checkpoint: str) -> Model:
+def open_bridged(folder: Path, checkpoint: str) -> Model:
     file = folder / "detector.yaml"
-    file.write_text(FIND_MUCH)
+    file.write_text(FIND_ALL)
     detector = {"bridging.detector": str(file), "bridging.checkpoint": "random"}
     config = load_config("hodor_lite", {"tracking": "own_tracks", **SMALL, **detector})
     return open_model(update_config(config, {"bridging.min_track_frames": 1}), checkpoint, "cpu")
@@ -42,7 +42,7 @@ def open_own(folder: Path, checkpoint: str) -> Model:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return open_own(tmp_path_factory.mktemp("own"), "random")
+    return open_bridged(tmp_path_factory.mktemp("own"), "random")
 
 
 def noise(index: int) -> Image:
@@ -67,11 +67,11 @@ def test_warm_up_reaches_both_networks(model: Model, monkeypatch: pytest.MonkeyP
     called: set[str] = set()
     run = model.engine.run
 
-    def watched(function: str, batch: list[tuple[object, ...]]) -> object:
+    def recorded(function: str, batch: list[tuple[object, ...]]) -> object:
         called.add(function)
         return run(function, batch)
 
-    monkeypatch.setattr(model.engine, "run", watched)
+    monkeypatch.setattr(model.engine, "run", recorded)
     assert model.warm_up((HEIGHT, WIDTH)) > 0
     assert called == {"detector.encode", "detector.decode", "encode", "describe", "decode"}
 
@@ -92,8 +92,8 @@ def test_detector_is_fixed(model: Model, change: dict[str, str]) -> None:
         model.stream().update(update_config(model.config, change))
 
 
-class Blinking:
-    """A detector that sees the square, except in some frames, after which it has another id."""
+class BlinkingDetector:
+    """Detector that reports the square except in some frames, and under a new id afterwards."""
 
     latency = Latency(0, 1, 1, 1)
 
@@ -105,8 +105,8 @@ class Blinking:
         yield from ()
         self._index += 1
         track_id = 2 if self._index >= self._blind.stop else 1
-        seen = Instance.from_mask(square(self._index), track_id, 1, "car", SCORE)
-        instances = () if self._index in self._blind else (seen,)
+        instance = Instance.from_mask(square(self._index), track_id, 1, "car", SCORE)
+        instances = () if self._index in self._blind else (instance,)
         return [FrameResult(self._index, frame.stamp_ns, HEIGHT, WIDTH, 0, instances)]
 
     def finish(self) -> Step:
@@ -129,7 +129,7 @@ def test_bundled_weights_bridge_a_moving_square() -> None:
     follower = open_model(config.alone, device="cpu")
     inner = model_package("hodor").Tracker(config, follower.engine.device)
     gap = range(5, 9)
-    tracker = BridgedTracker(Blinking(gap), inner, config)
+    tracker = BridgedTracker(BlinkingDetector(gap), inner, config)
     street = np.random.default_rng(0).integers(90, 110, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     for t in range(11):
         image = street.copy()
@@ -137,6 +137,7 @@ def test_bundled_weights_bridge_a_moving_square() -> None:
         (ran,) = run_steps(follower.engine, [tracker.step(Frame(image, t))])
         assert isinstance(ran.outcome, list), ran.outcome
         (instance,) = ran.outcome[0].instances
-        both, either = decode(instance.rle) & square(t), decode(instance.rle) | square(t)
+        mask = decode(instance.rle)
+        iou = (mask & square(t)).sum() / (mask | square(t)).sum()
         assert instance.track_id == 1
-        assert both.sum() / either.sum() > (0.6 if t in gap else 0.99)
+        assert iou > (0.6 if t in gap else 0.99)

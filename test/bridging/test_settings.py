@@ -1,4 +1,4 @@
-"""tracking: own_tracks in the tree of settings."""
+"""Settings with ``tracking: own_tracks``."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def test_a_file_may_be_the_detector(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("detector", "words"),
     [
-        ("hodor_lite", r"bridging\.detector: 'hodor_lite' finds no objects by itself"),
+        ("hodor_lite", r"bridging\.detector: 'hodor_lite' does not detect objects"),
         ("lyte", r"bridging\.detector: no preset and no file named 'lyte'; did you mean 'lite'"),
     ],
 )
-def test_wrong_detectors_are_named(detector: str, words: str) -> None:
+def test_errors_name_the_wrong_detector(detector: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_config("hodor_lite", {**OWN, "bridging.detector": detector})
 
 
-def test_fingerprints_see_the_settings_of_the_detector(tmp_path: Path) -> None:
+def test_fingerprints_depend_on_the_settings_of_the_detector(tmp_path: Path) -> None:
     file, prints = tmp_path / "mine.yaml", []
     for area in (100, 200):
         file.write_text(f"{{base: lite, output: {{min_area: {area}}}}}")

@@ -1,5 +1,4 @@
-"""Gaps in the tracks of a detector, as rows of text: the scene, what the detector reports, and
-what is published."""
+"""Bridging of gaps, as rows of text: the scene, the detector's instances, the published ones."""
 
 from __future__ import annotations
 
@@ -63,7 +62,7 @@ CASES = {
         ..aaa.  ..222.  ..111.
         """
     ),
-    "the detector finds its track again by itself": Case(
+    "the detector recovers its track by itself": Case(
         """
         aaa...  111...  111...
         aaa...  111...  111...
@@ -71,7 +70,7 @@ CASES = {
         aaa...  111...  111...
         """
     ),
-    "after the longest gap a track is given up": Case(
+    "a track is given up after the longest gap": Case(
         """
         aaa...  111...  111...
         aaa...  111...  111...
@@ -82,7 +81,7 @@ CASES = {
         """,
         {"max_gap": 2},
     ),
-    "in the first frame after the longest gap it can still be found again": Case(
+    "a track can be recovered in the first frame after the longest gap": Case(
         """
         aaa...  111...  111...
         aaa...  111...  111...
@@ -100,7 +99,7 @@ CASES = {
         """,
         {"min_track_frames": 3},
     ),
-    "the frames count together, under whichever id": Case(
+    "frames are counted across ids of the same track": Case(
         """
         aaa...  111...  111...
         aaa...  111...  111...
@@ -118,7 +117,7 @@ CASES = {
         """,
         classes={2: 2},
     ),
-    "too small an overlap is another object": Case(
+    "an object with too little overlap is another object": Case(
         """
         aaaa..  1111..  1111..
         aaaa..  1111..  1111..
@@ -127,14 +126,14 @@ CASES = {
         """,
         {"min_iou": 0.4},
     ),
-    "a detected object takes its pixels first": Case(
+    "a detected mask takes precedence over a bridged one": Case(
         """
         aaaa..  1111..  1111..
         aaaa..  1111..  1111..
         aaaab.  ...22.  11122.
         """
     ),
-    "of which less than half is left is not reported": Case(
+    "a bridged mask of which less than half is visible is not reported": Case(
         """
         aaaa..  1111..  1111..
         aaaa..  1111..  1111..
@@ -143,7 +142,7 @@ CASES = {
         """,
         {"min_iou": 0.9},
     ),
-    "a mask that spreads is not believed": Case(
+    "a mask that spreads is rejected": Case(
         """
         aaa....  111....  111....
         aaa....  111....  111....
@@ -159,7 +158,7 @@ CASES = {
         .aa.bb  .44.33  .11.22
         """
     ),
-    "only so many at a time": Case(
+    "the number of bridged tracks is limited": Case(
         """
         aa.bb.  11.22.  11.22.
         aa.bb.  11.22.  11.22.
@@ -168,7 +167,7 @@ CASES = {
         """,
         {"max_objects": 1},
     ),
-    "the old id of a track that goes on under a new one is a new track": Case(
+    "the old id of a track that continues under a new one is a new track": Case(
         """
         aa....  11....  11....
         aa....  11....  11....
@@ -177,7 +176,7 @@ CASES = {
         aa..bb  22..11  11..22
         """
     ),
-    "ids are numbered without gaps in the order in which they come": Case(
+    "ids are numbered without gaps in order of appearance": Case(
         """
         aa.bb.  77.99.  11.22.
         aabbcc  774499  113322
@@ -198,7 +197,7 @@ def test_gaps(name: str, delay: int) -> None:
     assert [result.index for result in results] == list(range(len(scene)))
 
 
-def test_score_of_a_bridged_instance_is_the_tracks_times_the_followers() -> None:
+def test_score_of_a_bridged_instance_is_the_product_of_both_scores() -> None:
     tracker = BridgedTracker(
         ScriptedDetector(["11", "..", "11"]), LetterFollower(), bridging(min_track_frames=1)
     )
@@ -206,15 +205,15 @@ def test_score_of_a_bridged_instance_is_the_tracks_times_the_followers() -> None
     assert [r.instances[0].score for r in results] == [SCORE, SCORE * CERTAINTY, SCORE]
 
 
-def test_follower_is_shown_the_last_mask_and_works_only_while_something_is_lost() -> None:
+def test_follower_is_prompted_with_the_last_mask_and_runs_only_while_a_track_is_lost() -> None:
     detected = ["11..", "11..", ".11.", "....", "....", "..22", "..22", "....", "...."]
     scene = ["aa..", "aa..", ".aa.", ".aa.", "..aa", "..aa", "..aa", "..aa", "..aa"]
     follower, calls = LetterFollower(), list[str]()
     run(BridgedTracker(ScriptedDetector(detected), follower, bridging()), scene, calls)
     assert follower.prompts == [(2, "a"), (6, "a")]
-    works = [name for name in calls if name != "detector.look"]
-    # Shown in one frame, followed through the gap, the frame that ends it included.
-    assert works == ["follow"] * (1 + 3) + ["follow"] * (1 + 2)
+    follower_calls = [name for name in calls if name != "detector.look"]
+    # One call for the prompt, then one for each frame up to the one that ends the gap.
+    assert follower_calls == ["follow"] * (1 + 3) + ["follow"] * (1 + 2)
     assert calls.count("detector.look") == len(scene)
 
 
