@@ -1,1 +1,1 @@
-"""One recording in, tracked instances out: what ``stemseg run`` and evaluation share."""
+"""Processing of one recording, shared by ``stemseg run`` and evaluation."""

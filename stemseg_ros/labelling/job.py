@@ -1,4 +1,4 @@
-"""Labels one recording (video, folder or bag): text, overlay and summary out."""
+"""Labels one recording (video, folder or bag); writes text, overlay and summary."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from stemseg_ros.stream import Event, Stream
 
 @dataclass(frozen=True, slots=True)
 class TrackSummary:
-    """One track: its id in the text, and the one drawn in the overlay."""
+    """Summary of a track; ``id`` is used in the text, ``track_id`` in the overlay."""
 
     id: int
     track_id: int
@@ -51,23 +51,22 @@ class RunSummary:
     device: str
     frames: int
     dropped: dict[str, int]
-    """Frames without a result because of their stamps, by reason (docs/recordings.md)."""
+    """Number of frames dropped because of their stamps, by reason (docs/recordings.md)."""
     skipped: list[SkippedFrame]
-    """Unreadable frames; the others keep their numbers in the text."""
+    """Unreadable frames; they are counted in the frame numbers of the text."""
     losses: list[str]
     """Other losses of the recording."""
     tracks: int
     epochs: int
     fps: float
-    """Frames per second of wall time, with reading, drawing and writing."""
+    """Frames per second of wall time, including reading, drawing and writing."""
     pipeline_fps: float
-    """The same, counting only the time inside the pipeline."""
+    """Frames per second of the time spent in the pipeline."""
     latency_ms: dict[str, float]
     """Median and p99 from pushing a frame to receiving its result; frames are pushed as fast as
     they are processed."""
     stage_ms: dict[str, float]
-    """Median milliseconds by stage: calls of each function of the network, and "track" for the
-    rest."""
+    """Median milliseconds by stage: each function of the network, and "track" for the rest."""
     versions: dict[str, str]
     track_list: list[TrackSummary]
 
@@ -77,13 +76,14 @@ class Timings:
     """Times of a run, in seconds unless named otherwise."""
 
     latency: list[float] = field(default_factory=list)
-    """One value per result, from the push of its frame."""
+    """One value for each result, since the push of its frame."""
     inside: float = 0.0
+    """Time spent in push and flush."""
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
-    """One value for each push that the stage was part of."""
+    """One value for each push in which the stage ran."""
 
-    def results(self, call: Callable[[], list[FrameResult]], stream: Stream) -> list[FrameResult]:
-        """Call push or flush and time it."""
+    def measure(self, call: Callable[[], list[FrameResult]], stream: Stream) -> list[FrameResult]:
+        """Call push or flush and measure it; returns its results."""
         start = time.perf_counter()
         results = call()
         end = time.perf_counter()
@@ -95,18 +95,18 @@ class Timings:
 
 
 class Pushed(NamedTuple):
-    """Data that returns with the result of a frame."""
+    """Data about a frame that is returned with its result."""
 
     number: int
-    """Position in the recording, unreadable frames included."""
+    """Position in the recording, counting unreadable frames."""
     image: Image | None
     """The image, if the caller of ``push_all`` keeps images."""
     seconds: float
-    """time.perf_counter when it was pushed."""
+    """time.perf_counter at the push."""
 
 
 def pushed_frame(result: FrameResult) -> Pushed:
-    """The frame that ``push_all`` pushed for a result."""
+    """Return the data that ``push_all`` attached to the frame of a result."""
     assert isinstance(result.source, Pushed)
     return result.source
 
@@ -123,8 +123,8 @@ def run_source(
     """Push all frames through the stream; write instances.txt, overlay.mp4 and summary.json into
     ``out``.
 
-    Images are kept only until their result is returned. ``progress`` is called with the number of
-    frames done. checkpoint and device: as named in the summary. Raises MediaError.
+    Images are kept only until their result is returned. progress: called with the number of
+    frames done; checkpoint, device: names for the summary. Raises MediaError.
     """
     collector, timings, events = TrackCollector(), Timings(), list[Event]()
     start = time.perf_counter()
@@ -159,7 +159,7 @@ def run_source(
         latency_ms=percentiles([1000 * seconds for seconds in timings.latency]),
         stage_ms={stage: round(median(values), 3) for stage, values in timings.stages_ms.items()},
         versions=versions(),
-        track_list=_track_list(collector),
+        track_list=_summarise_tracks(collector),
     )
     write_json(out / "summary.json", asdict(summary))
     return summary
@@ -176,10 +176,9 @@ def push_all(
 ) -> Iterator[list[FrameResult]]:
     """Yield the results of each push and of the flush at the end, timed.
 
-    prompts: what is pointed at, by number of the frame; that of a frame that cannot be read is
-    pointed at in the next one.
-    keep_images: results carry their images (``pushed_frame``). on_event: called with the events of
-    the stream, such as frames dropped because of their stamps.
+    prompts: by frame number; those of an unreadable frame are given in the next one. keep_images:
+    whether results carry their images (``pushed_frame``). on_event: called with the events of the
+    stream, such as frames dropped because of their stamps.
     """
     waiting = 0
     for number, stamp_ns, image in numbered_frames(source):
@@ -187,22 +186,22 @@ def push_all(
         waiting = number + 1
         pushed = Pushed(number, image if keep_images else None, time.perf_counter())
         frame = Frame(image, stamp_ns, due, pushed)
-        yield timings.results(partial(stream.push, frame), stream)
+        yield timings.measure(partial(stream.push, frame), stream)
         for event in stream.events:
             on_event(event)
-    yield timings.results(stream.flush, stream)
+    yield timings.measure(stream.flush, stream)
     for event in stream.events:
         on_event(event)
 
 
 def count_dropped(events: Iterable[Event], held: int) -> dict[str, int]:
-    """Count frames without a result, by reason; held: those whose stamps were never confirmed."""
+    """Count dropped frames by reason; held: frames whose stamps were never confirmed."""
     dropped = Counter(event.kind for event in events if event.kind != "epoch")
     dropped["out_of_order"] += held
     return {kind: number for kind, number in dropped.items() if number}
 
 
-def _track_list(collector: TrackCollector) -> list[TrackSummary]:
+def _summarise_tracks(collector: TrackCollector) -> list[TrackSummary]:
     return [
         TrackSummary(
             id=track.class_id * IDS_PER_CLASS + n,
@@ -226,7 +225,7 @@ def percentiles(milliseconds: list[float]) -> dict[str, float]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the software that computed the numbers."""
+    """Return the versions of the software that computed the results."""
     return {
         "stemseg": stemseg_ros.__version__,
         "torch": torch.__version__,
@@ -236,21 +235,21 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write indented JSON with a newline at the end; numbers that JSON lacks become null. Raises
+    """Write indented JSON with a final newline; NaN and infinities become null. Raises
     MediaError."""
-    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    text = json.dumps(_replace_non_finite(content), indent=2, allow_nan=False)
     try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise MediaError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _finite(content: object) -> object:
-    """With None for NaN and infinities, in any depth."""
+def _replace_non_finite(content: object) -> object:
+    """Replace NaN and infinities by None, at any depth."""
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: _replace_non_finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [_replace_non_finite(value) for value in content]
     return content

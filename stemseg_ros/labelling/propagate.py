@@ -1,5 +1,5 @@
-"""What ``stemseg propagate`` does: given masks carried through a recording; label images,
-overlay and summary out."""
+"""Propagates given masks through a recording (``stemseg propagate``); writes label images, overlay
+and summary."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ MASKS, OVERLAY, SUMMARY = "masks", "overlay.mp4", "summary.json"
 
 @dataclass(slots=True)
 class ObjectSummary:
-    """One object that was followed."""
+    """Summary of a followed object."""
 
     id: int
     given: int
-    """Number of the frame from which on it is followed."""
+    """Number of the first frame in which it is followed."""
     frames: int = 0
-    """Frames in which it was found."""
+    """Number of frames in which it was found."""
     last: int = 0
-    """The last of them."""
+    """Number of the last frame in which it was found."""
     score: float = 0.0
     """Mean over these frames of the mean probability in its mask."""
 
 
 @dataclass(frozen=True, slots=True)
 class PropagationSummary:
-    """What happened; ``summary.json`` holds exactly these fields."""
+    """Summary of a propagation; ``summary.json`` holds exactly these fields."""
 
     source: str
     masks: str
@@ -51,45 +51,46 @@ class PropagationSummary:
     device: str
     frames: int
     skipped: list[SkippedFrame]
-    """Frames without a label image: they cannot be read, or have another size."""
+    """Frames without a label image: unreadable, or of another size."""
     losses: list[str]
-    """What else of the recording is lost."""
+    """Other losses of the recording."""
     notes: list[str]
-    """Masks that were not used as their files say."""
+    """Masks that were ignored or used for another frame."""
     objects: list[ObjectSummary]
     fps: float
-    """Frames per second of wall time, with reading, drawing and writing."""
+    """Frames per second of wall time, including reading, drawing and writing."""
     latency_ms: dict[str, float]
-    """median and p99 from handing a frame in to having its result."""
+    """Median and p99 from pushing a frame to receiving its result."""
     stage_ms: dict[str, float]
     """Median milliseconds by stage."""
     versions: dict[str, str]
 
 
 @dataclass(slots=True)
-class _Starts:
-    """The masks that wait for their frames."""
+class _PendingPrompts:
+    """Given masks whose frames are yet to come."""
 
     masks: PromptMasks
-    waiting: dict[int, tuple[int, ...]]
+    ids: dict[int, tuple[int, ...]]
+    """Ids of new objects by frame number."""
     notes: list[str] = field(default_factory=list)
 
-    def due(self, number: int, name: str) -> tuple[Prompt, ...]:
-        """Prompts for a frame: its own, and those of frames before it that could not be read."""
+    def pop(self, number: int, name: str) -> tuple[Prompt, ...]:
+        """Take the prompts for a frame: its own, and those of unreadable frames before it."""
         prompts = []
-        for frame in sorted(frame for frame in self.waiting if frame <= number):
-            ids = self.waiting.pop(frame)
+        for frame in sorted(frame for frame in self.ids if frame <= number):
+            ids = self.ids.pop(frame)
             labels = self.masks.labels[frame]
             prompts += [Prompt(n, 1, encode(labels == n)) for n in ids]
             if frame < number:
                 self.notes.append(
-                    f"{self.masks.files[frame]}: its frame cannot be read; used for {name}"
+                    f"{self.masks.files[frame]}: its frame is unreadable; used for frame {name}"
                 )
         return tuple(prompts)
 
 
 def frame_names(source: FrameSource) -> list[str] | None:
-    """Names of the frames of an image folder; None where frames have numbers alone."""
+    """Return the names of the frames of an image folder; None if frames only have numbers."""
     return [path.stem for path in source.paths] if isinstance(source, ImageFolder) else None
 
 
@@ -106,13 +107,13 @@ def propagate_source(
     """Follow the objects of ``masks`` (``read_prompt_masks``) through all frames; write
     masks/NAME.png, overlay.mp4 and summary.json into ``out``.
 
-    progress: called with the number of frames done. checkpoint and device: as they shall stand in
-    the summary. Raises PromptError, MediaError.
+    progress: called with the number of frames done; checkpoint, device: names for the summary.
+    Raises PromptError, MediaError.
     """
     names = frame_names(source)
     given = read_prompt_masks(masks, names)
-    starts = _Starts(given, given.starts())
-    first_frames = {n: frame for frame, ids in starts.waiting.items() for n in ids}
+    pending = _PendingPrompts(given, given.starts())
+    first_frames = {n: frame for frame, ids in pending.ids.items() for n in ids}
     objects = {n: ObjectSummary(n, frame) for n, frame in sorted(first_frames.items())}
     timings, skipped = Timings(), list[SkippedFrame]()
     (out / MASKS).mkdir()
@@ -120,16 +121,16 @@ def propagate_source(
     with VideoWriter(out / OVERLAY, source.fps or DEFAULT_FPS) as video:
         for number, image in _same_size(source, skipped):
             name = names[number] if names else f"{number:05d}"
-            result = _push(stream, number, image, starts, name, timings)
+            result = _push(stream, number, image, pending, name, timings)
             save_labels(out / MASKS / f"{name}.png", label_image(result).astype(np.uint8))
             video.write(draw_instances(image, result))
-            _count(objects, number, result)
+            _update_summaries(objects, number, result)
             frames += 1
             progress(frames)
     if not frames:
         raise MediaError(f"{source.name}: no frames")
-    if starts.waiting:
-        file = given.files[min(starts.waiting)]
+    if pending.ids:
+        file = given.files[min(pending.ids)]
         raise PromptError(f"{file}: the recording ends before this frame, at {frames - 1:05d}")
     summary = PropagationSummary(
         source=source.name,
@@ -140,7 +141,7 @@ def propagate_source(
         frames=frames,
         skipped=sorted([*source.damage.skipped, *skipped], key=lambda item: item.frame),
         losses=source.damage.losses,
-        notes=[*_unused(given), *starts.notes],
+        notes=[*_note_unused(given), *pending.notes],
         objects=list(objects.values()),
         fps=round(frames / (time.perf_counter() - begin), 3),
         latency_ms=percentiles([1000 * seconds for seconds in timings.latency]),
@@ -152,7 +153,8 @@ def propagate_source(
 
 
 def _same_size(source: FrameSource, skipped: list[SkippedFrame]) -> Iterator[tuple[int, Image]]:
-    """Frames with their numbers; those of another size than the first are ``skipped``."""
+    """Yield frames with their numbers; appends those of another size than the first to
+    ``skipped``."""
     first = None
     for number, _, image in numbered_frames(source):
         size = image.shape[1], image.shape[0]
@@ -160,34 +162,39 @@ def _same_size(source: FrameSource, skipped: list[SkippedFrame]) -> Iterator[tup
         if size == first:
             yield number, image
         else:
-            reason = f"it is {size[0]}x{size[1]} pixels, the first {first[0]}x{first[1]}"
+            reason = f"it is {size[0]}x{size[1]} pixels, the first is {first[0]}x{first[1]}"
             skipped.append(SkippedFrame(number, reason))
 
 
 def _push(
-    stream: Stream, number: int, image: Image, starts: _Starts, name: str, timings: Timings
+    stream: Stream,
+    number: int,
+    image: Image,
+    pending: _PendingPrompts,
+    name: str,
+    timings: Timings,
 ) -> FrameResult:
-    prompts = starts.due(number, name)
-    # Numbers for stamps: recorded ones may repeat or go back, but every frame has its result.
+    prompts = pending.pop(number, name)
+    # Recorded stamps may repeat or go back; frame numbers ensure a result for every frame.
     stamp_ns = 1 + number
     frame = Frame(image, stamp_ns, prompts, Pushed(number, None, time.perf_counter()))
     try:
-        (result,) = timings.results(partial(stream.push, frame), stream)
+        (result,) = timings.measure(partial(stream.push, frame), stream)
     except PromptError as error:
         raise PromptError(f"masks of frame {name}: {error}") from error
     return result
 
 
-def _count(objects: dict[int, ObjectSummary], number: int, result: FrameResult) -> None:
+def _update_summaries(objects: dict[int, ObjectSummary], number: int, result: FrameResult) -> None:
     for instance in result.instances:
         found = objects[instance.track_id]
         found.score += (instance.score - found.score) / (found.frames + 1)
         found.frames, found.last = found.frames + 1, number
 
 
-def _unused(given: PromptMasks) -> list[str]:
+def _note_unused(given: PromptMasks) -> list[str]:
     starts = given.starts()
     later = sum(frame not in starts for frame in given.labels)
     if not later:
         return []
-    return [f"{later} of {len(given.labels)} masks show no new object; they are not used"]
+    return [f"{later} of {len(given.labels)} masks show no new object and are not used"]

@@ -1,4 +1,4 @@
-"""The work of ``stemseg run``, with a stream whose results are known."""
+"""Labelling of a recording, with a stream whose results are known."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ Image = npt.NDArray[np.uint8]
 
 
 def moving_car(index: int) -> Instance:
-    """10 rows x 10 columns, one pixel further to the right in each frame."""
+    """Build a mask of 10 x 10 pixels that moves one pixel to the right in each frame."""
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[20:30, index : index + 10] = True
     return Instance(3, 1, "car", 0.9, encode(mask), (index, 20, 10, 10))
 
 
 class DelayedStream:
-    """Finds the moving car in every frame; frames come out four at a time, a new epoch begins at
-    frame 6."""
+    """Stream that finds the moving car in every frame; results are returned four at a time, and a
+    new epoch starts at frame 6."""
 
     config = SimpleNamespace(name="delayed")
 
@@ -80,7 +80,7 @@ class DelayedStream:
 
 
 class Frames:
-    """Black frames; remembers how many of them are alive at once."""
+    """Black frames; records the largest number that are alive at once."""
 
     name, fps, size = "frames", 10.0, (HEIGHT, WIDTH)
 
@@ -92,15 +92,15 @@ class Frames:
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
         for index in range(self.frames):
-            image = np.zeros((HEIGHT, WIDTH, 3), np.uint8).view(Weak)
+            image = np.zeros((HEIGHT, WIDTH, 3), np.uint8).view(Hashable)
             self.alive.add(image)
             self.most_alive = max(self.most_alive, len(self.alive))
             yield index * 100_000_000, image
             del image
 
 
-class Weak(np.ndarray):
-    """An array that can stand in a set."""
+class Hashable(np.ndarray):
+    """An array that can be an element of a set."""
 
     __hash__ = object.__hash__
 
@@ -124,7 +124,7 @@ def run(count: int, out: Path) -> tuple[Any, Frames]:
     return summary, frames
 
 
-def test_text_holds_every_mask_with_epochs_apart(tmp_path: Path) -> None:
+def test_text_contains_every_mask_and_separates_epochs(tmp_path: Path) -> None:
     run(10, tmp_path / "new" / "folder")
     rows = read_results(tmp_path / "new" / "folder" / "instances.txt")
     assert [(row.frame, row.id) for row in rows] == [(i, 1001) for i in range(6, 10)] + [
@@ -144,7 +144,7 @@ def test_overlay_shows_each_mask_on_its_own_frame(tmp_path: Path) -> None:
         assert image[23:27, index + 16 :].max() < 25
 
 
-def test_summary_holds_the_facts(tmp_path: Path) -> None:
+def test_summary(tmp_path: Path) -> None:
     summary, _ = run(10, tmp_path)
     content = json.loads((tmp_path / "summary.json").read_text())
     assert content["frames"] == 10 and content["tracks"] == 2 and content["epochs"] == 2
@@ -153,7 +153,9 @@ def test_summary_holds_the_facts(tmp_path: Path) -> None:
         and content["checkpoint"] == "none"
         and content["device"] == "cpu"
     )
-    assert content["stage_ms"] == {"decode": 20.0}, "median of 10, 20 and 30: one value a call"
+    assert content["stage_ms"] == {"decode": 20.0}, (
+        "median of 10, 20 and 30: one value for each call"
+    )
     assert content["dropped"] == {}
     assert content["fps"] == summary.fps > 0 and content["pipeline_fps"] >= content["fps"]
     assert content["latency_ms"]["p99"] >= content["latency_ms"]["median"] > 0
@@ -169,12 +171,12 @@ def test_summary_holds_the_facts(tmp_path: Path) -> None:
     }
 
 
-def test_images_are_kept_only_until_their_result_is_there(tmp_path: Path) -> None:
+def test_images_are_kept_only_until_their_result(tmp_path: Path) -> None:
     _, frames = run(40, tmp_path)
     assert frames.most_alive <= 6, "four pending, one drawn, one new"
 
 
-def test_no_frames_are_an_error(tmp_path: Path) -> None:
+def test_a_source_without_frames_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="frames: no frames"):
         run(0, tmp_path)
 
@@ -190,7 +192,7 @@ def test_percentiles(values: list[float], expected: dict[str, float]) -> None:
     assert percentiles(values) == expected
 
 
-def test_frames_dropped_for_their_stamps_are_counted(tmp_path: Path) -> None:
+def test_frames_dropped_because_of_their_stamps_are_counted(tmp_path: Path) -> None:
     stamps = [50, 51, 51, 0, 52, 53, 54, 52.5]
     frames = [(round(stamp * 1e9), np.zeros((HEIGHT, WIDTH, 3), np.uint8)) for stamp in stamps]
     config = load_settings("lite", {"input.min_dim": 32, "input.max_dim": 64})
@@ -208,7 +210,7 @@ def test_frames_dropped_for_their_stamps_are_counted(tmp_path: Path) -> None:
     assert summary.dropped == {"duplicate": 1, "out_of_order": 2}
 
 
-def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
+def test_nan_and_infinities_become_null(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": [1.5, float("nan"), (float("inf"), 2)], "b": "nan"})
     text = (tmp_path / "x.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {
