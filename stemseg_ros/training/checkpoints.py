@@ -95,6 +95,6 @@ def export(state: dict[str, Tensor], config: Config, path: Path, **facts: object
         "seed": str(config.training.seed),
         **{name: str(value) for name, value in facts.items()},
     }
-    network = trainable(config).plain_network(config)
+    network = trainable(config).build_plain(config)
     on_cpu = {name: value.cpu() for name, value in state.items()}
     save_weights(unfused(network, on_cpu, folded=config.training.fold_norms), path, metadata)

@@ -21,7 +21,7 @@ SHEET_WIDTH = 1600
 
 
 @torch.no_grad()
-def prediction_sheet(network: WindowNetwork, batch: Batch, config: Settings) -> Image:
+def draw_predictions(network: WindowNetwork, batch: Batch, config: Settings) -> Image:
     """The first clip of a batch, BGR: each frame with the instances that clustering finds, and
     below it the heat map."""
     clip = batch.clips[:1].to(network.device)

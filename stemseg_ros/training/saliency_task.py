@@ -1,4 +1,4 @@
-"""How the saliency variant of STEm-Seg learns (Sec. 4.5; ``trainables.py``)."""
+"""Training of the saliency variant of STEm-Seg (Sec. 4.5; ``trainables.py``)."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from stemseg_ros.training.stemseg_task import (
     COMPILED,
     batch,
     build,
-    plain_network,
-    prediction_sheet,
+    build_plain,
+    draw_predictions,
 )
 
 __all__ = [
     "COMPILED",
     "batch",
     "build",
+    "build_plain",
     "compute_losses",
-    "own_rates",
-    "plain_network",
-    "prediction_sheet",
+    "draw_predictions",
+    "parameter_groups",
 ]
 
 
 def compute_losses(model: nn.Module, batch: Batch, config: Settings) -> dict[str, Tensor]:
-    """See ``Trainable``: the mean over the clips of what each gives by itself."""
+    """See ``Trainable``; the loss is a mean over clips."""
     logits: Tensor = forward(model, batch.clips, config)
     losses = [
         saliency_loss(logits[n : n + 1], clip.classes, clip.ignore, config)
@@ -40,6 +40,8 @@ def compute_losses(model: nn.Module, batch: Batch, config: Settings) -> dict[str
     return {"saliency": total, "total": total}
 
 
-def own_rates(network: SaliencyNetwork, config: Settings) -> list[tuple[set[nn.Parameter], float]]:
-    """That of the backbone."""
+def parameter_groups(
+    network: SaliencyNetwork, config: Settings
+) -> list[tuple[set[nn.Parameter], float]]:
+    """See ``Trainable``: the backbone."""
     return [(set(network.backbone.body.parameters()), config.training.backbone_rate)]

@@ -42,7 +42,7 @@ def make_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
     order = [p for p in network.parameters() if p.requires_grad]  # a set has no order
     groups: list[dict[str, Any]] = []
     rest = set(order)
-    for members, rate in trainable(config).own_rates(network, config):
+    for members, rate in trainable(config).parameter_groups(network, config):
         groups.append({"params": [p for p in order if p in members], "rate": rate})
         rest -= members
     groups.append({"params": [p for p in order if p in rest], "rate": 1.0})

@@ -1,4 +1,4 @@
-"""How STC is trained (``trainables.py``)."""
+"""Training of STC (``trainables.py``)."""
 
 from __future__ import annotations
 
@@ -35,26 +35,27 @@ from stemseg_ros.training.pretrained import load_imagenet
 
 COMPILED = ("pyramid",)
 SHEET_WIDTH = 1600
-LIGHT_ENCODER = "backbone.body."
-"""Begins the keys of the encoder in files of STEm-Seg."""
+LIGHT_BACKBONE = "backbone.body."
+"""Prefix of the backbone's keys in files of STEm-Seg."""
 LIGHT_NECK = (
     (re.compile(r"^backbone\.fpn\.fpn_inner([234])\."), "neck.lateral_convs.{}.conv."),
     (re.compile(r"^backbone\.fpn\.fpn_layer([234])\."), "neck.fpn_convs.{}.conv."),
 )
-"""Keys of STEm-Seg's feature pyramid at strides 8, 16 and 32, and ours for them."""
+"""Keys of STEm-Seg's feature pyramid at strides 8, 16 and 32, and the corresponding ones of
+STC."""
 
 
 def build(config: Settings) -> CondInst:
     """See ``Trainable``.
 
     ``training.start_from``: weights of CondInst or STC, the checkpoint of a run, or a light
-    STEm-Seg, whose encoder and feature pyramid are taken.
+    STEm-Seg, of which backbone and feature pyramid are used.
     """
     training = config.training
     network = seeded_network(config, training.seed)
     initialise(network.backbone, training.seed)
-    folded = _load_start(network, config)
-    network.eval()  # only then can norms be folded
+    folded = _load_initial_weights(network, config)
+    network.eval()  # norms can be folded in eval mode only
     if training.fold_norms:
         fuse_frozen_norms(network)
     if folded is not None:
@@ -72,7 +73,7 @@ def build(config: Settings) -> CondInst:
     return network
 
 
-def plain_network(config: Settings) -> CondInst:
+def build_plain(config: Settings) -> CondInst:
     """See ``Trainable``."""
     return CondInst(config)
 
@@ -94,7 +95,7 @@ def batch(clips: list[Clip], config: Settings) -> FramePairs:
 
 
 def compute_losses(model: nn.Module, pairs: FramePairs, config: Settings) -> dict[str, Tensor]:
-    """See ``Trainable``: the network in ``training.precision``, losses in float32."""
+    """See ``Trainable``; the network runs in ``training.precision``, losses in float32."""
     precision = DTYPES[config.training.precision]
     images = pairs.images.flatten(0, 1)
     with torch.autocast(images.device.type, precision, precision != torch.float32):
@@ -102,15 +103,15 @@ def compute_losses(model: nn.Module, pairs: FramePairs, config: Settings) -> dic
     return trainable.compute_losses(trainable.to_float32(output), pairs, config)
 
 
-def own_rates(network: CondInst, config: Settings) -> list[tuple[set[nn.Parameter], float]]:
-    """Those of the encoder and of the feature pyramid."""
-    encoder, neck = set(network.backbone.parameters()), set(network.neck.parameters())
-    return [(encoder, config.training.backbone_rate), (neck, config.pairs.neck_rate)]
+def parameter_groups(network: CondInst, config: Settings) -> list[tuple[set[nn.Parameter], float]]:
+    """See ``Trainable``: backbone and feature pyramid."""
+    backbone, neck = set(network.backbone.parameters()), set(network.neck.parameters())
+    return [(backbone, config.training.backbone_rate), (neck, config.pairs.neck_rate)]
 
 
 @torch.no_grad()
-def prediction_sheet(network: CondInst, pairs: FramePairs, config: Settings) -> Image:
-    """Both frames of the first pair as a stream would see them, with ids."""
+def draw_predictions(network: CondInst, pairs: FramePairs, config: Settings) -> Image:
+    """See ``Trainable``; the frames of the first pair are tracked as a stream."""
     images = denormalise(pairs.images[0], config.condinst.variant)
     frames = images.permute(0, 2, 3, 1).round().clamp(0, 255).byte().cpu().numpy()
     tracker = StcTracker(config, pairs.images.device)
@@ -136,9 +137,9 @@ def _track(tracker: StcTracker, network: CondInst, image: Image) -> FrameResult:
     raise RuntimeError("a step of STC makes one call")
 
 
-def _load_start(network: CondInst, config: Settings) -> dict[str, Tensor] | None:
-    """Copy the weights that training starts from; returns those of a run's checkpoint, which fit
-    only once norms are folded. Raises CheckpointError, MissingExtraError."""
+def _load_initial_weights(network: CondInst, config: Settings) -> dict[str, Tensor] | None:
+    """Copy the initial weights; those of a run's checkpoint are returned instead, because they can
+    only be loaded after norms are folded. Raises CheckpointError, MissingExtraError."""
     training = config.training
     body = network.backbone
     if training.start_from is None:
@@ -151,41 +152,41 @@ def _load_start(network: CondInst, config: Settings) -> dict[str, Tensor] | None
     if isinstance(content, Mapping) and "average" in content:
         return checked_state(content["average"], path)
     state = state_of(content, path)
-    if any(key.startswith(LIGHT_ENCODER) for key in state):
+    if any(key.startswith(LIGHT_BACKBONE) for key in state):
         if not isinstance(body, LightBody):
             raise CheckpointError(
-                f"{path}: is a STEm-Seg, whose ResNet has another layout than that of "
-                f"'{config.name}'; start from a published CondInst"
+                f"{path}: is a STEm-Seg whose ResNet does not fit '{config.name}'; start from a "
+                "published CondInst"
             )
-        load_light(network, state, path, config)
+        load_light_stemseg(network, state, path, config)
         return None
     load_initial_weights(network, path, config)
     return None
 
 
-def load_light(
+def load_light_stemseg(
     network: CondInst, state: Mapping[str, Tensor], path: Path, config: Settings
 ) -> None:
-    """Copy the encoder of a light STEm-Seg, and of its feature pyramid what fits. Raises
-    CheckpointError."""
+    """Copy the backbone of a light STEm-Seg, and the matching weights of its feature pyramid.
+    Raises CheckpointError."""
     assert isinstance(network.backbone, LightBody)
-    encoder = {
-        key.removeprefix(LIGHT_ENCODER): value
+    backbone = {
+        key.removeprefix(LIGHT_BACKBONE): value
         for key, value in state.items()
-        if key.startswith(LIGHT_ENCODER)
+        if key.startswith(LIGHT_BACKBONE)
     }
-    load_state(network.backbone.mobilenet, encoder, path, config.name)
+    load_state(network.backbone.mobilenet, backbone, path, config.name)
     _adapt(network, config)
     ours = network.state_dict()
     fitting = {}
     for key, value in state.items():
-        name = _neck_key(key)
+        name = _rename_neck_key(key)
         if name is not None and ours[name].shape == value.shape:
             fitting[name] = value.to(ours[name].dtype)
     network.load_state_dict(fitting, strict=False)
 
 
-def _neck_key(key: str) -> str | None:
+def _rename_neck_key(key: str) -> str | None:
     for pattern, ours in LIGHT_NECK:
         match = pattern.match(key)
         if match:
@@ -199,9 +200,9 @@ def _adapt(network: CondInst, config: Settings) -> None:
 
 
 def _float32_parts(network: CondInst) -> list[nn.Module]:
-    """Layers that bfloat16 on the CPU does not suit: narrow outputs, for whose weight gradients
-    oneDNN writes past its buffer (``PointwiseConv`` of STEm-Seg), and strided depthwise
-    convolutions, whose take ten times as long."""
+    """List the layers to train in float32 on the CPU: narrow outputs, for whose weight gradients
+    oneDNN writes past its buffer in bfloat16 (``PointwiseConv`` of STEm-Seg), and strided
+    depthwise convolutions, whose weight gradients take ten times as long."""
     strided = [
         module
         for module in network.backbone.modules()

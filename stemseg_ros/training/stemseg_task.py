@@ -1,32 +1,32 @@
-"""How STEm-Seg learns instances (``trainables.py``)."""
+"""Training of STEm-Seg for instances (``trainables.py``)."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from stemseg_ros.models.stemseg.network import StemSeg
-from stemseg_ros.models.stemseg.network import build_network as plain_network
+from stemseg_ros.models.stemseg.network import build_network as build_plain
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.batches import batch_of_windows as batch
 from stemseg_ros.training.model import build_for_training as build
 from stemseg_ros.training.objective import compute_losses
-from stemseg_ros.training.prediction_pictures import prediction_sheet
+from stemseg_ros.training.prediction_pictures import draw_predictions
 
 __all__ = [
     "COMPILED",
     "batch",
     "build",
+    "build_plain",
     "compute_losses",
-    "own_rates",
-    "plain_network",
-    "prediction_sheet",
+    "draw_predictions",
+    "parameter_groups",
 ]
 
 COMPILED = ("encode", "heads")
 
 
-def own_rates(network: StemSeg, config: Settings) -> list[tuple[set[nn.Parameter], float]]:
-    """Those of the backbone and of the layers that end in embeddings and variances."""
+def parameter_groups(network: StemSeg, config: Settings) -> list[tuple[set[nn.Parameter], float]]:
+    """See ``Trainable``: the backbone, and the output layers of embeddings and variances."""
     training = config.training
     head = network.embedding_head
     outputs = {*head.conv_embedding.parameters(), *head.conv_variance.parameters()}

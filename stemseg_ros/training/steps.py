@@ -117,7 +117,7 @@ def _count_bad(run: Run, batch: AnyBatch) -> None:
     log.warning("step %d: loss or gradient is not finite, skipped (%s)", run.step, clips)
     if run.bad >= MAX_BAD_STEPS:
         raise TrainingError(
-            f"step {run.step}: {run.bad} steps in a row not finite, "
+            f"step {run.step}: {run.bad} steps in a row were not finite, "
             f"the last on {clips}; try training.precision float32 or a lower learning rate"
         )
 

@@ -1,4 +1,4 @@
-"""Motion, colour and sharpness that tell the copies of a still apart."""
+"""Augmentation of the copies of a still: motion, colour and sharpness."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ Size = tuple[int, int]
 Random = np.random.Generator
 
 TURN, SHEAR, ZOOM, STRETCH = 1.2, 0.7, 1.0, 0.4
-"""Standard deviations of a step's rotation and shear (radians), and of the logarithms of its
-scale and aspect, relative to that of its translation (in shares of the frame's side)."""
+"""Standard deviations of rotation and shear (radians), and of the logarithms of scale and aspect
+ratio, relative to that of the translation (itself relative to the frame's side)."""
 BEND_KNOTS = (5, 6)
 MEAN_COLOUR = (104.0, 116.0, 123.0)
-"""BGR of what lies outside a still: near zero in the network's input."""
+"""BGR outside a still: near zero in the network's input."""
 
 
 class Tint(NamedTuple):
-    """A change of colours."""
+    """Parameters of a colour change."""
 
     contrast: float
     brightness: float
     gains: npt.NDArray[np.float32]
-    """Of B, G, R."""
+    """(3,) for B, G, R."""
 
 
 def side(size: Size) -> float:
-    """The frame's side: the root of its area, pixels."""
+    """Return the side of a frame: the root of its area, in pixels."""
     return float(np.sqrt(size[0] * size[1]))
 
 
-def walk(random: Random, motion: float, size: Size, frames: int) -> list[Matrix]:
-    """Where something lies in each frame, the first unmoved: a random walk of affine maps."""
-    places: list[Matrix] = [np.eye(3)]
+def draw_path(random: Random, motion: float, size: Size, frames: int) -> list[Matrix]:
+    """Draw a random walk of affine transforms, one for each frame; the first is the identity."""
+    path: list[Matrix] = [np.eye(3)]
     for _ in range(frames - 1):
-        places.append(_step(random, motion, size) @ places[-1])
-    return places
+        path.append(_draw_step(random, motion, size) @ path[-1])
+    return path
 
 
-def _step(random: Random, motion: float, size: Size) -> Matrix:
+def _draw_step(random: Random, motion: float, size: Size) -> Matrix:
     angle, shear = random.normal(0, TURN * motion), random.normal(0, SHEAR * motion)
     scale = np.exp(random.normal(0, STRETCH * motion, 2) + random.normal(0, ZOOM * motion))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -60,14 +60,14 @@ def _step(random: Random, motion: float, size: Size) -> Matrix:
 
 
 def draw_bend(random: Random, strength: float, size: Size) -> Bend:
-    """A smooth displacement, for what does not move rigidly; strength in shares of the side."""
+    """Draw a smooth displacement for non-rigid motion; strength: relative to the side."""
     knots = random.normal(0, random.uniform(0, strength) * side(size), (*BEND_KNOTS, 2))
     smooth = cv2.resize(knots.astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)
     return np.asarray(smooth, np.float32)
 
 
 class Warp:
-    """A map from a still to a copy, for its image and its masks."""
+    """Mapping from a still to a copy, for its image and masks."""
 
     def __init__(self, matrix: Matrix, size: Size, bend: Bend | None = None) -> None:
         inverse = np.linalg.inv(matrix).astype(np.float32)
@@ -80,18 +80,18 @@ class Warp:
         )
 
     def image(self, pixels: Array) -> Array:
-        """uint8 (H, W, 3), BGR; the mean colour outside."""
+        """Warp uint8 (H, W, 3), BGR; MEAN_COLOUR outside."""
         moved = cv2.remap(pixels, self._x, self._y, cv2.INTER_LINEAR, borderValue=MEAN_COLOUR)
         return np.asarray(moved, np.uint8)
 
     def mask(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-        """Share of each pixel, [0, 1]; nothing outside."""
+        """Warp a mask to coverage in [0, 1]; 0 outside."""
         moved = cv2.remap(mask.astype(np.float32), self._x, self._y, cv2.INTER_LINEAR)
         return np.asarray(moved, np.float32)
 
 
 def draw_tint(random: Random, strength: float) -> Tint:
-    """A random change of colours, strength 1 for different cameras."""
+    """Draw a colour change; strength 1 is the difference between cameras."""
     return Tint(
         float(np.exp(random.normal(0, 0.15 * strength))),
         float(random.normal(0, 15 * strength)),
@@ -100,7 +100,7 @@ def draw_tint(random: Random, strength: float) -> Tint:
 
 
 def recolour(frame: Array, *tints: Tint) -> Array:
-    """Apply one change after the other."""
+    """Apply colour changes one after the other."""
     pixels = frame.astype(np.float32)
     for tint in tints:
         pixels = ((pixels - 110) * tint.contrast + 110 + tint.brightness) * tint.gains
@@ -108,7 +108,7 @@ def recolour(frame: Array, *tints: Tint) -> Array:
 
 
 def blur(frame: Array, random: Random) -> Array:
-    """Sometimes out of focus, sometimes smeared by motion."""
+    """Apply at random no blur, defocus blur or motion blur."""
     kind = random.random()
     if kind < 0.15:
         return np.asarray(cv2.GaussianBlur(frame, (0, 0), random.uniform(0.5, 1.8)), np.uint8)

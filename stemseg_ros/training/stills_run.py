@@ -1,7 +1,7 @@
-"""Training HODOR from stills: samples, steps, checkpoints that a run can go on from.
+"""Training of HODOR from stills: samples, steps, checkpoints.
 
-A batch depends on seed and step alone, so a run that is stopped and resumed sees the same samples
-as one that is not.
+A batch depends on seed and step only, so a resumed run sees the same samples as an uninterrupted
+one.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ from stemseg_ros.training.steps import MAX_BAD_STEPS, TrainingError
 from stemseg_ros.training.still_copies import StillPool, draw_sample
 
 LOG_EVERY = 20
-"""Steps between two lines of log.csv."""
+"""Steps between lines of log.csv."""
 CHECKPOINT, WEIGHTS, LOG = "checkpoint.pt", "weights.safetensors", "log.csv"
 COLUMNS = ("step", "rate", "samples_per_second", "total", "cross_entropy", "dice", "gradient")
 
 
 @dataclass(slots=True)
 class StillsRun:
-    """Everything that changes while training."""
+    """State of a training run."""
 
     network: Hodor
     average: dict[str, Tensor]
-    """Running average of the network's state dict."""
+    """Exponential moving average of the network's state dict."""
     optimizer: torch.optim.Optimizer
     step: int = 0
     bad: int = 0
-    """Successive steps that were left out."""
+    """Consecutive skipped steps."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Losses added up since the last line of the log, and their count."""
+    """Sums of the losses since the last line of the log, and their count."""
 
 
 def train_from_stills(config: Settings, data: Path, out: Path, *, resume: bool = False) -> Path:
-    """Train on the stills of ``training.mix``; returns ``out``/weights.safetensors, the average
-    of the weights, which is written with every checkpoint.
+    """Train on the stills of ``training.mix``; returns ``out``/weights.safetensors, the averaged
+    weights, which are written with every checkpoint.
 
-    data: folder that the roots of the mix are relative to. Raises DataError, TrainingError,
+    data: folder to which the roots of the mix are relative. Raises DataError, TrainingError,
     CheckpointError, MissingExtraError.
     """
     checkpoint = out / CHECKPOINT
     if resume != checkpoint.is_file():
-        hint = "nothing to resume" if resume else "a run is there already; resume it"
+        hint = "nothing to resume" if resume else "a run already exists; resume it"
         raise TrainingError(f"{checkpoint}: {hint}")
     weights = {name: entry.weight for name, entry in config.training.mix.items()}
     pool = StillPool(load_mix(config, data), weights)
@@ -79,7 +79,7 @@ def train_from_stills(config: Settings, data: Path, out: Path, *, resume: bool =
 
 
 def start(config: Settings) -> StillsRun:
-    """A run at step 0."""
+    """Start a run at step 0."""
     torch.manual_seed(config.training.seed)
     network = build_for_training(config)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -87,7 +87,7 @@ def start(config: Settings) -> StillsRun:
 
 
 def build_for_training(config: Settings) -> Hodor:
-    """A network with the weights that training starts from."""
+    """Build a network with its initial weights."""
     network = Hodor(config)
     if config.training.start_from:
         path = Path(config.training.start_from)
@@ -96,7 +96,7 @@ def build_for_training(config: Settings) -> Hodor:
         body = MobileNetV2()
         load_imagenet(body)
         first = next(body.parameters())
-        first.data = first.data.flip(1)  # back to RGB, which HODOR sees
+        first.data = first.data.flip(1)  # back to RGB, the input of HODOR
         network.feature_extractor.bb_fpn[0].load_state_dict(build_light_body(body).state_dict())
     network.train()
     for stage in list(network.feature_extractor.bb_fpn[0].children())[
@@ -104,7 +104,7 @@ def build_for_training(config: Settings) -> Hodor:
     ]:
         stage.requires_grad_(False)
     for module in network.modules():
-        # oneDNN's weight gradient of these takes ten times as long in bfloat16 on the CPU.
+        # Their weight gradients in oneDNN take ten times as long in bfloat16 on the CPU.
         if isinstance(module, nn.Conv2d) and module.groups > 1 and module.stride != (1, 1):
             in_float32(module)
     if config.training.channels_last:
@@ -113,7 +113,7 @@ def build_for_training(config: Settings) -> Hodor:
 
 
 def make_optimizer(network: Hodor, config: Settings) -> torch.optim.Optimizer:
-    """AdamW; each group of weights has its ``rate``, relative to the learning rate."""
+    """Make AdamW; the ``rate`` of each parameter group is relative to the learning rate."""
     training = config.training
     body = list(network.feature_extractor.bb_fpn[0].parameters())
     inside = {id(weight) for weight in body}
@@ -125,7 +125,7 @@ def make_optimizer(network: Hodor, config: Settings) -> torch.optim.Optimizer:
 
 
 def make_batch(pool: StillPool, config: Settings, step: int) -> StillsBatch:
-    """The samples of a step."""
+    """Draw the samples of a step."""
     training = config.training
     random = np.random.default_rng((training.seed, step))
     objects = int(random.integers(1, config.stills.objects + 1))
@@ -140,7 +140,8 @@ def make_batch(pool: StillPool, config: Settings, step: int) -> StillsBatch:
 
 
 def take_step(run: StillsRun, batch: StillsBatch, config: Settings) -> None:
-    """One step of the optimizer; one whose loss or gradient is not finite is left out."""
+    """Take an optimizer step; it is skipped if the loss or the gradient is not finite. Raises
+    TrainingError after MAX_BAD_STEPS skipped steps in a row."""
     training = config.training
     rate = training.learning_rate * rate_factor(run.step, config)
     for group in run.optimizer.param_groups:
@@ -154,19 +155,19 @@ def take_step(run: StillsRun, batch: StillsBatch, config: Settings) -> None:
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), limit)
     if bool(torch.isfinite(norm + losses["total"])):
         run.optimizer.step()
-        _average(run, training.ema)
+        _update_average(run, training.ema)
         for name, value in {**losses, "gradient": norm, "count": torch.ones(())}.items():
             run.sums[name] = run.sums.get(name, 0.0) + float(value.detach())
         run.bad = 0
     else:
         run.bad += 1
         if run.bad >= MAX_BAD_STEPS:
-            raise TrainingError(f"step {run.step}: {run.bad} steps in a row not finite")
+            raise TrainingError(f"step {run.step}: {run.bad} steps in a row were not finite")
     run.step += 1
 
 
 def save(run: StillsRun, out: Path, config: Settings) -> None:
-    """Write checkpoint and weights, each whole or not at all."""
+    """Write checkpoint and weights, each atomically."""
     content = {
         "step": run.step,
         "bad": run.bad,
@@ -186,7 +187,7 @@ def save(run: StillsRun, out: Path, config: Settings) -> None:
 
 
 def restore(run: StillsRun, path: Path) -> None:
-    """Set a fresh run to where a checkpoint left off. Raises TrainingError."""
+    """Restore a run from a checkpoint. Raises TrainingError."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         run.network.load_state_dict(content["network"])
@@ -196,7 +197,7 @@ def restore(run: StillsRun, path: Path) -> None:
         run.step, run.bad, run.sums = content["step"], content["bad"], content["sums"]
         torch.set_rng_state(content["torch_rng"])
     except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-        raise TrainingError(f"{path}: is damaged or does not fit: {error}") from error
+        raise TrainingError(f"{path}: is damaged or does not fit the config: {error}") from error
 
 
 def _loop(run: StillsRun, config: Settings, pool: StillPool, out: Path) -> None:
@@ -229,8 +230,9 @@ def _log(run: StillsRun, config: Settings, out: Path, seconds: float) -> None:
 
 
 @torch.no_grad()
-def _average(run: StillsRun, decay: float) -> None:
-    """Running average; the decay is lower at first, so that the random start is forgotten."""
+def _update_average(run: StillsRun, decay: float) -> None:
+    """Update the average of the weights; the decay is lower at first, to forget the random
+    initialisation."""
     decay = min(decay, (1 + run.step) / (10 + run.step))
     state = run.network.state_dict()
     torch._foreach_lerp_(list(run.average.values()), list(state.values()), 1 - decay)

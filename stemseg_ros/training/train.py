@@ -219,7 +219,7 @@ class _Keeper:
     def _draw(self) -> None:
         """Draw the first clip of this step, and that of the first step, to compare over time."""
         run, writer = self._run, self._writer
-        draw = trainable(self._config).prediction_sheet
+        draw = trainable(self._config).draw_predictions
         for name, step in (("clip of this step", run.step - 1), ("clip of the first step", 0)):
             batch = make_batch(self._sources, self._config, step, run.world)
             writer.picture(run.step, name, draw(run.network, batch, self._config))

@@ -1,4 +1,4 @@
-"""What the training loop needs to know of a model."""
+"""Interface between the training loop and the models."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ TRAINABLES = {
     "saliency": "stemseg_ros.training.saliency_task",
     "stc": "stemseg_ros.training.stc_task",
 }
-"""Module of each model, or task of a model, that the loop trains; it offers what ``Trainable``
-lists."""
+"""Module of each model or task that the loop trains; it implements ``Trainable``."""
 
 
 Same = TypeVar("Same", bound="AnyBatch")  # typing.Self needs Python 3.11
@@ -32,53 +31,55 @@ class AnyBatch(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Sequence of each clip."""
+        """Name of the sequence of each clip."""
         ...
 
     def split(self: Same, size: int) -> list[Same]:
-        """Batches of ``size`` clips each; the last may have fewer."""
+        """Split into batches of ``size`` clips; the last may have fewer."""
         ...
 
     def to(self: Same, device: torch.device) -> Same:
-        """The batch with its tensors on a device."""
+        """Move the tensors to a device."""
         ...
 
 
 class Trainable(Protocol):
-    """How a model is trained."""
+    """Training of a model."""
 
     COMPILED: tuple[str, ...]
     """Methods of the network that ``training.compile`` compiles."""
 
     def build(self, config: Any) -> nn.Module:
-        """A network with the weights that training starts from. Raises CheckpointError,
-        MissingExtraError."""
+        """Build a network with its initial weights. Raises CheckpointError, MissingExtraError."""
         ...
 
-    def plain_network(self, config: Any) -> nn.Module:
-        """A network in the layout of checkpoints, its weights yet to come."""
+    def build_plain(self, config: Any) -> nn.Module:
+        """Build a network with the parameter names of checkpoints, without loading weights."""
         ...
 
     def batch(self, clips: list[Clip], config: Any) -> AnyBatch:
-        """Clips of one size with their targets."""
+        """Make a batch of clips of one size with their targets."""
         ...
 
     def compute_losses(self, model: nn.Module, batch: Any, config: Any) -> dict[str, Tensor]:
-        """Forward pass and losses; ``total`` is what is minimised."""
+        """Run the forward pass and compute the losses; ``total`` is minimised."""
         ...
 
-    def own_rates(self, network: nn.Module, config: Any) -> list[tuple[set[nn.Parameter], float]]:
-        """Groups of weights with a learning rate of their own, relative to that of the rest."""
+    def parameter_groups(
+        self, network: nn.Module, config: Any
+    ) -> list[tuple[set[nn.Parameter], float]]:
+        """List parameter groups with their learning rates, relative to that of all other
+        parameters."""
         ...
 
-    def prediction_sheet(self, network: nn.Module, batch: Any, config: Any) -> Image:
-        """What the network finds in the first clip of a batch, BGR."""
+    def draw_predictions(self, network: nn.Module, batch: Any, config: Any) -> Image:
+        """Draw the predictions for the first clip of a batch, BGR."""
         ...
 
 
 def trainable(config: Config) -> Trainable:
-    """The module for a preset, imported when it is asked for. Raises ConfigError where the loop
-    does not train its model."""
+    """Import the module that trains a preset. Raises ConfigError if the loop does not train its
+    model."""
     name = config.model
     if name == "stemseg" and own_settings(config).network.task == "saliency":
         name = "saliency"

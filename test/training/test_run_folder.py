@@ -17,7 +17,7 @@ from driving_pack import tiny_config, write_pack
 from stemseg_ros.config import load_config
 from stemseg_ros.models.stemseg.network import Maps, StemSeg
 from stemseg_ros.training.batches import Batch, load_sources
-from stemseg_ros.training.prediction_pictures import prediction_sheet
+from stemseg_ros.training.prediction_pictures import draw_predictions
 from stemseg_ros.training.run_folder import code_version, statistics
 from stemseg_ros.training.run_log import run_log
 from stemseg_ros.training.train import train
@@ -150,7 +150,7 @@ def test_a_picture_shows_the_instances_that_are_found() -> None:
     none = torch.zeros(1, 4, 24, 32)
     grey = torch.zeros(1, 4, 3, 96, 128)  # the mean colour
     batch = Batch(grey, none[:, None], none.long(), none.bool(), none.bool(), ("clips[0]",))
-    sheet = prediction_sheet(TwoCars(), batch, config)  # type: ignore[arg-type]
+    sheet = draw_predictions(TwoCars(), batch, config)  # type: ignore[arg-type]
     tile = sheet.shape[1] // 4
     assert sheet.shape[1] == 1600
     scale = tile / 128

@@ -1,4 +1,4 @@
-"""STC learns in a few minutes: two objects pass each other, and each keeps its identity."""
+"""STC learns in a few minutes to keep the ids of two objects that pass each other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stemseg_ros.training.steps import start, take_step
 
 HEIGHT, WIDTH, FRAMES = 96, 160, 16
 OBJECT = (28, 40)
-"""Height and width of each of the two."""
+"""Height and width of both objects."""
 SPEED = 7
 STEPS = 180
 SETTINGS = {
@@ -50,7 +50,8 @@ SETTINGS = {
 
 
 def crossing(seed: int, t: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
-    """A bluish object goes right and a reddish one left, which passes in front: image, labels."""
+    """Draw a bluish object moving right and a reddish one moving left in front of it; returns
+    image and labels."""
     random = np.random.default_rng(seed)
     image = cv2.resize(random.integers(60, 140, (12, 20, 3), np.uint8), (WIDTH, HEIGHT))
     labels = np.zeros((HEIGHT, WIDTH), np.uint16)
@@ -65,7 +66,7 @@ def crossing(seed: int, t: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.u
 
 
 def write_clips(root: Path) -> Path:
-    """Two clips to learn from; the third is held out."""
+    """Write two clips for training and one held-out clip."""
     for clip in (0, 1, 3):
         for t in range(FRAMES):
             save_frame(root / "clips" / f"{clip:04d}" / f"{t:06d}", *crossing(clip, t))
@@ -73,15 +74,16 @@ def write_clips(root: Path) -> Path:
 
 
 def id_on(instances: tuple[Instance, ...], truth: npt.NDArray[np.bool_]) -> int | None:
-    """The track whose mask has an IoU of more than half with the truth."""
+    """Return the id of the track whose mask has an IoU above 0.5 with the ground truth, or
+    None."""
     for instance in instances:
         if mask_iou(decode(instance.rle), truth) > 0.5:
             return instance.track_id
     return None
 
 
-@pytest.mark.timeout(1200)  # of the clock, on a machine that has other work
-def test_objects_that_pass_each_other_keep_their_identities(tmp_path: Path) -> None:
+@pytest.mark.timeout(1200)  # wall-clock time, on a busy machine
+def test_objects_that_pass_each_other_keep_their_ids(tmp_path: Path) -> None:
     config = load_config("stc_lite", SETTINGS)
     run, sources = start(config), load_sources(config, write_clips(tmp_path))
     contrastive = []

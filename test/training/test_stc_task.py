@@ -1,4 +1,4 @@
-"""STC in the training loop: truths of labelled frames, steps, resuming, where a run starts."""
+"""STC in the training loop: ground truth of labelled frames, steps, resuming, initial weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small_stc(**training: object) -> Config:
-    """A network and a schedule that take a step in a fraction of a second."""
+    """Return a network and a schedule whose steps take a fraction of a second."""
     settings: dict[str, object] = {
         "network.fpn_channels": 16,
         "network.mask_channels": 16,
@@ -53,7 +53,7 @@ def small_stc(**training: object) -> Config:
 
 
 def steps(run: Run, settings: Config, pack: Path, until: int) -> list[float]:
-    """Totals of the steps up to one."""
+    """Take the steps up to ``until``; returns the total loss of each."""
     sources, totals = load_sources(settings, pack), []
     while run.step < until:
         run.sums.clear()
@@ -62,12 +62,12 @@ def steps(run: Run, settings: Config, pack: Path, until: int) -> list[float]:
     return totals
 
 
-def test_truths_of_a_labelled_frame() -> None:
+def test_ground_truth_of_a_labelled_frame() -> None:
     labels = np.zeros((64, 96), np.int32)
     labels[10:20, 30:50] = 2007
     labels[40:44, 60:70] = 1003
     labels[60:62, :2] = 1004  # too small
-    labels[:5, :5], labels[:5, 10:15] = 10000, 1000  # unknown, a group
+    labels[:5, :5], labels[:5, 10:15] = 10000, 1000  # ignored, a group
     truth, unknown = extract_truth(labels, min_pixels=20)
     assert truth.ids.tolist() == [1003, 2007]
     assert truth.labels.tolist() == [0, 1]
@@ -78,7 +78,7 @@ def test_truths_of_a_labelled_frame() -> None:
     assert nothing.boxes.shape == (0, 4) and nothing.masks.shape == (0, 64, 96)
 
 
-def test_pairs_of_a_video_may_lie_far_apart(pack: Path) -> None:
+def test_pairs_of_a_video_may_be_far_apart(pack: Path) -> None:
     settings = update_config(
         small_stc(copy_paste=0.0, mix={"clips": 1.0}), {"pairs.max_distance": 5}
     )
@@ -97,7 +97,7 @@ def test_pairs_of_a_video_may_lie_far_apart(pack: Path) -> None:
     assert {1, 3, 5} <= shifts and max(shifts) <= 6
 
 
-@pytest.mark.timeout(1200)  # of the clock, on a machine that has other work
+@pytest.mark.timeout(1200)  # wall-clock time, on a busy machine
 def test_the_loss_falls(pack: Path) -> None:
     settings = small_stc(batch_size=1)
     totals = steps(start(settings), settings, pack, 30)
@@ -105,7 +105,7 @@ def test_the_loss_falls(pack: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_restored_run_goes_on_bit_for_bit(pack: Path, tmp_path: Path, precision: str) -> None:
+def test_a_restored_run_continues_bit_for_bit(pack: Path, tmp_path: Path, precision: str) -> None:
     settings = small_stc(precision=precision, ema=0.9)
     whole, again = start(settings), start(settings)
     steps(whole, settings, pack, 2)
@@ -147,7 +147,7 @@ def test_every_form_of_the_losses_takes_a_step(pack: Path, settings: dict[str, o
     assert all(p.grad is not None for p in run.network.parameters() if p.requires_grad)
 
 
-def test_unknown_pixels_teach_no_background(pack: Path) -> None:
+def test_ignored_pixels_are_not_trained_as_background(pack: Path) -> None:
     settings = small_stc()
     pairs = make_batch(load_sources(settings, pack), settings, 0)
     task, run = trainable(settings), start(settings)
@@ -160,7 +160,7 @@ def test_unknown_pixels_teach_no_background(pack: Path) -> None:
         assert torch.equal(losses[0][name], losses[1][name])
 
 
-def test_a_light_stemseg_gives_encoder_and_pyramid(tmp_path: Path) -> None:
+def test_backbone_and_pyramid_start_from_a_light_stemseg(tmp_path: Path) -> None:
     light = start(tiny_config())
     path = tmp_path / "light.safetensors"
     export(light.average, tiny_config(), path)
@@ -182,14 +182,14 @@ def test_a_light_stemseg_gives_encoder_and_pyramid(tmp_path: Path) -> None:
 
 
 def load_network_state(path: Path) -> dict[str, torch.Tensor]:
-    """Encoder and pyramid of a file of STEm-Seg."""
+    """Load backbone and pyramid from a file of STEm-Seg."""
     from safetensors.torch import load_file
 
     return {k.removeprefix("backbone."): v.float() for k, v in load_file(path).items()}
 
 
-def test_a_trained_network_is_shipped_and_trained_on(pack: Path, tmp_path: Path) -> None:
-    """Norms that are folded in training come back; the average computes what was trained."""
+def test_trained_weights_are_exported_and_trained_further(pack: Path, tmp_path: Path) -> None:
+    """Exported weights compute the same as the average of the run, whose norms were folded."""
     settings = small_stc(steps=3, frozen_stages=1)
     weights = train(settings, pack, tmp_path / "run")
     shipped = load_network(settings, weights)

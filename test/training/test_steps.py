@@ -270,7 +270,7 @@ def test_values_that_are_not_finite_stop_float16_too(pack: Path) -> None:
     run, batch = start(settings), batch_of(pack, 1)
     broken = replace(batch, clips=batch.clips * float("nan"), names=("clips[7]",))
     run.bad = MAX_BAD_STEPS - 1
-    with pytest.raises(TrainingError, match=r"5 steps in a row not finite.*clips\[7\]"):
+    with pytest.raises(TrainingError, match=r"5 steps in a row were not finite.*clips\[7\]"):
         take_step(run, broken, settings)
 
 

@@ -133,7 +133,7 @@ def test_pictures_are_drawn_for_tensorboard_alone(
         drawn.append(arguments)
         return np.zeros((8, 8, 3), np.uint8)
 
-    monkeypatch.setattr("stemseg_ros.training.stemseg_task.prediction_sheet", sheet)
+    monkeypatch.setattr("stemseg_ros.training.stemseg_task.draw_predictions", sheet)
     if board:
         pytest.importorskip("tensorboard", reason="the train extra is not installed")
     else:
