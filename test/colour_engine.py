@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stemseg_ros.models.stemseg.network import by_level
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.records import Image
 from stemseg_ros.stream import Model
@@ -60,9 +61,9 @@ class ColourEngine:
         cells = colours[:, 1::4, 1::4]
         return cells, cells, cells, cells
 
-    def decode(self, cells: Tensor, *_: Tensor) -> Tensors:
+    def decode(self, *maps: Tensor) -> Tensors:
         self.windows += 1
-        blue, green, red = cells  # each (T, h, w)
+        blue, green, red = torch.stack(by_level(maps)[0], dim=1)  # each (T, h, w)
         second, green = green >= SECOND_COLOUR, green % SECOND_COLOUR
         zero = torch.zeros_like(blue)
         free = [zero] * self.config.network.free_dims

@@ -33,7 +33,7 @@ def embeddings(settings: dict[str, Any], frames: Any, device: str = "cpu") -> Te
     inputs = [(image_tensor(frame, config.input, engine.device),) for frame in frames]
     features = tuple(Features(engine.run("encode", [one])[0]) for one in inputs)
     window = Window(tuple(range(len(frames))), features)
-    return engine.run("decode", [window.stacked()])[0][0]
+    return engine.run("decode", [window.maps()])[0][0]
 
 
 @pytest.mark.parametrize(

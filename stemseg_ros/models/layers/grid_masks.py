@@ -43,15 +43,14 @@ def full_size_masks(grid: npt.NDArray[np.integer], letterbox: Letterbox) -> Iter
     The masks do not overlap: at most one label can hold more than half of the interpolation weight
     of a pixel.
     """
-    labels, dense = np.unique(grid, return_inverse=True)
-    first = int(np.searchsorted(labels, 1))  # labels[first:] are the positive ones
-    dense = np.maximum(dense.reshape(grid.shape) - first + 1, 0)
+    labelled = grid > 0
+    labels, numbers = np.unique(grid[labelled], return_inverse=True)
+    dense = np.zeros(grid.shape, np.int32)
+    dense[labelled] = numbers + 1
     for number, box in enumerate(find_objects(dense), start=1):
         crop, top, left = _upsample_box(dense, number, box, letterbox)
         if crop.any():
-            yield _full_mask(
-                int(labels[first + number - 1]), crop, top, left, letterbox.image_size
-            )
+            yield _full_mask(int(labels[number - 1]), crop, top, left, letterbox.image_size)
 
 
 def upsample(mask: Bools, letterbox: Letterbox) -> Bools:

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from stemseg_ros.models.layers.backbone import build_body
 from stemseg_ros.models.layers.fpn import Backbone
 from stemseg_ros.models.layers.preprocess import preprocess
-from stemseg_ros.models.stemseg.decoder import EmbeddingHead, MapHead, SqueezeExpandDecoder
+from stemseg_ros.models.stemseg.decoder import (
+    BLOCKS,
+    EmbeddingHead,
+    MapHead,
+    SqueezeExpandDecoder,
+)
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.models.stemseg.taps import TemporalTaps, add_taps, merged_decoders
 from stemseg_ros.models.stemseg.tensors import NetworkOutput
@@ -28,7 +33,7 @@ class WindowNetwork(nn.Module):
     """Encoder, and decoders that a subclass adds and combines.
 
     Engines compute two functions of tensors: ``encode`` (frames to features) and ``decode`` (the
-    features of windows to maps), in the ``inference_form``.
+    features of a window's frames to its maps), in the ``inference_form``.
     """
 
     functions = ("encode", "decode")
@@ -55,9 +60,10 @@ class WindowNetwork(nn.Module):
         return tuple(self.backbone(images))
 
     def decode(self, *maps: Tensor) -> tuple[Tensor, ...]:
-        """Stacked features (N, C, T, h_s, w_s) of windows, s = 4, 8, 16, 32 -> the fields of
-        NetworkOutput, batch first; no semantic logits if there are none."""
-        return self.outputs(self.heads(maps))
+        """Features (N, C, h_s, w_s), s = 4, 8, 16, 32, of each frame of windows, one frame after
+        the other -> the fields of NetworkOutput, batch first; no semantic logits if there are
+        none."""
+        return self.outputs(self.heads([torch.stack(level, dim=2) for level in by_level(maps)]))
 
     def forward(self, clips: Tensor) -> Any:
         """Preprocessed clips (N, T, 3, H, W), sides multiples of 32 -> as ``heads``. The path of
@@ -84,7 +90,7 @@ class WindowNetwork(nn.Module):
         pixels = torch.from_numpy(frames.copy()).to(self.device)
         with torch.inference_mode():
             maps = self.encode(preprocess(pixels, self.config.input))
-            window = self.decode(*(level.transpose(0, 1).unsqueeze(0) for level in maps))
+            window = self.decode(*(level[t : t + 1] for t in range(length) for level in maps))
         return NetworkOutput(*(output[0] for output in window))
 
     def decoders(self) -> dict[str, SqueezeExpandDecoder]:
@@ -194,8 +200,14 @@ class TappedNetwork(nn.Module):
         return taps
 
     def decode(self, *taps: Tensor) -> tuple[Tensor, ...]:
-        """Stacked taps of windows -> as ``WindowNetwork``."""
-        return self.network.decode(*(add_taps(level) for level in taps))
+        """Taps of each frame of windows -> as ``WindowNetwork``."""
+        network = self.network
+        return network.outputs(network.heads([add_taps(level) for level in by_level(taps)]))
+
+
+def by_level(maps: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    """Maps of frames, one frame after the other -> of each level those of all frames."""
+    return [maps[level :: len(BLOCKS)] for level in range(len(BLOCKS))]
 
 
 def build_network(config: Settings) -> WindowNetwork:

@@ -47,10 +47,10 @@ class TemporalTaps(nn.Module):
         return tuple(level(x) for level, x in zip(self.levels, maps, strict=True))
 
 
-def add_taps(taps: Tensor) -> Tensor:
-    """Taps (N, 3 K, T, h, w) of windows -> their convolution, float32 (N, K, T, h, w), as if they
-    were padded with zeros in time."""
-    slices = [frame.chunk(3, dim=1) for frame in taps.unbind(2)]
+def add_taps(frames: Sequence[Tensor]) -> Tensor:
+    """Taps (N, 3 K, h, w) of each of the T frames of windows -> their convolution, float32
+    (N, K, T, h, w), as if windows were padded with zeros in time."""
+    slices = [taps.chunk(3, dim=1) for taps in frames]
     sums = []
     for t, (_, here, _) in enumerate(slices):
         total = here.float()  # three terms in half precision would be rounded three times

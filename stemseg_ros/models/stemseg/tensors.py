@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 BACKGROUND = 0
@@ -44,10 +43,10 @@ class Window:
     features: tuple[Features, ...]
     """Features of each slot."""
 
-    def stacked(self) -> tuple[Tensor, ...]:
-        """The features of all slots: (C, T, h_s, w_s) at each stride."""
-        levels = zip(*(frame.maps for frame in self.features), strict=True)
-        return tuple(torch.stack(level, dim=1) for level in levels)
+    def maps(self) -> tuple[Tensor, ...]:
+        """The maps of all slots, one slot after the other. The network gets them apart: stacked
+        by level, all of them would be copied once more."""
+        return tuple(level for frame in self.features for level in frame.maps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

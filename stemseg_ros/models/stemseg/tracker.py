@@ -66,7 +66,7 @@ class StemSegTracker:
         self._stitcher.update(config.stitching)
 
     def _track(self, window: Window) -> Step:
-        output = NetworkOutput(*(yield Call("decode", window.stacked())))
+        output = NetworkOutput(*(yield Call("decode", window.maps())))
         copies = not self.config.clustering.corrected("padding")
         self._evidence.add(window, output, copies=copies)
         return self._link(everything=self.config.window.mode != "offline")

@@ -70,7 +70,7 @@ def outputs_of(network: StemSeg, config: Config, images: torch.Tensor) -> Networ
     engine = open_engine(network, config.runtime, "cpu")
     features = tuple(Features(engine.run("encode", [(image,)])[0]) for image in images)
     window = Window(tuple(range(len(images))), features)
-    return NetworkOutput(*engine.run("decode", [window.stacked()])[0])
+    return NetworkOutput(*engine.run("decode", [window.maps()])[0])
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -19,7 +19,7 @@ from stemseg_ros.formats.kitti_lines import read_results
 from stemseg_ros.masks import decode
 from stemseg_ros.media.overlay import VideoWriter
 from stemseg_ros.models.stemseg import load_network
-from stemseg_ros.models.stemseg.network import SaliencyNetwork
+from stemseg_ros.models.stemseg.network import SaliencyNetwork, by_level
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.records import Frame
 from stemseg_ros.stream import Model
@@ -141,7 +141,8 @@ class Bright:
         cells = ((pixels[:1, ::4, ::4] * std + mean) / 255).float()
         return cells, cells, cells, cells
 
-    def decode(self, heat: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+    def decode(self, *maps: Tensor) -> tuple[Tensor, ...]:
+        heat = torch.stack(by_level(maps)[0], dim=1)
         return heat[:0], heat[:0], heat
 
 

@@ -66,7 +66,7 @@ def stream_windows(form: Any, config: Settings, frames: Tensor) -> list[tuple[Te
         for index, image in enumerate(frames)
     ]
     return [
-        form.decode(*(level.unsqueeze(0) for level in window.stacked()))
+        form.decode(*(level.unsqueeze(0) for level in window.maps()))
         for window in (*windows, buffer.flush())
         if window is not None
     ]
@@ -132,7 +132,7 @@ def test_decoders_of_different_widths_in_batches() -> None:
     outputs = []
     for form in (direct, tapped):
         levels = form.encode(frames)
-        outputs.append(form.decode(*(m.unflatten(0, (2, 4)).transpose(1, 2) for m in levels)))
+        outputs.append(form.decode(*(level[t::4] for t in range(4) for level in levels)))
     assert_same(*outputs)
 
 
@@ -142,9 +142,7 @@ def test_taps_add_up_to_the_convolution() -> None:
     clip = torch.randn(2, 3, 4, 7, 9)
     weight = conv.weight.permute(2, 0, 1, 3, 4).flatten(0, 1)
     taps = [torch.nn.functional.conv2d(clip[:, :, t], weight, padding=1) for t in range(4)]
-    torch.testing.assert_close(
-        add_taps(torch.stack(taps, dim=2)), conv(clip), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(add_taps(taps), conv(clip), rtol=1e-5, atol=1e-6)
 
 
 def test_a_setting_turns_it_off() -> None:

@@ -262,7 +262,7 @@ def test_the_real_network_streams_what_it_predicts_at_once() -> None:
     inputs = [image_tensor(frame, config.input, model.engine.device) for frame in frames]
     features = tuple(Features(model.engine.run("encode", [(x,)])[0]) for x in inputs)
     window = Window(tuple(range(4)), features)
-    (output,) = model.engine.run("decode", [window.stacked()])
+    (output,) = model.engine.run("decode", [window.maps()])
     np.testing.assert_allclose(output[0], predicted.embeddings, rtol=1e-4, atol=1e-4)
     assert len(run(model.stream(), list(frames))) == 4
 
