@@ -1,1 +1,1 @@
-"""How a model is run: engines, devices, several streams side by side."""
+"""Execution of models: engines, devices, batching across streams."""

@@ -1,4 +1,4 @@
-"""Two networks behind one engine."""
+"""An engine for two networks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from stemseg_ros.execution.engine import Engine, Tensors
 
 
 class EnginePair:
-    """Computes the functions of one network under their names, those of another with a prefix."""
+    """Two engines as one: functions of the first under their names, those of the second with a
+    prefix."""
 
     def __init__(self, first: Engine, second: Engine, prefix: str) -> None:
-        """prefix: of the functions of the second. Both compute on one device."""
+        """prefix: of the second engine's functions. Both engines must be on one device."""
         self.first, self.second = first, second
         self._prefix = prefix
 
@@ -25,12 +26,12 @@ class EnginePair:
     @property
     def description(self) -> str:
         """See ``Engine``."""
-        return _both(self.first.description, self.second.description)
+        return _join(self.first.description, self.second.description)
 
     @property
     def precision(self) -> str:
         """See ``Engine``."""
-        return _both(self.first.precision, self.second.precision)
+        return _join(self.first.precision, self.second.precision)
 
     def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
         """See ``Engine``."""
@@ -39,5 +40,5 @@ class EnginePair:
         return self.first.run(function, batch)
 
 
-def _both(first: str, second: str) -> str:
+def _join(first: str, second: str) -> str:
     return first if first == second else f"{first} and {second}"

@@ -1,7 +1,6 @@
-"""Folders of exported functions: one that ``stemseg export`` wrote, or the cache on this machine.
+"""Folders of exported functions: written by ``stemseg export``, or the local cache.
 
-Such a folder holds an ONNX file for each function and ``export.json``, which says what they were
-made of.
+Such a folder contains an ONNX file for each function and ``export.json``, which describes them.
 """
 
 from __future__ import annotations
@@ -35,28 +34,28 @@ log = logging.getLogger(__name__)
 
 
 class FunctionFiles(Protocol):
-    """Where an engine finds the functions of a network as ONNX files."""
+    """Functions of a network as ONNX files."""
 
     @property
     def precision(self) -> str:
-        """Type of the arithmetic that the files were written for: float32 or float16."""
+        """Precision of the arithmetic in the files: float32 or float16."""
         ...
 
     def find(self, function: str, inputs: Tensors) -> Path:
-        """The file that takes inputs like these, given without the batch dimension. Raises
-        ExportError."""
+        """Return the file of a function for the shapes of ``inputs``, without the batch dimension.
+        Raises ExportError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What ``export.json`` says."""
+    """Content of ``export.json``."""
 
     config: str
     """Name of the preset."""
     classes: tuple[str, ...]
     fingerprint: str
-    """Of the network with its weights."""
+    """Fingerprint of the network with its weights."""
     precision: str
     opset: int
     versions: dict[str, str]
@@ -64,7 +63,7 @@ class Content:
 
     @classmethod
     def read(cls, folder: Path) -> Content:
-        """Of a folder. Raises ExportError."""
+        """Read the content of a folder. Raises ExportError."""
         path = folder / CONTENT
         try:
             fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -72,45 +71,45 @@ class Content:
             return cls(**{**fields, "classes": tuple(fields["classes"]), "functions": functions})
         except OSError as error:
             raise ExportError(
-                f"{folder} is no folder of exported functions: {CONTENT}: {error.strerror}; "
-                "'stemseg export' makes one"
+                f"{folder} is not a folder of exported functions: {CONTENT}: {error.strerror}; "
+                "create one with 'stemseg export'"
             ) from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ExportError(
-                f"{path}: cannot be read ({error}); make the folder again with 'stemseg export'"
+                f"{path}: cannot be read ({error}); create the folder again with 'stemseg export'"
             ) from None
 
     def write(self, folder: Path) -> None:
-        """Into a folder, atomically."""
+        """Write the content into a folder, atomically."""
         partial = folder / f"{CONTENT}.partial"
         partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
         partial.replace(folder / CONTENT)
 
     def file(self, function: str, shapes: Sequence[Sequence[int]]) -> FunctionFile | None:
-        """The file for inputs of these shapes, batch first."""
+        """Find the file for inputs of these shapes, batch first; None if there is none."""
         return next(
             (f for f in self.functions if f.function == function and f.takes(shapes)), None
         )
 
 
 class ExportedFolder:
-    """The functions of a folder that ``stemseg export`` wrote."""
+    """Functions in a folder written by ``stemseg export``."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ExportError for a folder that is none, or whose files are not those it was
-        written with."""
+        """Check the folder. Raises ExportError if it is not such a folder, or if its files are
+        missing or have changed."""
         self.folder = folder
         self.content = Content.read(folder)
         for entry in self.content.functions:
             path = folder / entry.file
             if not path.is_file():
                 raise ExportError(
-                    f"{path} is missing; make the folder again with 'stemseg export'"
+                    f"{path} is missing; create the folder again with 'stemseg export'"
                 )
             if sha256_of(path) != entry.sha256:
                 raise ExportError(
-                    f"{path} is not the file that {CONTENT} describes; make the folder again with "
-                    "'stemseg export'"
+                    f"{path} is not the file that {CONTENT} describes; create the folder again "
+                    "with 'stemseg export'"
                 )
 
     @property
@@ -124,29 +123,28 @@ class ExportedFolder:
         entry = self.content.file(function, shapes)
         if entry is not None:
             return self.folder / entry.file
-        made = [list(f.inputs) for f in self.content.functions if f.function == function]
-        reason = f"takes inputs of {made[0]}" if made else "is not among its functions"
+        accepted = [list(f.inputs) for f in self.content.functions if f.function == function]
+        reason = f"takes inputs of {accepted[0]}" if accepted else "is not among its functions"
         raise ExportError(
             f"{self.folder}: '{function}' {reason}, not of {[list(shape) for shape in shapes]}; "
-            "export for this input ('stemseg export')"
+            "export it for these inputs ('stemseg export')"
         )
 
 
 class CachedExports:
-    """The functions of a network, exported into the cache of this machine when they are first
-    asked for."""
+    """Functions of a network, exported to the local cache on first use."""
 
     precision = "float32"
 
     def __init__(self, network: nn.Module, name: str) -> None:
-        """name: of the preset, for messages."""
+        """name: of the preset, for files and messages."""
         self._network, self._name = network, name
         self._fingerprint = fingerprint(network)
         self._folder = cache_folder() / f"{name}-{self._fingerprint[:16]}"
 
     def find(self, function: str, inputs: Tensors) -> Path:
         """See ``FunctionFiles``."""
-        with _only_process(self._folder):
+        with _lock(self._folder):
             content = self._content()
             entry = content.file(function, _batched_shapes(inputs))
             if entry is None:
@@ -158,20 +156,20 @@ class CachedExports:
     def _content(self) -> Content:
         try:
             content = Content.read(self._folder)
-            whole = all((self._folder / f.file).is_file() for f in content.functions)
-            if content.fingerprint == self._fingerprint and whole:
+            complete = all((self._folder / f.file).is_file() for f in content.functions)
+            if content.fingerprint == self._fingerprint and complete:
                 return content
-        except ExportError:  # none yet, or damaged: it is only a cache
+        except ExportError:  # missing or damaged: exported again
             pass
         return describe(self._network, self._name, (), torch.float32, self._fingerprint)
 
     def _export(self, function: str, inputs: Tensors, number: int) -> FunctionFile:
         begin = time.perf_counter()
-        log.info("'%s' of %s is exported, which is done once", function, self._name)
+        log.info("exporting '%s' of %s; later starts use the exported file", function, self._name)
         path = self._folder / f"{function}_{number}.onnx"
         metadata = {"stemseg.config": self._name, "stemseg.fingerprint": self._fingerprint}
         written = export_function(self._network, function, inputs, path, metadata=metadata)
-        log.info("'%s' took %.1f s: %s", function, time.perf_counter() - begin, path)
+        log.info("exported '%s' in %.1f s: %s", function, time.perf_counter() - begin, path)
         return written
 
 
@@ -184,17 +182,17 @@ def describe(
     opset: int = OPSET,
     versions: dict[str, str] | None = None,
 ) -> Content:
-    """A network without files yet. identity: its fingerprint where it is known; versions: of what
-    else it is made with."""
+    """Describe a network, without files. identity: its fingerprint, computed if None; versions: of
+    other packages that affect the export."""
     known = identity or fingerprint(network)
     precision = str(dtype).removeprefix("torch.")
-    made_with = {"torch": torch.__version__, **(versions or {})}
-    return Content(name, tuple(classes), known, precision, opset, made_with)
+    all_versions = {"torch": torch.__version__, **(versions or {})}
+    return Content(name, tuple(classes), known, precision, opset, all_versions)
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Digest of all that decides what a network computes: weights, structure, plain attributes of
-    its modules, the code of its package, and the versions of what exports it."""
+    """Compute a digest of everything that affects what a network computes: weights, structure,
+    plain attributes of its modules, the code of its package, and the version of the exporter."""
     digest = hashlib.sha256(f"{OPSET} {torch.__version__} {network}".encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -212,7 +210,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def cache_folder() -> Path:
-    """``$STEMSEG_CACHE``, or ``stemseg`` in the user's cache folder."""
+    """Return ``$STEMSEG_CACHE``, or ``stemseg`` in the user's cache folder."""
     chosen = os.environ.get("STEMSEG_CACHE")
     if chosen:
         return Path(chosen)
@@ -220,16 +218,16 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def _only_process(folder: Path) -> Iterator[None]:
-    """Hold a folder of the cache: several nodes that start at once export once. Raises
-    ExportError where it cannot be written."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Lock a folder of the cache, so that nodes that start at the same time export only once.
+    Raises ExportError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / "lock").open("a")
     except OSError as error:
         raise ExportError(
-            f"{folder} cannot be written ({error.strerror}); STEMSEG_CACHE names another place "
-            "for exported networks, and runtime.engine: torch needs none"
+            f"{folder} cannot be written ({error.strerror}); set STEMSEG_CACHE to another folder "
+            "for exported networks, or use runtime.engine: torch, which needs none"
         ) from None
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Several streams side by side: calls of the same function with equal shapes form one batch."""
+"""Runs several streams side by side; calls of one function with equal shapes form a batch."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from stemseg_ros.records import FrameResult
 from stemseg_ros.tracker import Call, Step
 
 Outcome = list[FrameResult] | Exception
-"""The results of one step, or the exception that was raised in its stream alone."""
+"""Results of a step, or the exception raised in its stream."""
 TRACK = "track"
-"""Time of a step outside its calls: clustering, linking, masks."""
+"""Name of the time of a step outside its calls: clustering, linking, masks."""
 
 
 @dataclass(slots=True, eq=False)
-class Running:
+class RunningStep:
     """A step in progress."""
 
     step: Step
     calls_ms: dict[str, float] = field(default_factory=dict)
-    """Milliseconds by function; each member of a batch is charged the time of the whole batch."""
+    """Milliseconds by function; each member of a batch counts the time of the whole batch."""
     track_ms: float = 0.0
     """Milliseconds outside the calls."""
     call: Call | None = None
-    """The call whose outputs the step waits for."""
+    """Call whose outputs the step waits for."""
     outcome: Outcome | None = None
     """None until the step has ended."""
 
     def resume(self, outputs: tuple[Tensor, ...] | None) -> None:
-        """Start the step (None), or resume it with the outputs of its call."""
+        """Resume the step with the outputs of its call, or start it (None)."""
         begin = time.perf_counter()
         self.call = None
         try:
@@ -47,40 +47,40 @@ class Running:
         self.track_ms += 1e3 * (time.perf_counter() - begin)
 
     def fail(self, error: Exception) -> None:
-        """End the step after its call failed."""
+        """End the step because its call failed."""
         self.step.close()
         self.call, self.outcome = None, error
 
     def add_time(self, function: str, begin: float) -> None:
-        """Charge the time since ``begin`` (time.perf_counter) to a function."""
+        """Add the time since ``begin`` (time.perf_counter) to a function."""
         milliseconds = 1e3 * (time.perf_counter() - begin)
         self.calls_ms[function] = self.calls_ms.get(function, 0.0) + milliseconds
 
     @property
     def timings(self) -> dict[str, float]:
-        """Milliseconds by function, then those of TRACK."""
+        """Milliseconds by function, and of TRACK."""
         return {**self.calls_ms, TRACK: self.track_ms}
 
 
 @torch.inference_mode()
-def run_steps(engine: Engine, steps: Sequence[Step]) -> list[Running]:
+def run_steps(engine: Engine, steps: Sequence[Step]) -> list[RunningStep]:
     """Run steps to completion; returns each with its outcome and timings.
 
-    The results are those of one step after the other, up to the rounding of batched convolutions.
-    An exception in one stream is its outcome and does not affect the others; if a batch fails, its
-    members are computed one by one.
+    Results equal those of running the steps one after the other, up to the rounding of batched
+    convolutions. An exception in one stream is its outcome and does not affect the others; if a
+    batch fails, its members are computed one by one.
     """
-    running = [Running(step) for step in steps]
+    running = [RunningStep(step) for step in steps]
     for one in running:
         one.resume(None)
     while waiting := [one for one in running if one.call is not None]:
-        for group in _equal_calls(waiting):
+        for group in _group_calls(waiting):
             _compute(engine, group)
     return running
 
 
-def _equal_calls(waiting: Sequence[Running]) -> Iterator[list[Running]]:
-    def kind(one: Running) -> tuple[str, list[tuple[int, ...]]]:
+def _group_calls(waiting: Sequence[RunningStep]) -> Iterator[list[RunningStep]]:
+    def kind(one: RunningStep) -> tuple[str, list[tuple[int, ...]]]:
         assert one.call is not None
         return one.call.function, [tuple(tensor.shape) for tensor in one.call.inputs]
 
@@ -88,7 +88,7 @@ def _equal_calls(waiting: Sequence[Running]) -> Iterator[list[Running]]:
         yield list(group)
 
 
-def _compute(engine: Engine, group: Sequence[Running]) -> None:
+def _compute(engine: Engine, group: Sequence[RunningStep]) -> None:
     try:
         _run(engine, group)
     except Exception as error:  # caused by one member, or out of memory
@@ -99,7 +99,7 @@ def _compute(engine: Engine, group: Sequence[Running]) -> None:
             _compute(engine, [one])
 
 
-def _run(engine: Engine, group: Sequence[Running]) -> None:
+def _run(engine: Engine, group: Sequence[RunningStep]) -> None:
     begin = time.perf_counter()
     calls = [one.call for one in group if one.call is not None]
     outputs = engine.run(calls[0].function, [call.inputs for call in calls])

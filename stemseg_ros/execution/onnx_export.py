@@ -1,4 +1,4 @@
-"""Writing a function of a network as an ONNX file, and checking the file against PyTorch."""
+"""Exports functions of a network as ONNX files, and compares them with PyTorch."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from stemseg_ros.errors import StemsegError, needs_extra
 
 Tensors = tuple[Tensor, ...]
 OPSET = 20
-"""The oldest one with everything that the networks need."""
+"""Oldest opset with all operators that the networks need."""
 CLOSE = 1e-3
-"""Largest difference from PyTorch's outputs, relative to their largest value, that a written file
-may show."""
+"""Largest accepted difference from PyTorch's outputs, relative to their largest value."""
 
 
 class ExportError(StemsegError):
-    """A function cannot be written as ONNX, or a file is not what it should be; the message names
-    it and the remedy."""
+    """A function cannot be exported, or an exported file is invalid; the message names it and the
+    remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +34,13 @@ class FunctionFile:
 
     function: str
     file: str
-    """Name inside its folder."""
+    """Name within its folder."""
     sha256: str
     inputs: tuple[tuple[int | None, ...], ...]
-    """Shapes of the inputs, batch first; None where any length will do."""
+    """Shapes of the inputs, batch first; None for dynamic axes."""
 
     def takes(self, shapes: Sequence[Sequence[int]]) -> bool:
-        """Whether inputs of these shapes fit."""
+        """Check whether the file accepts inputs of these shapes."""
         return len(shapes) == len(self.inputs) and all(
             len(shape) == len(own)
             and all(fixed in (None, length) for fixed, length in zip(own, shape, strict=True))
@@ -50,20 +49,20 @@ class FunctionFile:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> FunctionFile:
-        """From its entry in JSON."""
+        """Parse an entry of ``export.json``."""
         shapes = tuple(tuple(shape) for shape in entry["inputs"])
         return cls(str(entry["function"]), str(entry["file"]), str(entry["sha256"]), shapes)
 
 
 class FunctionModule(nn.Module):
-    """A method of a network as a module; ``dtype``: that of autocast."""
+    """Module whose forward pass is a method of a network; dtype: of autocast."""
 
     def __init__(self, network: nn.Module, name: str, dtype: torch.dtype) -> None:
         super().__init__()
         self.network, self._name, self._dtype = network, name, dtype
 
     def forward(self, *inputs: Tensor) -> Tensors:
-        """The outputs of the function."""
+        """Compute the outputs of the function, as float32."""
         compute = getattr(self.network, self._name)
         if self._dtype == torch.float32:
             outputs: Tensors = compute(*inputs)
@@ -84,27 +83,27 @@ def export_function(
     opset: int = OPSET,
     fixed: bool = False,
 ) -> FunctionFile:
-    """Write a function as ONNX by PyTorch's exporter and check it with the checker of ONNX.
+    """Export a function as ONNX with PyTorch's exporter and check the file with ONNX' checker.
 
-    inputs: one example, without the batch dimension. The batch is left open and, where the
-    function allows it, the size of maps (the last two axes) and all axes of other tensors; fixed:
-    the batch alone. dtype: type of the arithmetic; inputs and outputs are float32. metadata: goes
-    into the file. Raises ExportError.
+    inputs: one example, without the batch dimension. The batch is dynamic and, where the function
+    allows it, the size of maps (the last two axes) and all axes of other tensors; fixed: only the
+    batch is. dtype: of the arithmetic; inputs and outputs are float32. metadata: stored in the
+    file. Raises ExportError.
     """
     with needs_extra("export"):
         import onnx
-        import onnxscript  # noqa: F401  (what PyTorch's exporter needs)
+        import onnxscript  # noqa: F401  (needed by PyTorch's exporter)
     module = FunctionModule(network, function, dtype).eval()
-    # Two items, as an axis of length 1 counts as fixed; copies, as nothing that inference mode
-    # made can be traced.
+    # Two items, because axes of length 1 become static; copies, because tensors of inference mode
+    # cannot be traced.
     with torch.inference_mode(False), torch.no_grad():
         batch = tuple(torch.stack([item.clone(), item.clone()]) for item in inputs)
         try:
             program = _trace(module, batch, opset, fixed)
-        except Exception as error:  # the exporter raises almost anything
+        except Exception as error:  # the exporter raises exceptions of all kinds
             raise ExportError(
-                f"'{function}' cannot be written as ONNX: {_first_line(error)}; the engine torch "
-                "computes it as it is (runtime.engine)"
+                f"'{function}' cannot be exported as ONNX: {_first_line(error)}; use "
+                "runtime.engine: torch, which needs no export"
             ) from error
     program.model.metadata_props.update(metadata)
     partial = path.with_name(path.name + ".partial")
@@ -119,32 +118,33 @@ def export_function(
 def largest_difference(
     network: nn.Module, function: str, inputs: Tensors, outputs: Tensors
 ) -> float:
-    """How far outputs of a file are from PyTorch's, relative to the largest value of each; 0 for
-    outputs without elements. inputs, outputs: of one item, without the batch dimension."""
+    """Compute the largest difference of outputs from PyTorch's, relative to the largest value of
+    each; 0 for empty outputs. inputs, outputs: of one item, without the batch dimension."""
     with torch.no_grad():
         expected = getattr(network, function)(*(item.unsqueeze(0) for item in inputs))
     differences = [0.0]
-    for output, wanted in zip(outputs, expected, strict=True):
+    for output, reference in zip(outputs, expected, strict=True):
         if output.numel():
-            scale = wanted.abs().max().clamp(min=1e-6)
-            differences.append(float((output - wanted[0]).abs().max() / scale))
+            scale = reference.abs().max().clamp(min=1e-6)
+            differences.append(float((output - reference[0]).abs().max() / scale))
     return max(differences)
 
 
 def as_input(tensor: Tensor) -> Tensor:
-    """A tensor in the type that exported functions take: float32 for floating-point ones."""
+    """Convert a tensor to the type that exported functions take: floating-point ones to
+    float32."""
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def sha256_of(path: Path) -> str:
-    """Digest of a file's bytes."""
+    """Compute the SHA-256 digest of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _trace(module: nn.Module, batch: Tensors, opset: int, fixed: bool) -> Any:
     axis = torch.export.Dim.AUTO
-    shapes = tuple(dict.fromkeys(_open_axes(item, fixed), axis) for item in batch)
-    # The exporter tells its steps to whoever runs it; what matters comes as an exception.
+    shapes = tuple(dict.fromkeys(_dynamic_axes(item, fixed), axis) for item in batch)
+    # The exporter prints its progress; failures are raised.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         return torch.onnx.export(
@@ -157,8 +157,8 @@ def _trace(module: nn.Module, batch: Tensors, opset: int, fixed: bool) -> Any:
         )
 
 
-def _open_axes(item: Tensor, fixed: bool) -> tuple[int, ...]:
-    """Those whose lengths stay open; each one more makes the exporter slower."""
+def _dynamic_axes(item: Tensor, fixed: bool) -> tuple[int, ...]:
+    """Return the dynamic axes of an input; each one makes the exporter slower."""
     if fixed:
         return (0,)
     return (0, item.ndim - 2, item.ndim - 1) if item.ndim >= 4 else tuple(range(item.ndim))

@@ -1,4 +1,4 @@
-"""Settings of the execution of a network."""
+"""Settings of execution."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from stemseg_ros.settings import Section
 
 
 class RuntimeConfig(Section):
-    """Where and how the network runs."""
+    """Runtime of the network."""
 
     engine: Literal["auto", "torch", "openvino", "onnxruntime", "tensorrt"] = "torch"
-    """What computes the network. auto: OpenVINO on a CPU if it is installed, else PyTorch.
-    OpenVINO converts the network in memory; onnxruntime and tensorrt compute an ONNX export.
-    Either is made at the first start and kept (docs/speed.md)."""
+    """Engine of the network. auto: OpenVINO on a CPU if it is installed, else PyTorch. openvino
+    converts the network in memory; onnxruntime and tensorrt run an ONNX export. The result is
+    cached at the first start (docs/speed.md)."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    """Type of the network's arithmetic; outputs are float32 in any case. auto: the shortest type
-    that the device computes in natively, so that the last digits differ between machines;
-    float16 with TensorRT, that of the exported files with ONNX Runtime,
-    which computes in no other."""
+    """Precision of the network's arithmetic; outputs are always float32. auto: the shortest type
+    with native support on the device, so the last digits differ between machines; float16 with
+    TensorRT; with ONNX Runtime that of the exported files, the only one it supports."""
     threads: int = Field(0, ge=0, le=1024)
-    """CPU threads of the network; 0: as many as the engine chooses. For torch of the process."""
+    """CPU threads of the network; 0: chosen by the engine. With torch, of the whole process."""
     channels_last: bool = False
     """Memory format of convolutions (torch)."""
     compile: bool = False

@@ -11,7 +11,7 @@ from stemseg_ros.errors import DeviceError
 from stemseg_ros.execution.device import describe_device, fast_precision, resolve_device
 
 
-def pretend_devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+def fake_devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
@@ -27,7 +27,7 @@ def pretend_devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     ],
 )
 def test_device(name: str, count: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend_devices(monkeypatch, count)
+    fake_devices(monkeypatch, count)
     assert resolve_device(name) == torch.device(expected)
 
 
@@ -46,7 +46,7 @@ def test_device(name: str, count: int, expected: str, monkeypatch: pytest.Monkey
 def test_unknown_or_missing_device(
     name: str, count: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend_devices(monkeypatch, count)
+    fake_devices(monkeypatch, count)
     with pytest.raises(DeviceError, match=words):
         resolve_device(name)
 
@@ -55,7 +55,7 @@ def test_description_of_the_cpu() -> None:
     assert describe_device(torch.device("cpu")) == "cpu"
 
 
-def test_fast_precision_is_one_that_autocast_knows() -> None:
+def test_fast_precision_is_supported_by_autocast() -> None:
     dtype = fast_precision(torch.device("cpu"))
     assert dtype in (torch.float32, torch.bfloat16)
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""

@@ -11,8 +11,8 @@ import torch
 from stemseg_ros.execution.engine_pair import EnginePair
 
 
-class Naming:
-    """Returns what it was asked."""
+class EchoEngine:
+    """Engine that returns its name and arguments."""
 
     device = torch.device("cpu")
 
@@ -25,14 +25,14 @@ class Naming:
 
 
 @pytest.mark.parametrize(
-    ("function", "answer"),
+    ("function", "expected"),
     [("encode", ("one", "encode")), ("other.encode", ("two", "encode"))],
 )
-def test_prefix_chooses_the_engine(function: str, answer: tuple[str, str]) -> None:
-    pair = EnginePair(Naming("one", "float32"), Naming("two", "bfloat16"), "other.")
-    assert pair.run(function, [(1,), (2,)]) == [(*answer, (1,)), (*answer, (2,))]
+def test_prefix_chooses_the_engine(function: str, expected: tuple[str, str]) -> None:
+    pair = EnginePair(EchoEngine("one", "float32"), EchoEngine("two", "bfloat16"), "other.")
+    assert pair.run(function, [(1,), (2,)]) == [(*expected, (1,)), (*expected, (2,))]
 
 
-def test_what_differs_is_named() -> None:
-    pair = EnginePair(Naming("one", "float32"), Naming("two", "float32"), "other.")
+def test_description_joins_what_differs() -> None:
+    pair = EnginePair(EchoEngine("one", "float32"), EchoEngine("two", "float32"), "other.")
     assert (pair.description, pair.precision) == ("one and two", "float32")

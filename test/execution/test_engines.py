@@ -1,4 +1,4 @@
-"""All engines compute the same, say what they are, and refuse what they cannot do."""
+"""All engines compute the same, describe themselves, and refuse what they do not support."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ ONNX = pytest.mark.skipif(
 )
 ENGINES = [pytest.param("openvino", marks=OPENVINO), pytest.param("onnxruntime", marks=ONNX)]
 CLOSE = 1e-4
-"""Relative to the largest value: rounding, in another order of sums."""
+"""Tolerance relative to the largest value, for rounding in another order of summation."""
 
 
 class Toy(nn.Module):
-    """A network of two functions, one of which takes what the other one returns."""
+    """A network of two functions; the second takes the outputs of the first."""
 
     functions = ("encode", "decode")
 
@@ -56,12 +56,12 @@ class Toy(nn.Module):
         self.gain = gain
 
     def encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) -> (N, 4, H, W) and (N, 4, H/2, W/2)."""
+        """Compute (N, 4, H, W) and (N, 4, H/2, W/2) from (N, 3, H, W)."""
         fine = torch.relu(self.conv(image)) * self.gain
         return fine, nn.functional.avg_pool2d(fine, 2)
 
     def decode(self, fine: Tensor, coarse: Tensor) -> tuple[Tensor, ...]:
-        """The maps of ``encode`` -> (N, 4, H, W)."""
+        """Compute (N, 4, H, W) from the maps of ``encode``."""
         size = fine.shape[-2:]
         larger = nn.functional.interpolate(coarse, size, mode="bilinear", align_corners=False)
         return (fine - larger,)
@@ -85,8 +85,8 @@ def images(*shapes: tuple[int, int]) -> list[tuple[Tensor, ...]]:
 
 def assert_close(found: list[tuple[Tensor, ...]], expected: list[tuple[Tensor, ...]]) -> None:
     assert len(found) == len(expected)
-    for one, wanted in zip(found, expected, strict=True):
-        for output, reference in zip(one, wanted, strict=True):
+    for outputs, references in zip(found, expected, strict=True):
+        for output, reference in zip(outputs, references, strict=True):
             assert output.dtype == torch.float32
             scale = float(reference.abs().max())
             torch.testing.assert_close(output, reference, atol=CLOSE * scale, rtol=0)
@@ -94,9 +94,9 @@ def assert_close(found: list[tuple[Tensor, ...]], expected: list[tuple[Tensor, .
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_functions_of_every_engine_equal_those_of_torch(kind: str, batch: int) -> None:
+def test_every_engine_computes_the_same_as_torch(kind: str, batch: int) -> None:
     reference, engine = toy_engine("torch"), toy_engine(kind)
-    for size in ((8, 12), (16, 10), (8, 12)):  # other shapes in between
+    for size in ((8, 12), (16, 10), (8, 12)):  # with another shape in between
         frames = images(*[size] * batch)
         expected = reference.run("encode", frames)
         found = engine.run("encode", frames)
@@ -132,7 +132,7 @@ def test_signals_are_handled_after_engines_have_gone() -> None:
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_outputs_stay_when_the_next_are_computed(kind: str) -> None:
+def test_outputs_are_not_overwritten_by_the_next_call(kind: str) -> None:
     engine = toy_engine(kind)
     first = engine.run("encode", images((8, 8)))[0]
     kept = [output.clone() for output in first]
@@ -151,7 +151,7 @@ def test_inputs_may_be_views_of_inference_tensors(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_tracks_of_stemseg_equal_those_of_torch(kind: str) -> None:
+def test_maps_of_stemseg_equal_those_of_torch(kind: str) -> None:
     small = {"input.min_dim": 128, "input.max_dim": 160, "runtime.precision": "float32"}
     scene = np.random.default_rng(3).integers(0, 255, (4, 128, 160, 3), np.uint8)
     maps = {}
@@ -165,7 +165,7 @@ def test_tracks_of_stemseg_equal_those_of_torch(kind: str) -> None:
     assert_close(maps[kind], maps["torch"])
 
 
-def counted_conversions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def record_conversions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     convert = openvino_engine.convert
 
@@ -187,10 +187,10 @@ def counted_conversions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
     ids=["the same", "another network", "other settings"],
 )
-def test_compiled_functions_are_kept(
+def test_compiled_functions_are_cached(
     second: Callable[[], engines.Engine], conversions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = counted_conversions(monkeypatch)
+    seen = record_conversions(monkeypatch)
     first = toy_engine("openvino").run("encode", images((8, 8)))
     found = second().run("encode", images((8, 8)))
     assert len(seen) == conversions
@@ -199,8 +199,8 @@ def test_compiled_functions_are_kept(
 
 
 @OPENVINO
-def test_damaged_cache_is_computed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = counted_conversions(monkeypatch)
+def test_damaged_cache_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = record_conversions(monkeypatch)
     first = toy_engine("openvino").run("encode", images((8, 8)))
     (blob,) = (tmp_path / "cache" / "openvino").iterdir()
     blob.write_bytes(b"damaged")
@@ -209,7 +209,7 @@ def test_damaged_cache_is_computed_anew(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @OPENVINO
-def test_cache_that_cannot_be_written_costs_time_alone(
+def test_a_cache_that_cannot_be_written_does_not_matter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -228,11 +228,11 @@ def test_exports_are_made_once_for_all_sizes(
     toy_engine("onnxruntime").run("encode", images((10, 10)))
     (folder,) = (tmp_path / "cache").iterdir()
     assert [file.name for file in folder.glob("*.onnx")] == ["encode_0.onnx"]
-    (folder / "encode_0.onnx").unlink()  # is noticed, and made again
+    (folder / "encode_0.onnx").unlink()  # is noticed and exported again
     toy_engine("onnxruntime").run("encode", images((8, 8)))
 
 
-def test_fingerprint_tells_networks_apart() -> None:
+def test_fingerprint_distinguishes_networks() -> None:
     changed = Toy()
     changed.conv.weight.data[0, 0, 0, 0] += 1e-3
     wider = Toy()
@@ -242,7 +242,7 @@ def test_fingerprint_tells_networks_apart() -> None:
     assert fingerprint(Toy()) == prints[0]
 
 
-def test_engines_of_tensorrt_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_engines_have_separate_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [
         ("a" * 64, "NVIDIA H200", True, "1.31"),
         ("b" * 64, "NVIDIA H200", True, "1.31"),
@@ -300,7 +300,7 @@ def test_engine_of_auto(
     ],
     ids=str,
 )
-def test_engine_that_is_not_there(
+def test_unavailable_engine(
     settings: dict[str, Any],
     hidden: str,
     error: type[StemsegError],
@@ -324,15 +324,15 @@ def test_gpu_without_its_runtime_is_refused(kind: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("kind", ["torch", *ENGINES])
-def test_engines_say_what_they_are(kind: str) -> None:
+def test_engines_describe_themselves(kind: str) -> None:
     engine = toy_engine(kind)
     names = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
     assert engine.description.startswith(names[kind])
     assert engine.precision == "float32"
 
 
-class Written:
-    """Files in a precision."""
+class FakeFiles:
+    """Exported files in a precision."""
 
     def __init__(self, precision: str) -> None:
         self.precision = precision
@@ -341,10 +341,10 @@ class Written:
         raise AssertionError("nothing is computed")
 
 
-def onnx_engine(kind: str, asked: str, written: str) -> OnnxRuntimeEngine:
-    config = RuntimeConfig.model_validate({"engine": kind, "precision": asked})
+def onnx_engine(kind: str, configured: str, written: str) -> OnnxRuntimeEngine:
+    config = RuntimeConfig.model_validate({"engine": kind, "precision": configured})
     device = torch.device("cuda", 0) if kind == "tensorrt" else torch.device("cpu")
-    return OnnxRuntimeEngine(Written(written), config, device)
+    return OnnxRuntimeEngine(FakeFiles(written), config, device)
 
 
 @pytest.fixture
@@ -355,7 +355,7 @@ def _every_provider(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_every_provider")
 @pytest.mark.parametrize(
-    ("kind", "asked", "written", "computed"),
+    ("kind", "configured", "written", "computed"),
     [
         ("onnxruntime", "auto", "float32", "float32"),
         ("onnxruntime", "float32", "float32", "float32"),
@@ -367,13 +367,15 @@ def _every_provider(monkeypatch: pytest.MonkeyPatch) -> None:
         ("tensorrt", "auto", "float16", "float16"),
     ],
 )
-def test_precision_of_onnx_runtime(kind: str, asked: str, written: str, computed: str) -> None:
-    assert onnx_engine(kind, asked, written).precision == computed
+def test_precision_of_onnx_runtime(
+    kind: str, configured: str, written: str, computed: str
+) -> None:
+    assert onnx_engine(kind, configured, written).precision == computed
 
 
 @pytest.mark.usefixtures("_every_provider")
 @pytest.mark.parametrize(
-    ("kind", "asked", "written"),
+    ("kind", "configured", "written"),
     [
         ("onnxruntime", "float16", "float32"),
         ("onnxruntime", "bfloat16", "float32"),
@@ -382,15 +384,17 @@ def test_precision_of_onnx_runtime(kind: str, asked: str, written: str, computed
         ("tensorrt", "float32", "float16"),
     ],
 )
-def test_precision_that_onnx_runtime_lacks_is_refused(kind: str, asked: str, written: str) -> None:
+def test_precision_that_onnx_runtime_does_not_support_is_refused(
+    kind: str, configured: str, written: str
+) -> None:
     with pytest.raises(DeviceError) as caught:
-        onnx_engine(kind, asked, written)
-    words = [f"runtime.precision {asked}", f"runtime.engine {kind}", f"use auto or {written}"]
+        onnx_engine(kind, configured, written)
+    words = [f"runtime.precision {configured}", f"runtime.engine {kind}", f"use auto or {written}"]
     assert all(word in str(caught.value) for word in words)
 
 
 @OPENVINO
-def test_model_of_hodor_follows_a_prompt_in_openvino() -> None:
+def test_hodor_follows_a_prompt_in_openvino() -> None:
     small = {"input.min_dim": 128, "input.max_dim": 160, "runtime.precision": "float32"}
     ids = {}
     for kind in ("torch", "openvino"):

@@ -1,4 +1,4 @@
-"""Folders of exported functions: what fits is found, what is wrong is named."""
+"""Folders of exported functions: matching files are found, errors name what is wrong."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Sum(nn.Module):
     functions = ("add", "fail")
 
     def add(self, left: Tensor, right: Tensor) -> tuple[Tensor, ...]:
-        """(N, 2, L) + (N, 2, L)."""
+        """Add (N, 2, L) and (N, 2, L)."""
         return (left + right,)
 
     def fail(self, left: Tensor) -> tuple[Tensor, ...]:
-        """What no exporter can follow."""
+        """Branch on data, which cannot be exported."""
         return (left if float(left.sum()) > 0 else -left,)
 
 
@@ -35,7 +35,7 @@ PAIR = (torch.ones(2, 6), torch.ones(2, 6))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     network = Sum()
     written = export_function(
@@ -56,27 +56,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    for file in made.iterdir():
+def folder(exported: Path, tmp_path: Path) -> Path:
+    for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     return tmp_path
 
 
-def test_file_holds_what_it_was_made_of(made: Path) -> None:
+def test_file_contains_its_metadata(exported: Path) -> None:
     import onnx
 
-    model = onnx.load(made / "add.onnx")
+    model = onnx.load(exported / "add.onnx")
     assert {entry.key: entry.value for entry in model.metadata_props}["stemseg.config"] == "toy"
     assert next(axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim) == 0
 
 
 @pytest.mark.parametrize("length", [3, 6, 11])
-def test_any_length_of_an_open_axis_fits(folder: Path, length: int) -> None:
+def test_any_length_of_a_dynamic_axis_fits(folder: Path, length: int) -> None:
     one = torch.ones(2, length)
     assert ExportedFolder(folder).find("add", (one, one)) == folder / "add.onnx"
 
 
-def test_fixed_export_takes_its_own_size_alone(tmp_path: Path) -> None:
+def test_fixed_export_only_takes_its_own_size(tmp_path: Path) -> None:
     written = export_function(Sum(), "add", PAIR, tmp_path / "add.onnx", metadata={}, fixed=True)
     assert written.takes([(5, 2, 6), (5, 2, 6)])
     assert not written.takes([(1, 2, 7), (1, 2, 7)])
@@ -91,7 +91,7 @@ def test_fixed_export_takes_its_own_size_alone(tmp_path: Path) -> None:
     ],
     ids=["another shape", "too few", "unknown"],
 )
-def test_what_does_not_fit_is_refused(
+def test_inputs_that_do_not_fit_are_refused(
     folder: Path, function: str, inputs: tuple[Tensor, ...], words: list[str]
 ) -> None:
     with pytest.raises(ExportError) as caught:
@@ -111,7 +111,10 @@ def change(key: str, value: object) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda folder: (folder / CONTENT).unlink(), [CONTENT, "no folder of exported functions"]),
+        (
+            lambda folder: (folder / CONTENT).unlink(),
+            [CONTENT, "not a folder of exported functions"],
+        ),
         (lambda folder: (folder / CONTENT).write_text("{"), [CONTENT, "cannot be read"]),
         (lambda folder: (folder / CONTENT).write_text("[1]"), [CONTENT, "cannot be read"]),
         (change("functions", [{}]), [CONTENT, "cannot be read"]),
@@ -119,9 +122,9 @@ def change(key: str, value: object) -> Callable[[Path], None]:
         (lambda folder: (folder / "add.onnx").unlink(), ["add.onnx", "is missing"]),
         (lambda folder: (folder / "add.onnx").write_bytes(b"x"), ["add.onnx", "not the file"]),
     ],
-    ids=["none", "cut", "a list", "no entry", "null", "missing", "foreign"],
+    ids=["no json", "truncated", "a list", "no entry", "null", "missing", "foreign"],
 )
-def test_damaged_folder_is_refused_by_name(
+def test_damaged_folder_is_refused(
     folder: Path, damage: Callable[[Path], None], words: list[str]
 ) -> None:
     damage(folder)
@@ -130,7 +133,7 @@ def test_damaged_folder_is_refused_by_name(
     assert all(word in str(caught.value) for word in [*words, "stemseg export"])
 
 
-def test_function_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"'fail' cannot be written as ONNX"):
+def test_error_names_the_function_that_cannot_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"'fail' cannot be exported as ONNX"):
         export_function(Sum(), "fail", (torch.ones(2, 6),), tmp_path / "fail.onnx", metadata={})
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Streams of one model give what they give alone, and fail alone."""
+"""Streams side by side have the results of each alone, and errors stay in their stream."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def colour_model(mode: str = "near_online", engine: type[ColourEngine] = ColourE
     return Model(config, engine(config))
 
 
-def movers(camera: int, frames: int, size: tuple[int, int] = SIZE) -> Images:
-    """Frames of a camera: as many objects as its number, from 1, each with a speed of its own."""
+def moving_objects(camera: int, frames: int, size: tuple[int, int] = SIZE) -> Images:
+    """Draw the frames of a camera with ``camera`` objects, each with its own speed."""
     return [
         scene(
             size,
@@ -39,51 +39,53 @@ def movers(camera: int, frames: int, size: tuple[int, int] = SIZE) -> Images:
     ]
 
 
-def alone(stream: Stream, images: Images) -> list[FrameResult]:
+def run_alone(stream: Stream, images: Images) -> list[FrameResult]:
     results = [r for i, image in enumerate(images) for r in stream.push(Frame(image, 1000 * i))]
     return results + stream.flush()
 
 
-def together(model: Model, recordings: list[Images]) -> list[list[FrameResult]]:
-    """Recordings of unequal length side by side, as long as each lasts."""
+def run_together(model: Model, recordings: list[Images]) -> list[list[FrameResult]]:
+    """Run recordings of different lengths side by side."""
     streams = [model.stream() for _ in recordings]
     results: list[list[FrameResult]] = [[] for _ in streams]
     for i in range(max(map(len, recordings))):
-        going = [n for n, images in enumerate(recordings) if i < len(images)]
-        turns = [(streams[n], Frame(recordings[n][i], 1000 * i)) for n in going]
-        for n, outcome in zip(going, model.push_all(turns), strict=True):
+        active = [n for n, images in enumerate(recordings) if i < len(images)]
+        turns = [(streams[n], Frame(recordings[n][i], 1000 * i)) for n in active]
+        for n, outcome in zip(active, model.push_all(turns), strict=True):
             assert isinstance(outcome, list), outcome
             results[n] += outcome
-    return [got + stream.flush() for got, stream in zip(results, streams, strict=True)]
+    return [r + stream.flush() for r, stream in zip(results, streams, strict=True)]
 
 
 @pytest.mark.parametrize("mode", ["near_online", "online", "offline"])
-def test_each_stream_gives_what_it_gives_alone(mode: str) -> None:
-    recordings = [movers(1, 9), movers(2, 12), movers(3, 7)]
-    got = together(colour_model(mode), recordings)
+def test_each_stream_has_the_results_of_running_alone(mode: str) -> None:
+    recordings = [moving_objects(1, 9), moving_objects(2, 12), moving_objects(3, 7)]
+    got = run_together(colour_model(mode), recordings)
     for results, images in zip(got, recordings, strict=True):
-        assert results == alone(colour_model(mode).stream(), images)
+        assert results == run_alone(colour_model(mode).stream(), images)
 
 
-def test_frames_and_windows_that_are_ready_together_are_one_batch() -> None:
+def test_frames_and_windows_that_are_ready_together_form_one_batch() -> None:
     model = colour_model()
-    together(model, [movers(1, 5), movers(2, 4)])
-    # Four frames of both, both windows at the fourth, then the longer stream alone: its fifth
-    # frame and the window of its flush.
+    run_together(model, [moving_objects(1, 5), moving_objects(2, 4)])
+    # Four frames of both streams, both windows at the fourth, then of the longer stream its fifth
+    # frame and the window of the flush.
     assert model.engine.batches == [2, 2, 2, 2, 2, 1, 1]  # type: ignore[attr-defined]
 
 
-def test_sizes_do_not_mix() -> None:
+def test_sizes_are_not_mixed_in_a_batch() -> None:
     model = colour_model()
-    got = together(model, [movers(1, 6), movers(1, 6, (96, 96)), movers(2, 6)])
+    got = run_together(
+        model, [moving_objects(1, 6), moving_objects(1, 6, (96, 96)), moving_objects(2, 6)]
+    )
     assert [len(results) for results in got] == [6, 6, 6]
     assert set(model.engine.batches) == {1, 2}  # type: ignore[attr-defined]
 
 
-def test_epochs_are_apart() -> None:
+def test_epochs_are_independent() -> None:
     model = colour_model()
     streams = [model.stream(), model.stream()]
-    image, hour = movers(1, 1)[0], 3600 * 10**9
+    image, hour = moving_objects(1, 1)[0], 3600 * 10**9
     for stamps in [(hour, hour), (hour + 1, 5), (hour + 2, 15)]:
         turns = [(s, Frame(image, stamp)) for s, stamp in zip(streams, stamps, strict=True)]
         model.push_all(turns)
@@ -94,7 +96,7 @@ def test_epochs_are_apart() -> None:
 def test_a_bad_image_is_the_outcome_of_its_stream_alone(bad: Any) -> None:
     model = colour_model()
     stream, other_stream = model.stream(), model.stream()
-    good = movers(1, 6)
+    good = moving_objects(1, 6)
     results = []
     for i, image in enumerate(good):
         turns = [(stream, Frame(image, 1000 * i)), (other_stream, Frame(bad, 1000 * i))]
@@ -102,11 +104,11 @@ def test_a_bad_image_is_the_outcome_of_its_stream_alone(bad: Any) -> None:
         assert isinstance(other, ValueError)
         assert isinstance(outcome, list)
         results += outcome
-    assert results + stream.flush() == alone(colour_model().stream(), good)
+    assert results + stream.flush() == run_alone(colour_model().stream(), good)
 
 
-class Picky(ColourEngine):
-    """Refuses batches, and frames with a red corner."""
+class PickyEngine(ColourEngine):
+    """Engine that fails for batches, and for frames with a red corner."""
 
     def run(self, function: str, batch: Any) -> Any:
         if len(batch) > 1:
@@ -118,10 +120,10 @@ class Picky(ColourEngine):
 
 
 def test_a_batch_that_fails_is_computed_one_by_one() -> None:
-    model = colour_model(engine=Picky)
+    model = colour_model(engine=PickyEngine)
     red = scene(SIZE)
     red[0, 0, 2] = 200
-    turns = [(model.stream(), Frame(movers(1, 1)[0], 0)), (model.stream(), Frame(red, 0))]
+    turns = [(model.stream(), Frame(moving_objects(1, 1)[0], 0)), (model.stream(), Frame(red, 0))]
     good, bad = model.push_all(turns)
     assert good == []
     assert isinstance(bad, RuntimeError)
@@ -143,7 +145,7 @@ def engine(config: Settings, device: str = "cpu") -> TorchEngine:
 @pytest.mark.parametrize(
     ("device", "tolerance"), [("cpu", 1e-4), pytest.param("cuda", 2e-3, marks=pytest.mark.gpu)]
 )
-def test_the_network_gives_the_same_in_batches(device: str, tolerance: float) -> None:
+def test_the_network_computes_the_same_in_batches(device: str, tolerance: float) -> None:
     torch_engine = engine(load_settings("lite", SMALL), device)
     generator = torch.Generator().manual_seed(0)
     images = [(torch.randn(3, 96, 160, generator=generator).to(device),) for _ in range(4)]
@@ -158,7 +160,7 @@ def test_the_network_gives_the_same_in_batches(device: str, tolerance: float) ->
 
 
 def test_streams_through_the_network_agree_with_separate_runs() -> None:
-    # Untrained, it finds many an object where thresholds ask for next to nothing.
+    # With random weights, low thresholds are needed to find objects.
     low = {
         "clustering.min_heat": 0.0,
         "clustering.foreground_probability": 0.0,
@@ -171,15 +173,15 @@ def test_streams_through_the_network_agree_with_separate_runs() -> None:
     model = Model(config, engine(config))
     rng = np.random.default_rng(1)
     streams = [list(rng.integers(0, 256, (5, 96, 160, 3), dtype=np.uint8)) for _ in range(2)]
-    for results, images in zip(together(model, streams), streams, strict=True):
-        expected = alone(model.stream(), images)
+    for results, images in zip(run_together(model, streams), streams, strict=True):
+        expected = run_alone(model.stream(), images)
         assert sum(len(result.instances) for result in results) > len(results)
         assert [r.stamp_ns for r in results] == [r.stamp_ns for r in expected]
         assert mean_iou(results, expected) > 0.99
 
 
 def mean_iou(results: list[FrameResult], expected: list[FrameResult]) -> float:
-    """Of the masks with the same track id."""
+    """Compute the mean IoU of masks with the same track id."""
     ious = []
     for one, other in zip(results, expected, strict=True):
         assert {i.track_id for i in one.instances} == {i.track_id for i in other.instances}

@@ -1,4 +1,4 @@
-"""What ``runtime.*`` changes in PyTorch's results, and what it does not."""
+"""Effects of ``runtime.*`` on the results of PyTorch."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ EXACT = {
 }
 
 
-def embeddings(settings: dict[str, Any], frames: Any, device: str = "cpu") -> Tensor:
-    """Of one window, through an engine."""
+def compute_embeddings(settings: dict[str, Any], frames: Any, device: str = "cpu") -> Tensor:
+    """Compute the embeddings of one window with an engine."""
     config = load_settings("lite", settings)
     engine = open_engine(load_network(config, "random"), config.runtime, device)
     inputs = [(image_tensor(frame, config.input, engine.device),) for frame in frames]
@@ -48,32 +48,30 @@ def embeddings(settings: dict[str, Any], frames: Any, device: str = "cpu") -> Te
 )
 def test_runtime_options_keep_the_result(overrides: dict[str, Any]) -> None:
     frames = np.random.default_rng(2).integers(0, 255, (4, 96, 128, 3), np.uint8)
-    exact = embeddings(EXACT, frames)
-    out = embeddings({**EXACT, **overrides}, frames)
+    exact = compute_embeddings(EXACT, frames)
+    out = compute_embeddings({**EXACT, **overrides}, frames)
     half = "runtime.precision" in overrides
     assert out.dtype == torch.float32
     difference = (out - exact).abs()
     assert difference.mean() < (3e-2 if half else 1e-5)
-    assert half == bool(
-        difference.max() > 1e-3
-    )  # the option really changed the arithmetic, or really did not
+    assert half == bool(difference.max() > 1e-3), "the option affects the arithmetic"
 
 
 def test_compiled_network_gives_the_same_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Captured as graphs, but run eagerly: generating code takes minutes on two cores.
+    # Graphs are captured but run eagerly: code generation takes minutes on two cores.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     frames = np.random.default_rng(4).integers(0, 255, (2, 96, 96, 3), np.uint8)
     short = {**EXACT, "window.length": 2, "window.overlap": 1}
-    plain = embeddings(short, frames)
-    compiled = embeddings({**short, "runtime.compile": True}, frames)
+    plain = compute_embeddings(short, frames)
+    compiled = compute_embeddings({**short, "runtime.compile": True}, frames)
     torch.testing.assert_close(compiled, plain, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_gpu_gives_the_maps_of_the_cpu(precision: str) -> None:
+def test_gpu_computes_the_maps_of_the_cpu(precision: str) -> None:
     frames = np.random.default_rng(5).integers(0, 255, (4, 96, 128, 3), np.uint8)
-    expected = embeddings(EXACT, frames)
-    out = embeddings({**EXACT, "runtime.precision": precision}, frames, "cuda")
+    expected = compute_embeddings(EXACT, frames)
+    out = compute_embeddings({**EXACT, "runtime.precision": precision}, frames, "cuda")
     difference = (out.cpu() - expected).abs().mean()
     assert difference < (1e-3 if precision == "float32" else 3e-2)
