@@ -91,13 +91,14 @@ def export_network(
     difference of its outputs from PyTorch's, relative to their largest value; without ONNX Runtime
     none. Raises ExportError, CheckpointError, MissingExtraError.
     """
+    from stemseg_ros.execution.engine import inference_form
     from stemseg_ros.execution.function_files import describe
     from stemseg_ros.execution.onnx_export import export_function
     from stemseg_ros.execution.torch_engine import DTYPES, finalise
     from stemseg_ros.labelling.job import versions
     from stemseg_ros.models.registry import model_package
 
-    network = model_package(config.model).load_network(config, checkpoint)
+    network = inference_form(model_package(config.model).load_network(config, checkpoint))
     finalise(network, config.runtime)
     inputs = example_inputs(config, network, size)
     dtype = DTYPES[precision]

@@ -63,8 +63,7 @@ def open_engine(
     """
     place = resolve_device(device)
     kind, reason = choose_engine(config, place)
-    if kind in ("torch", "openvino"):  # writing it as ONNX takes minutes
-        network = inference_form(network)
+    network = inference_form(network)
     if kind == "torch":
         engine: Engine = TorchEngine(network, config, place, timed=timed)
     else:

@@ -50,7 +50,7 @@ class OnnxRuntimeEngine:
 
     def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
         """See ``Engine``."""
-        inputs = [torch.stack([as_input(t) for t in items]) for items in zip(*batch, strict=True)]
+        inputs = [_batched(items) for items in zip(*batch, strict=True)]
         key = function, tuple(tuple(tensor.shape) for tensor in inputs)
         if key not in self._found:
             self._found[key] = self._functions.find(function, batch[0])
@@ -140,6 +140,12 @@ class OnnxRuntimeEngine:
             torch.cuda.synchronize(self.device)  # the provider computes on a stream of its own
         session.run_with_iobinding(binding)
         return outputs
+
+
+def _batched(items: Sequence[Tensor]) -> Tensor:
+    """One input of all items as the session takes it; that of a single item is not copied."""
+    ready = [as_input(item) for item in items]
+    return ready[0].unsqueeze(0).contiguous() if len(ready) == 1 else torch.stack(ready)
 
 
 def tensorrt_cache(weights: str, device: str, half: bool, version: str) -> Path:
