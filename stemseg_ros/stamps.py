@@ -9,7 +9,8 @@ an epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from stemseg_ros.records import Frame
@@ -32,6 +33,13 @@ class Event(NamedTuple):
     """A new epoch began, or a frame was dropped because of its stamp."""
     text: str
     """A sentence for the log."""
+
+
+def count_dropped(events: Iterable[Event], held: int) -> dict[str, int]:
+    """Count dropped frames by reason; held: frames whose stamps were never confirmed."""
+    dropped = Counter(event.kind for event in events if event.kind != "epoch")
+    dropped["out_of_order"] += held
+    return {kind: number for kind, number in dropped.items() if number}
 
 
 def dropped_lines(dropped: Mapping[str, int]) -> list[str]:

@@ -176,9 +176,9 @@ def evaluate(
         setup = _setup(tree, checkpoint, device, jobs)
         relinker = Relinker(given, setup)
         if results is not None:
-            stored = work.read_stored(given, ground_truth, results)
+            stored = work.read_stored(given, ground_truth, results, tree.stream.max_gap)
             variants = work.evaluate_stored(given, stored, wanted, jobs, _bar, relinker)
-            masks = {name: partial(as_given, result) for name, result in stored.items()}
+            masks = {name: partial(as_given, result) for name, result in stored.masks.items()}
         else:
             variants = work.evaluate_runs(given, setup, wanted, out, jobs, _bar, relinker)
             folder = work.results_folder(out, wanted[0])

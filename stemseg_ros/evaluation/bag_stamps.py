@@ -36,11 +36,14 @@ def read_stamps(path: Path, types: Collection[str], topic: str | None) -> Stamps
         return Stamps(stamps, list(bag.losses))
 
 
-def frames_of(truth: Stamps, found: Stamps, what: str) -> tuple[int, ...]:
+def frames_of(
+    truth: Stamps, found: Stamps, what: str, explained: Collection[int] = ()
+) -> tuple[int, ...]:
     """Return the frame of each found message, NO_FRAME where its ground truth is lost; nothing if
     all stamps are equal.
 
-    Messages may be missing, and ground truth too, where the bag that holds them is damaged.
+    Messages may be missing, and ground truth too, where the bag that holds them is damaged; those
+    of the ``explained`` frames may be missing anyway.
     Raises EvaluationError, which names ``what``, where stamps differ without such a reason.
     """
     if truth.ns == found.ns:
@@ -58,8 +61,8 @@ def frames_of(truth: Stamps, found: Stamps, what: str) -> tuple[int, ...]:
             raise EvaluationError(_difference(truth.ns, found.ns, what))
         frames.append(NO_FRAME if frame is None else frame)
         next_frame = next_frame if frame is None else frame + 1
-    missing = len(truth.ns) - sum(frame != NO_FRAME for frame in frames)
-    if missing and not found.losses:
+    missing = set(range(len(truth.ns))) - set(frames)
+    if missing - set(explained) and not found.losses:
         raise EvaluationError(_difference(truth.ns, found.ns, what))
     return tuple(frames)
 

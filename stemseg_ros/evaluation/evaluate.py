@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from stemseg_ros.evaluation import through_ros
 from stemseg_ros.evaluation.inputs import BAG, PROMPTED, EvaluationInput, read_results_bag
@@ -70,21 +70,34 @@ class VariantReport:
     """Frames without predictions, of the sequences that have such."""
 
 
+class StoredResults(NamedTuple):
+    """Results that were not made here."""
+
+    masks: dict[str, SequenceMasks]
+    lost: dict[str, LostFrames]
+    """Frames without predictions, of the sequences that have such."""
+
+
 def read_stored(
-    given: EvaluationInput, ground_truth: Path, path: Path
-) -> dict[str, SequenceMasks]:
-    """Stored results in the format of the ground truth. Raises EvaluationError."""
-    if given.format == BAG:
-        return {
-            name: read_results_bag(path, ground_truth, truth)
-            for name, truth in given.truths.items()
-        }
-    return format_named(given.format).read_results(path, given.truths)
+    given: EvaluationInput, ground_truth: Path, path: Path, max_gap: float
+) -> StoredResults:
+    """Stored results in the format of the ground truth. max_gap: ``stream.max_gap``. Raises
+    EvaluationError, MediaError."""
+    if given.format != BAG:
+        return StoredResults(format_named(given.format).read_results(path, given.truths), {})
+    found = {
+        name: read_results_bag(path, ground_truth, truth, given.images.get(name), max_gap)
+        for name, truth in given.truths.items()
+    }
+    return StoredResults(
+        {name: masks for name, (masks, _) in found.items()},
+        {name: lost for name, (_, lost) in found.items() if lost},
+    )
 
 
 def evaluate_stored(
     given: EvaluationInput,
-    results: Mapping[str, SequenceMasks],
+    results: StoredResults,
     variants: Sequence[LinkingVariant],
     jobs: int,
     progress: Progress,
@@ -92,13 +105,12 @@ def evaluate_stored(
 ) -> list[VariantReport]:
     """Score stored results in every variant. Raises EvaluationError, and MediaError where images
     are needed for linking."""
-    stored = {name: partial(as_given, result) for name, result in results.items()}
+    stored = {name: partial(as_given, result) for name, result in results.masks.items()}
     reports = []
     for variant in variants:
         masks = stored if relinker is None else relinker.masks(variant, stored)
         reports.append(score_variant(variant, given, masks, jobs, progress))
-        if relinker is not None:
-            reports[-1].lost = relinker.lost(variant)
+        reports[-1].lost = results.lost | (relinker.lost(variant) if relinker else {})
     return reports
 
 

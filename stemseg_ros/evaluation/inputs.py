@@ -14,8 +14,15 @@ from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks, f
 from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, bag_info
 from stemseg_ros.media.damage import Damage, SkippedFrame
 from stemseg_ros.media.result_bag import InstanceBagReader
-from stemseg_ros.media.sources import FrameSource, ImageFolder, is_bag, open_source
-from stemseg_ros.records import Prompt
+from stemseg_ros.media.sources import (
+    FrameSource,
+    ImageFolder,
+    is_bag,
+    numbered_frames,
+    open_source,
+)
+from stemseg_ros.records import Frame, Prompt
+from stemseg_ros.stamps import StampOrder, count_dropped
 
 BAG = "bag"
 """Format name of ROS 2 bags with /ground_truth/instances; scored like KITTI-MOTS, by the bag's
@@ -186,19 +193,45 @@ def read_bag(path: Path, topic: str | None) -> SequenceMasks:
         return from_results(path.stem, bag, {})
 
 
-def read_results_bag(path: Path, truth_bag: Path, truth: SequenceMasks) -> SequenceMasks:
-    """Read recorded results for the images of a ground truth bag. Raises EvaluationError,
-    BagError."""
+def read_results_bag(
+    path: Path, truth_bag: Path, truth: SequenceMasks, images: Images | None, max_gap: float
+) -> tuple[SequenceMasks, LostFrames]:
+    """Read recorded results for the images of a ground truth bag, and what has no result because
+    of the images.
+
+    max_gap: ``stream.max_gap`` of the node. Raises EvaluationError, MediaError.
+    """
     topics = [
         t.name for t in bag_info(path).topics if t.type == INSTANCE_ARRAY and t.name != TRUTH_TOPIC
     ]
     topic = topics[0] if len(topics) == 1 else None
-    frames_of(
-        read_stamps(truth_bag, (INSTANCE_ARRAY,), TRUTH_TOPIC),
-        read_stamps(path, (INSTANCE_ARRAY,), topic),
-        f"{path}: results",
-    )
-    return replace(read_bag(path, topic), name=truth.name)
+    stamps = read_stamps(truth_bag, (INSTANCE_ARRAY,), TRUTH_TOPIC)
+    found = read_stamps(path, (INSTANCE_ARRAY,), topic)
+    lost, explained = LostFrames(losses=list(found.losses)), set[int]()
+    if images is not None and len(found.ns) < len(stamps.ns):
+        lost, explained = unusable_frames(images, max_gap)
+    numbers = frames_of(stamps, found, f"{path}: results", explained)
+    result = read_bag(path, topic)
+    if numbers:
+        rows = tuple(replace(row, frame=numbers[row.frame]) for row in result.rows)
+        result = replace(result, rows=rows, frames=truth.frames)
+    return replace(result, name=truth.name), lost
+
+
+def unusable_frames(images: Images, max_gap: float) -> tuple[LostFrames, set[int]]:
+    """Find the frames that a stream has no result for, with what is reported of them, by reading
+    all. Raises MediaError."""
+    order = StampOrder(max_gap)
+    used, readable = set[object](), set[int]()
+    with images.open() as source:
+        for position, stamp_ns, image in numbered_frames(source):
+            readable.add(position)
+            admitted = order.admit(Frame(image, stamp_ns, source=position))
+            used |= {item.frame.source for item in admitted}
+        dropped = count_dropped(order.events, held=order.forget())
+        lost = images.lost(source.damage, dropped)
+    unusable = {images.frame(position) for position in readable - used}
+    return lost, unusable | {item.frame for item in lost.skipped}
 
 
 def _match_images(bag: Path, images: Images) -> Images | None:

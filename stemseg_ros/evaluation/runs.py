@@ -33,14 +33,14 @@ from stemseg_ros.formats.kitti_lines import (
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.labelling.job import (
     Timings,
-    count_dropped,
     push_all,
     pushed_frame,
     write_json,
 )
 from stemseg_ros.media.sources import is_bag
 from stemseg_ros.models.layers.weights import bundled_checkpoint
-from stemseg_ros.stream import Event, Model, Stream, open_model
+from stemseg_ros.stamps import Event, count_dropped
+from stemseg_ros.stream import Model, Stream, open_model
 
 MODES = ("offline", "near_online", "online")
 """offline: the paper's protocol, foreground and class logits averaged over all windows of a frame.

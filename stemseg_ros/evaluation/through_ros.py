@@ -3,20 +3,20 @@ scored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from stemseg_ros.config import dump_config
-from stemseg_ros.evaluation.bag_stamps import NO_FRAME, read_stamps
+from stemseg_ros.evaluation.bag_stamps import NO_FRAME, frames_of, read_stamps
 from stemseg_ros.evaluation.inputs import Images, read_bag
 from stemseg_ros.evaluation.lost_frames import LostFrames
 from stemseg_ros.evaluation.runs import Setup, StoredRun, sequence_length, store
-from stemseg_ros.formats.sequence_masks import EvaluationError
 from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, write_bag
 from stemseg_ros.media.sources import numbered_frames
 from stemseg_ros.records import Image
 from stemseg_ros.replay import session
+from stemseg_ros.replay.node_counts import unusable
 from stemseg_ros.replay.processes import termination_as_exit
 
 BAG, CONFIG = "images.mcap", "config.yaml"
@@ -85,17 +85,21 @@ def _collect(
 ) -> StoredRun:
     """Store the recorded results as a run. sent: frames of the images."""
     results = folder / session.INSTANCES
-    if read_stamps(folder / BAG, IMAGE_TYPES, None) != read_stamps(
-        results, (INSTANCE_ARRAY,), None
-    ):
-        raise EvaluationError(
-            f"sequence {name}: the results do not have the images' stamps; see {folder}"
-        )
-    result, times = read_bag(results, None), session.times(folder)
+    times = session.times(folder)  # which has checked that results lack bad stamps alone
+    counts = unusable(session.diagnostics(folder))
+    found = read_stamps(results, (INSTANCE_ARRAY,), None)
+    answered = frames_of(
+        read_stamps(folder / BAG, IMAGE_TYPES, None),
+        found._replace(losses=list(counts)),
+        f"sequence {name}, see {folder}: results",
+    )
+    frames = [sent[index] for index in answered] if answered else sent
+    result = read_bag(results, None)
+    lost = replace(lost, dropped=_dropped(counts))
     classes = dict(enumerate(setup.config.classes, start=1))
     run = StoredRun(
         setup.fingerprint(name, images),
-        sequence_length(images, len(sent), lost),
+        sequence_length(images, len(frames), lost),
         lost,
         result.size,
         classes,
@@ -104,4 +108,13 @@ def _collect(
         None,
         [round(ms, 2) for ms in times.latency_ms],
     )
-    return store(out, run, name, (replace(row, frame=sent[row.frame]) for row in result.rows))
+    return store(out, run, name, (replace(row, frame=frames[row.frame]) for row in result.rows))
+
+
+def _dropped(counts: Mapping[str, int]) -> dict[str, int]:
+    """Frames without a result because of their stamps, as a run without ROS counts them."""
+    by_reason = {
+        "duplicate": counts.get("frames_duplicate", 0),
+        "out_of_order": counts.get("frames_out_of_order", 0) + counts.get("frames_held", 0),
+    }
+    return {reason: number for reason, number in by_reason.items() if number}

@@ -6,8 +6,7 @@ import json
 import math
 import platform
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,8 @@ from stemseg_ros.media.damage import SkippedFrame
 from stemseg_ros.media.overlay import VideoWriter, draw_instances
 from stemseg_ros.media.sources import DEFAULT_FPS, FrameSource, numbered_frames
 from stemseg_ros.records import Frame, FrameResult, Image, Prompt
-from stemseg_ros.stream import Event, Stream
+from stemseg_ros.stamps import Event, count_dropped
+from stemseg_ros.stream import Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,13 +192,6 @@ def push_all(
     yield timings.measure(stream.flush, stream)
     for event in stream.events:
         on_event(event)
-
-
-def count_dropped(events: Iterable[Event], held: int) -> dict[str, int]:
-    """Count dropped frames by reason; held: frames whose stamps were never confirmed."""
-    dropped = Counter(event.kind for event in events if event.kind != "epoch")
-    dropped["out_of_order"] += held
-    return {kind: number for kind, number in dropped.items() if number}
 
 
 def _summarise_tracks(collector: TrackCollector) -> list[TrackSummary]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any
 
 from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
+from stemseg_ros.replay.node_counts import unusable
 from stemseg_ros.replay.processes import ChildProcess, ros_environment
 
 PROGRAMS = "stemseg_ros.ros"
@@ -100,8 +102,8 @@ def play_through_node(
     show: Show,
     rate: float = 1.0,
 ) -> None:
-    """Start node, recorder and player, and wait until every frame of the bag has its result and
-    recorded.
+    """Start node, recorder and player, and wait until the result of every frame of the bag, except
+    those with unusable stamps, is recorded.
 
     in_flight: frames without a result that keep the node busy (``Latency``). arguments: of the
     node. out: folder for FILES, which must not be there yet. rate: times the
@@ -181,10 +183,13 @@ class _Replay:
         if player.exit_code:
             raise _failure(player, f"ended with exit code {player.exit_code}")
         for complete in (
-            lambda: self._ended(player) and self._result_count() >= self._frames,
-            lambda: int(diagnostics(self._out).get("messages_out", 0)) >= self._frames,
+            lambda: self._ended(player) and self._result_count() >= self._expected(),
+            lambda: int(diagnostics(self._out).get("messages_out", 0)) >= self._expected(),
         ):
             _wait(complete, SETTLE_TIMEOUT_S, node, recorder)
+
+    def _expected(self) -> int:
+        return self._frames - sum(unusable(diagnostics(self._out)).values())
 
     def _ended(self, player: ChildProcess) -> bool:
         self._show(PLAYED, len(self._published.read()), self._frames)
@@ -242,20 +247,26 @@ def diagnostics(out: Path) -> dict[str, str]:
 
 
 def times(out: Path) -> Times:
-    """Clock readings of a finished replay. Raises ReplayError unless every frame has its
-    result."""
-    # Pairs in order, not by stamp: a looped stream has each stamp more than once.
+    """Clock readings of a finished replay. Raises ReplayError unless every frame has its result,
+    except those with unusable stamps."""
     published, received = GrowingLines(out / PUBLISHED).read(), GrowingLines(out / RECEIVED).read()
     results = received[1:]
-    if [entry["stamp_ns"] for entry in results] != [entry["stamp_ns"] for entry in published]:
-        dropped = diagnostics(out).get("frames_dropped", "0")
+    values = diagnostics(out)
+    # Pairs in order, not by stamp alone: a looped stream has each stamp more than once.
+    waiting, pairs = deque(published), list[tuple[int, int]]()
+    for entry in results:
+        while waiting and waiting[0]["stamp_ns"] != entry["stamp_ns"]:
+            waiting.popleft()
+        if waiting:
+            pairs.append((waiting.popleft()["published_ns"], entry["received_ns"]))
+    missing = len(published) - len(pairs)
+    if not pairs or len(pairs) < len(results) or missing > sum(unusable(values).values()):
         raise ReplayError(
             f"{len(published)} frames went in, {len(results)} results came out; the node "
-            f"dropped {dropped}; see {out / 'node.log'}"
+            f"dropped {values.get('frames_dropped', '0')}; see {out / 'node.log'}"
         )
-    sent = [entry["published_ns"] for entry in published]
-    back = [entry["received_ns"] for entry in results]
+    first = min(entry["published_ns"] for entry in published)
     return Times(
-        (max(back) - min(sent)) / 1e9,
-        [(end - start) / 1e6 for start, end in zip(sent, back, strict=True)],
+        (max(end for _, end in pairs) - first) / 1e9,
+        [(end - start) / 1e6 for start, end in pairs],
     )

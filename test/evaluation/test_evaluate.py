@@ -199,14 +199,15 @@ def test_sequences_in_parallel_processes(tmp_path: Path) -> None:
     truths = {name: replace(two_cars(), name=name) for name in ("0000", "0001")}
     results = {name: replace(switching(), name=name) for name in truths}
     given = work.EvaluationInput("kitti_mots", truths, {})
+    stored = work.StoredResults(results, {})
     told: list[int] = []
 
     @contextmanager
     def progress(title: str, total: int) -> Any:
         yield told.append
 
-    (one,) = work.evaluate_stored(given, results, [LinkingVariant(STORED)], 1, progress)
-    (two,) = work.evaluate_stored(given, results, [LinkingVariant(STORED)], 2, progress)
+    (one,) = work.evaluate_stored(given, stored, [LinkingVariant(STORED)], 1, progress)
+    (two,) = work.evaluate_stored(given, stored, [LinkingVariant(STORED)], 2, progress)
     assert (one.measures, one.sequences) == (two.measures, two.sequences)
     assert told == [1, 2] * 2
 

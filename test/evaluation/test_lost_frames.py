@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import av
 import cv2
 import pytest
-from colour_engine import ColourEngine
+from colour_engine import ColourEngine, colour_model
 from evaluated import SETTINGS, drawn_clip, evaluate, frame, run
 
 pytest.importorskip("trackeval")
@@ -21,6 +22,11 @@ from stemseg_ros.evaluation.runs import load_run
 from stemseg_ros.evaluation.truth_bag import write_labelled_bag
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.media.bags import IMAGE, BagReader, BagWriter, message_types
+from stemseg_ros.media.image_bag import ImageBagReader
+from stemseg_ros.media.result_bag import InstanceBagWriter
+from stemseg_ros.media.sources import numbered_frames
+from stemseg_ros.models.stemseg.settings import load_settings
+from stemseg_ros.records import Frame
 
 
 def cut(file: Path, share: float = 0.5) -> None:
@@ -217,6 +223,40 @@ def test_a_glitch_of_the_stamps_costs_its_frame(
     assert given_bag(report) == ([], [], {"out_of_order": 1})
     every = report["runs"][0]["measures"]["all classes"]
     assert (every["TP"], every["FN"], every["FP"]) == (16, 2, 0)
+
+
+def record(bag: Path, results: Path, leave_out: tuple[int, ...] = ()) -> None:
+    """What a node publishes for a bag; some results get lost."""
+    config = load_settings("lite", {"input.min_dim": 96, "input.max_dim": 512})
+    stream = colour_model(config).stream()
+    with ImageBagReader(bag) as images, InstanceBagWriter(results) as writer:
+        for number, stamp, image in numbered_frames(images):
+            found = stream.push(Frame(image, stamp, source=number))
+            for result in found:
+                if result.source not in leave_out:
+                    writer.write(result)
+        for result in stream.flush():
+            if result.source not in leave_out:
+                writer.write(result)
+
+
+def test_recorded_results_of_a_damaged_bag(engines: list[ColourEngine], tmp_path: Path) -> None:
+    """Results may lack the frames that cannot be read or have a bad stamp, and no others."""
+    stamps = [(10 + i) * 10**8 for i in range(9)]
+    stamps[6] = 0
+    bag = labelled_bag(tmp_path / "0001.mcap", stamps)
+    respoil(bag, {2: unknown_encoding, 4: BAD_MESSAGES["cut"]})
+    expected = run(bag, tmp_path / "out", "--post-filter", "without")["runs"][0]
+    assert given_bag({"runs": [expected]}) == ([2, 4], [], {"out_of_order": 1})
+    results, out = tmp_path / "results.mcap", tmp_path / "scored"
+    record(bag, results)
+    common = ["--ground-truth", bag, "--results", results, "--out", out]
+    evaluate(*common, "--post-filter", "without", "--strict", code=3)
+    scored = json.loads((out / "report.json").read_text())["runs"][0]
+    assert (scored["measures"], scored["lost"]) == (expected["measures"], expected["lost"])
+    results.unlink()
+    record(bag, results, leave_out=(5,))
+    assert "must have the same stamps" in evaluate(*common, code=2)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,29 @@ from stemseg_ros.media.result_bag import InstanceBagReader
 
 
 @pytest.mark.ros
+def test_glitches_of_the_stamps_through_ros(tmp_path: Path) -> None:
+    """In the middle, several within a window, and at the end, where nothing confirms it."""
+    stamps = [(10 + i) * 10**8 for i in range(14)]
+    for index in (3, 6, 8, 13):
+        stamps[index] = 0
+    clip = drawn_clip(stamps)
+    clip.write(tmp_path / "0001.mcap")
+    reports = [
+        run(tmp_path / "0001.mcap", tmp_path / name, *options, *clip.options)
+        for name, options in (("ros", ["--through-ros"]), ("plain", []))
+    ]
+    assert reports[0]["runs"][0]["lost"]["0001"]["dropped"] == {"out_of_order": 4}
+    for ros, process in zip(*(report["runs"] for report in reports), strict=True):
+        assert ros["measures"] == process["measures"]
+        assert ros["lost"] == process["lost"]
+    texts = [
+        (tmp_path / name / "results" / mode / "0001.txt").read_bytes()
+        for name, mode in (("ros", "near_online-through-ROS"), ("plain", "near_online"))
+    ]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.ros
 @pytest.mark.parametrize(
     "make",
     [lambda: drawn_clip([i * 10**8 for i in range(9)]), filmed_clip, lambda: drawn_clip(LOOPED)],

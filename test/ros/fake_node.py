@@ -1,7 +1,8 @@
 """Stands in for the node, over real DDS: answers each image with an empty result, ``--window`` at
 a time.
 
-``--mute`` answers nothing, ``--skip N`` leaves out the answer to every N-th image.
+``--mute`` answers nothing, ``--skip N`` leaves out the answer to every N-th image, ``--refuse N``
+refuses every N-th image and counts it.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from stemseg.msg import InstanceArray
 
 
 class FakeNode(Node):
-    def __init__(self, window: int, mute: bool, skip: int) -> None:
+    def __init__(self, window: int, mute: bool, skip: int, refuse: int) -> None:
         super().__init__("stemseg")
-        self.window, self.mute, self.skip = window, mute, skip
+        self.window, self.mute, self.skip, self.refuse = window, mute, skip, refuse
+        self.refused = 0
         self.pending: list[Image] = []
         self.images = 0
         self.most_pending = 0
@@ -33,6 +35,9 @@ class FakeNode(Node):
 
     def on_image(self, image: Image) -> None:
         self.images += 1
+        if self.refuse and (image.data[0] + 1) % self.refuse == 0:
+            self.refused += 1
+            return
         self.pending.append(image)
         self.most_pending = max(self.most_pending, len(self.pending))
         if len(self.pending) >= self.window:
@@ -56,6 +61,7 @@ class FakeNode(Node):
         values = [
             KeyValue(key="images", value=str(self.images)),
             KeyValue(key="most_pending", value=str(self.most_pending)),
+            KeyValue(key="frames_refused", value=str(self.refused)),
         ]
         status = DiagnosticStatus(name="/stemseg: frames", values=values)
         self.diagnostics.publish(DiagnosticArray(status=[status]))
@@ -66,9 +72,10 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=1)
     parser.add_argument("--mute", action="store_true")
     parser.add_argument("--skip", type=int, default=0)
+    parser.add_argument("--refuse", type=int, default=0)
     options = parser.parse_args(rclpy.utilities.remove_ros_args(sys.argv)[1:])
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
-    node = FakeNode(options.window, options.mute, options.skip)
+    node = FakeNode(options.window, options.mute, options.skip, options.refuse)
     print("ready", flush=True)
     while True:
         rclpy.spin_once(node, timeout_sec=0.1)

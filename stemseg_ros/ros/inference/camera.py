@@ -86,6 +86,7 @@ class Camera:
         values |= {
             "queue_depth": str(len(self.queue)),
             "frames_pending": str(0 if stream is None else stream.pending),
+            "frames_held": str(0 if stream is None else stream.held),
             "epoch": str(self._next_epoch if stream is None else stream.epoch),
             "load_every": str(self.queue.every),
             "in_flight": str(self._config.latency.in_flight),

@@ -55,6 +55,11 @@ class CameraStream:
         return self.stream.pending
 
     @property
+    def held(self) -> int:
+        """Frames whose stamps do not follow; the next ones decide on them."""
+        return self.stream.held
+
+    @property
     def oldest_waiting(self) -> float | None:
         """Arrival of the frame that has waited longest for this stream; monotonic seconds."""
         return self._queue.oldest

@@ -18,7 +18,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
@@ -26,8 +25,11 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 from stemseg.msg import InstanceArray
 
-from stemseg_ros.media.bags import IMAGE, IMAGE_TYPES, INSTANCE_ARRAY, BagReader, message_types
+from stemseg_ros.errors import MediaError
+from stemseg_ros.media.bags import IMAGE, IMAGE_TYPES, INSTANCE_ARRAY, BagReader
 from stemseg_ros.media.messages import stamp_ns
+from stemseg_ros.replay.node_counts import UNUSABLE
+from stemseg_ros.ros.programs.node_status import NodeStatus
 from stemseg_ros.ros.programs.program import (
     JsonLines,
     Program,
@@ -41,6 +43,8 @@ DEFAULT_IN_FLIGHT = 16
 """For a node that does not report how many frames it needs in flight."""
 SETTLE_S = 0.5
 """Seconds from the last frame to the flush: a service call can overtake the images before it."""
+STATUS_S = 3.0
+"""Seconds within which a node that publishes diagnostics once a second has done so."""
 FLUSH_AGAIN_S = 5.0
 """Seconds without a result after which the flush is repeated, in case a frame arrived after it."""
 
@@ -110,6 +114,7 @@ class Player:
         self._options = options
         self._log = log
         self._outstanding = Outstanding()
+        self._unread = 0
         self._last_sent = time.monotonic()
         self._interval = 0.0
         self._limit = DEFAULT_IN_FLIGHT if options.in_flight is None else options.in_flight
@@ -124,6 +129,7 @@ class Player:
                 InstanceArray, options.results, self._on_result, depth
             )
             self._flush = node.create_client(Trigger, options.flush)
+            self._status = NodeStatus(node, self._results.topic_name)
 
     def play(self) -> int:
         """Play the bag; returns the number of frames sent. Raises ProgramError when the node is
@@ -137,12 +143,20 @@ class Player:
         self._program.spin_until(self._all_received, self._options.timeout)
         if self._limit:
             self._finish()
+        if self._unread:
+            self._program.node.get_logger().warning(
+                f"{self._unread} messages cannot be read and were not played"
+            )
         return sent
 
     def _play_once(self) -> int:
-        previous = None
+        previous, sent = None, 0
         for log_ns, data in self._bag.raw():
-            stamp = stamp_ns(message_types().deserialize_cdr(data, self._bag.type))
+            try:
+                stamp = stamp_ns(self._bag.decode(data))
+            except MediaError:
+                self._unread += 1
+                continue
             if previous is not None:
                 self._interval = max(0, log_ns - previous) / 1e9 / self._options.rate
             previous = log_ns
@@ -151,7 +165,8 @@ class Player:
             self._program.spin_for(self._last_sent + self._interval - time.monotonic())
             self._wait_for_room()
             self._send(stamp, data)
-        return self._bag.count
+            sent += 1
+        return sent
 
     def _send(self, stamp: int, data: bytes) -> None:
         if self._limit:
@@ -180,28 +195,18 @@ class Player:
                 f"nobody publishes {self._results.topic_name} within {wait:g} s; "
                 "name the topic with --results, or play without flow control: --in-flight 0"
             )
+        if self._limit:
+            self._program.spin_until(lambda: bool(self._status.values), STATUS_S)
 
     def _needed_in_flight(self) -> int:
         """Read the number in the node's diagnostics; the default if they hold none."""
-        needed: list[int] = []
-        names = _status_names(self._results.topic_name)
-
-        def look(message: DiagnosticArray) -> None:
-            for status in message.status:
-                if status.name in names:
-                    values = {item.key: item.value for item in status.values}
-                    needed.append(int(values.get("in_flight", DEFAULT_IN_FLIGHT)))
-
-        node = self._program.node
-        subscription = node.create_subscription(DiagnosticArray, "/diagnostics", look, 10)
         wait = self._options.wait
-        if not self._program.spin_until(lambda: needed, wait):
+        if not self._program.spin_until(lambda: bool(self._status.values), wait):
             raise ProgramError(
                 f"the node publishes nothing on /diagnostics within {wait:g} s; name the "
                 "number of frames in flight with --in-flight"
             )
-        node.destroy_subscription(subscription)
-        return needed[-1]
+        return int(self._status.values.get("in_flight", DEFAULT_IN_FLIGHT))
 
     def _wait_for_room(self) -> None:
         limit = self._limit
@@ -209,14 +214,19 @@ class Player:
             return
         timeout = self._options.timeout
         self._program.spin_until(
-            lambda: len(self._outstanding) < limit or self._seconds_without_result() > timeout
+            lambda: self._in_flight() < limit or self._seconds_without_result() > timeout
         )
-        if len(self._outstanding) >= limit:
+        if self._in_flight() >= limit:
             raise ProgramError(
                 f"no result on {self._results.topic_name} for {timeout:g} s with {limit} frames "
                 "in flight; raise --in-flight if the model needs more, else look at the node's "
                 "log"
             )
+
+    def _in_flight(self) -> int:
+        """Frames whose results will come."""
+        unusable = sum(self._status.unusable.values())
+        return len(self._outstanding) - max(0, unusable - self._outstanding.skipped)
 
     def _all_received(self) -> bool:
         return self._publisher.wait_for_all_acked(Duration(seconds=0))
@@ -224,19 +234,31 @@ class Player:
     def _finish(self) -> None:
         """Flush the pending frames and wait for their results."""
         self._program.spin_until(lambda: not self._outstanding, SETTLE_S)
-        while self._outstanding:
+        while self._in_flight() > 0:
             self._call_flush()
             self._program.spin_until(
-                lambda: not self._outstanding or self._seconds_without_result() > FLUSH_AGAIN_S,
+                lambda: self._in_flight() <= 0 or self._seconds_without_result() > FLUSH_AGAIN_S,
                 self._options.timeout,
             )
-            if self._outstanding and self._seconds_without_result() > self._options.timeout:
+            if self._in_flight() > 0 and self._seconds_without_result() > self._options.timeout:
                 raise ProgramError(
-                    f"{len(self._outstanding)} frames have no result within "
+                    f"{self._in_flight()} frames have no result within "
                     f"{self._options.timeout:g} s after the end of the bag"
                 )
-        if self._outstanding.skipped:
-            raise ProgramError(f"the node dropped {self._outstanding.skipped} frames")
+        self._explain(self._outstanding.skipped + len(self._outstanding))
+
+    def _explain(self, missing: int) -> None:
+        """Report frames without a result. Raises ProgramError for those that the node dropped for
+        another reason than their content or stamp."""
+        if not missing:
+            return
+        status = self._status
+        self._program.spin_until(lambda: sum(status.unusable.values()) >= missing, STATUS_S)
+        dropped = missing - sum(status.unusable.values())
+        if dropped > 0:
+            raise ProgramError(f"the node dropped {dropped} frame{'s' * (dropped != 1)}")
+        causes = "; ".join(f"{n} {UNUSABLE[key]}" for key, n in status.unusable.items())
+        self._program.node.get_logger().warning(f"frames without a result: {causes}")
 
     def _call_flush(self) -> None:
         timeout = self._options.timeout
@@ -252,14 +274,6 @@ class Player:
 
     def _seconds_without_result(self) -> float:
         return time.monotonic() - self._outstanding.last_change
-
-
-def _status_names(results: str) -> set[str]:
-    """Names that the diagnostic status of the camera behind a topic may have: of /stemseg or, for
-    /stemseg/front/instances, of its camera front."""
-    node = results.rpartition("/")[0]
-    parent, _, camera = node.rpartition("/")
-    return {f"{node}: frames", f"{parent}: {camera} frames"}
 
 
 def parse(arguments: list[str]) -> PlayerOptions:

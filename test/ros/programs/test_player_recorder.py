@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stemseg_ros.media.bags import write_bag
+from stemseg_ros.media.bags import IMAGE, BagReader, BagWriter, write_bag
 from stemseg_ros.media.result_bag import InstanceBagReader
 
 pytestmark = pytest.mark.ros
@@ -120,6 +120,31 @@ def test_without_flow_control(bag: Path) -> None:
     with fake_node("--mute"), player(bag, "--in-flight", "0", "--rate", "2") as playing:
         output, _ = playing.communicate(timeout=30)
     assert playing.returncode == 0, output
+
+
+@pytest.mark.parametrize("every, number", [(5, 2), (2, 6), (12, 1)])
+def test_frames_that_the_node_refuses_are_not_waited_for(
+    bag: Path, every: int, number: int
+) -> None:
+    """With no more in flight than the window needs, and the last frame among them."""
+    with (
+        fake_node("--window", "4", "--refuse", str(every)),
+        player(bag, "--in-flight", "4", "--timeout", "10") as playing,
+    ):
+        output, _ = playing.communicate(timeout=60)
+    assert playing.returncode == 0, output
+    assert f"frames without a result: {number} cannot be read" in output
+
+
+def test_a_message_that_cannot_be_read_is_not_played(bag: Path, tmp_path: Path) -> None:
+    with BagReader(bag, [IMAGE]) as reader, BagWriter(tmp_path / "b.mcap", "/i", IMAGE) as writer:
+        for index, (log_ns, data) in enumerate(reader.raw()):
+            writer.write_raw(log_ns, data[:6] if index in (0, 7) else data)
+    with fake_node(), player(tmp_path / "b.mcap", "--in-flight", "1") as playing:
+        output, _ = playing.communicate(timeout=30)
+    assert playing.returncode == 0, output
+    assert "2 messages cannot be read and were not played" in output
+    assert "played 10 frames" in output
 
 
 FAULTS = [
