@@ -1,4 +1,4 @@
-"""What computes a network's functions: one engine per runtime, behind one method."""
+"""Engines: one for each runtime, with one method that computes the functions of a network."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """Computes the functions of one network on one device. Not thread-safe."""
+    """Executor of the functions of one network on one device. Not thread-safe."""
 
     @property
     def device(self) -> torch.device:
-        """Where inputs are expected and outputs lie."""
+        """Device of inputs and outputs."""
         ...
 
     @property
     def description(self) -> str:
-        """The runtime, its version and where it computes, for logs and diagnostics."""
+        """Runtime, version and device, for logs and diagnostics."""
         ...
 
     @property
     def precision(self) -> str:
-        """Type of the arithmetic: float32, bfloat16 or float16."""
+        """Precision of the arithmetic: float32, bfloat16 or float16."""
         ...
 
     def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
         """Compute a function for several items of equal shapes in one pass.
 
-        batch: the inputs of each item, without the batch dimension. Returns the outputs of each.
+        batch: inputs of each item, without the batch dimension. Returns the outputs of each item.
         """
         ...
 
@@ -54,12 +54,12 @@ def open_engine(
     name: str = "custom",
     timed: bool = False,
 ) -> Engine:
-    """The engine that the settings ask for, with the network's weights on ``device``.
+    """Open the engine that the settings choose, with the network's weights on ``device``.
 
-    network: has an attribute ``functions``, the names of those of its methods that take and return
-    tensors, batch first, and perhaps an ``inference_form``; it belongs to the engine from now on.
-    name: of the preset, for files and messages. timed: every call waits for the device, so that
-    its time is exact (benchmarks and evaluation only). Raises DeviceError, MissingExtraError.
+    network: its attribute ``functions`` names the methods that take and return tensors, batch
+    first; a method ``inference_form`` is optional. The engine takes ownership of it. name: of the
+    preset, for files and messages. timed: whether calls wait for the device, so that their time is
+    exact (benchmarks and evaluation only). Raises DeviceError, MissingExtraError.
     """
     place = resolve_device(device)
     kind, reason = choose_engine(config, place)
@@ -74,25 +74,25 @@ def open_engine(
 
 
 def inference_form(network: nn.Module) -> nn.Module:
-    """What the network's method of this name returns, if it has one: a module with the same
-    functions, which are computed faster where weights are final."""
-    make = getattr(network, "inference_form", None)
-    if make is None:
+    """Convert a network to its form for inference, if it has a method of this name: a module with
+    the same functions, which are faster once the weights are final."""
+    convert = getattr(network, "inference_form", None)
+    if convert is None:
         return network
-    made: nn.Module = make()
-    return made
+    converted: nn.Module = convert()
+    return converted
 
 
 def open_exported(
     exported: ExportedFolder, config: RuntimeConfig, device: str | torch.device
 ) -> Engine:
-    """An engine for functions that 'stemseg export' wrote. Raises DeviceError,
+    """Open an engine for functions written by 'stemseg export'. Raises DeviceError,
     MissingExtraError."""
     place = resolve_device(device)
     kind = config.engine
     if kind == "torch":
         raise DeviceError(
-            f"runtime.engine torch computes no exported functions ({exported.folder}); use auto, "
+            f"runtime.engine torch cannot run exported functions ({exported.folder}); use auto, "
             "openvino, onnxruntime or tensorrt"
         )
     if kind == "auto":
@@ -104,18 +104,18 @@ def open_exported(
 
 
 def choose_engine(config: RuntimeConfig, device: torch.device) -> tuple[str, str]:
-    """Name of the engine for ``runtime.engine`` on a device, and why."""
+    """Choose the engine for a device; returns its name and the reason."""
     if config.engine != "auto":
-        return config.engine, "as runtime.engine says"
+        return config.engine, "set by runtime.engine"
     if device.type != "cpu":
-        return "torch", "the choice for a GPU"
+        return "torch", "the default for a GPU"
     if config.compile:
-        return "torch", "runtime.compile asks for it"
+        return "torch", "required by runtime.compile"
     if config.precision not in ("auto", "float32", resolve_precision("auto", device)):
-        return "torch", f"runtime.precision asks for {config.precision}"
+        return "torch", f"required by runtime.precision {config.precision}"
     if find_spec("openvino") is None:
         return "torch", "OpenVINO is not installed: pip install 'stemseg-ros[cpu]' brings it"
-    return "openvino", "the fastest on a CPU"
+    return "openvino", "the default for a CPU"
 
 
 def _open(

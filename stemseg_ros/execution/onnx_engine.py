@@ -1,4 +1,4 @@
-"""ONNX Runtime: on the CPU, on CUDA, and on CUDA by way of TensorRT."""
+"""Engine of ONNX Runtime: on the CPU, on CUDA, and with TensorRT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stemseg_ros.execution.settings import RuntimeConfig
 Tensors = tuple[Tensor, ...]
 Shapes = tuple[tuple[int, ...], ...]
 TYPES = {torch.float32: np.float32, torch.bool: np.bool_, torch.int64: np.int64}
-"""Of inputs."""
+"""Data types of inputs."""
 CPU, CUDA, TENSORRT = (
     "CPUExecutionProvider",
     "CUDAExecutionProvider",
@@ -27,21 +27,21 @@ CPU, CUDA, TENSORRT = (
 
 
 class OnnxRuntimeEngine:
-    """Runs exported functions in ONNX Runtime, with inputs and outputs in PyTorch's memory on the
-    device of the provider: nothing goes over the host between two functions."""
+    """Engine for exported functions. Inputs and outputs are PyTorch tensors on the provider's
+    device, so that nothing is copied to the host between functions."""
 
     def __init__(
         self, functions: FunctionFiles, config: RuntimeConfig, device: torch.device
     ) -> None:
-        """Raises DeviceError where ONNX Runtime has no provider for the device, or computes in
-        another precision than is asked for."""
+        """Choose provider and precision. Raises DeviceError if ONNX Runtime has no provider for
+        the device, or cannot compute in the configured precision."""
         with needs_extra("onnx"):
             import onnxruntime
         self.device = device
         self._functions, self._config = functions, config
         self._runtime = onnxruntime
-        self._provider = self._choose(onnxruntime.get_available_providers())
-        self.precision = self._arithmetic(functions.precision)
+        self._provider = self._choose_provider(onnxruntime.get_available_providers())
+        self.precision = self._choose_precision(functions.precision)
         self._sessions: dict[Path, Any] = {}
         self._found: dict[tuple[str, Shapes], Path] = {}
         self._output_shapes: dict[tuple[str, Shapes], Shapes] = {}
@@ -55,38 +55,40 @@ class OnnxRuntimeEngine:
         if key not in self._found:
             self._found[key] = self._functions.find(function, batch[0])
         session = self._session(self._found[key])
-        outputs = self._bound(session, inputs, self._shapes(session, key, inputs))
+        outputs = self._run_bound(session, inputs, self._shapes(session, key, inputs))
         return [tuple(output[n] for output in outputs) for n in range(len(batch))]
 
-    def _choose(self, available: Sequence[str]) -> str:
+    def _choose_provider(self, available: Sequence[str]) -> str:
         tensorrt = self._config.engine == "tensorrt"
         if tensorrt and self.device.type != "cuda":
             raise DeviceError(
-                f"runtime.engine tensorrt needs a CUDA device, not {self.device}; on a CPU "
-                "openvino or onnxruntime compute the same"
+                f"runtime.engine tensorrt needs a CUDA device, not {self.device}; use openvino or "
+                "onnxruntime on a CPU"
             )
         wanted = TENSORRT if tensorrt else CUDA if self.device.type == "cuda" else CPU
         if wanted not in available:
             raise DeviceError(
-                f"ONNX Runtime has no {wanted} here, only {', '.join(available)}; "
-                "onnxruntime-gpu brings those of CUDA, and runtime.engine torch needs none"
+                f"ONNX Runtime has no {wanted} here, only {', '.join(available)}; install "
+                "onnxruntime-gpu for CUDA, or use runtime.engine torch"
             )
         return wanted
 
-    def _arithmetic(self, written: str) -> str:
-        """Precision of the arithmetic. written: that of the files, which TensorRT may shorten."""
-        shortened = self._provider == TENSORRT and written == "float32"
-        able = [written, "float16"] if shortened else [written]
-        asked = self._config.precision
-        if asked not in ("auto", *able):
+    def _choose_precision(self, written: str) -> str:
+        """Choose the precision of the arithmetic. written: that of the files, which TensorRT may
+        reduce."""
+        reducible = self._provider == TENSORRT and written == "float32"
+        supported = [written, "float16"] if reducible else [written]
+        configured = self._config.precision
+        if configured not in ("auto", *supported):
             raise DeviceError(
-                f"runtime.precision {asked}: runtime.engine {self._config.engine} computes these "
-                f"functions in {' or '.join(able)}; use auto or {able[0]}, or runtime.engine torch"
+                f"runtime.precision {configured}: runtime.engine {self._config.engine} computes "
+                f"these functions in {' or '.join(supported)}; use auto or {supported[0]}, or "
+                "runtime.engine torch"
             )
-        return able[-1] if asked == "auto" else asked
+        return supported[-1] if configured == "auto" else configured
 
     def _options(self, path: Path) -> list[tuple[str, dict[str, str]]]:
-        """The providers for a file, with their options."""
+        """Return the providers for a file, with their options."""
         if self._provider == CPU:
             return [(CPU, {})]
         cuda = (CUDA, {"device_id": str(self.device.index or 0), "use_tf32": "0"})
@@ -109,7 +111,7 @@ class OnnxRuntimeEngine:
     def _session(self, path: Path) -> Any:
         if path not in self._sessions:
             options = self._runtime.SessionOptions()
-            options.log_severity_level = 3  # errors; warnings tell of its own rewriting of graphs
+            options.log_severity_level = 3  # errors; warnings are about its graph optimisation
             options.intra_op_num_threads = self._config.threads
             self._sessions[path] = self._runtime.InferenceSession(
                 str(path), options, providers=self._options(path)
@@ -117,7 +119,7 @@ class OnnxRuntimeEngine:
         return self._sessions[path]
 
     def _shapes(self, session: Any, key: tuple[str, Shapes], inputs: list[Tensor]) -> Shapes:
-        """Shapes of the outputs, learned from a first run: files hold formulas for them."""
+        """Return the shapes of the outputs, from a first run: in the files they are symbolic."""
         if key not in self._output_shapes:
             names = [value.name for value in session.get_inputs()]
             feed = {n: tensor.cpu().numpy() for n, tensor in zip(names, inputs, strict=True)}
@@ -126,7 +128,7 @@ class OnnxRuntimeEngine:
             )
         return self._output_shapes[key]
 
-    def _bound(self, session: Any, inputs: list[Tensor], shapes: Shapes) -> list[Tensor]:
+    def _run_bound(self, session: Any, inputs: list[Tensor], shapes: Shapes) -> list[Tensor]:
         binding = session.io_binding()
         outputs = [torch.empty(shape, device=self.device) for shape in shapes]
         place = self.device.type, self.device.index or 0
@@ -137,7 +139,7 @@ class OnnxRuntimeEngine:
             shape, address = list(tensor.shape), tensor.data_ptr()
             binding.bind_output(value.name, *place, np.float32, shape, address)
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # the provider computes on a stream of its own
+            torch.cuda.synchronize(self.device)  # the provider uses its own CUDA stream
         session.run_with_iobinding(binding)
         return outputs
 
@@ -149,8 +151,7 @@ def _batched(items: Sequence[Tensor]) -> Tensor:
 
 
 def tensorrt_cache(weights: str, device: str, half: bool, version: str) -> Path:
-    """Folder of the engines that TensorRT built: another one for another file (by its digest),
-    device, precision or version of ONNX Runtime, so that none is used for what it was not built
-    for. Engines for several input shapes lie side by side under names of their own."""
+    """Return the cache folder of TensorRT engines, one for each file (by digest), device,
+    precision and version of ONNX Runtime. TensorRT names the engines in it by input shapes."""
     key = f"{weights[:16]}-{device.replace(' ', '_')}-{'fp16' if half else 'fp32'}-{version}"
     return cache_folder() / "tensorrt" / key
