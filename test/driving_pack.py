@@ -53,6 +53,33 @@ def tiny_config(**training: object) -> Config:
     )
 
 
+def small_stc(**training: object) -> Config:
+    """Return a network and a schedule whose steps take a fraction of a second."""
+    settings: dict[str, object] = {
+        "network.fpn_channels": 16,
+        "network.mask_channels": 16,
+        "network.head_convs": 1,
+        "network.mask_convs": 1,
+        "network.norm_groups": 4,
+        "tracking.channels": 16,
+        "input.min_dim": 96,
+        "input.max_dim": 160,
+        "runtime.precision": "float32",
+        "training.crop": [96, 128],
+        "training.scale": [0.9, 1.1],
+        "training.pretrained": False,
+        "training.optimizer": "adamw",
+        "training.learning_rate": 3e-3,
+        "training.clip_norm": 10.0,
+        "training.mix": {"clips": 0.6, "stills_city": 0.4},
+        "training.batch_size": 2,
+        "training.steps": 40,
+    }
+    return load_config(
+        "stc_lite", settings | {f"training.{name}": value for name, value in training.items()}
+    )
+
+
 def _write(stem: Path, seed: int, shift: int) -> None:
     rng = np.random.default_rng(seed)
     image = rng.integers(90, 110, (HEIGHT, WIDTH, 3), dtype=np.uint8)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from driving_pack import tiny_config, write_pack
+from driving_pack import small_stc, tiny_config, write_pack
 
 from stemseg_ros.config import Config, ConfigError, load_config, update_config
 from stemseg_ros.models.stc.load import load_network
@@ -23,33 +23,6 @@ from stemseg_ros.training.trainables import trainable
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pack(tmp_path_factory.mktemp("pack"))
-
-
-def small_stc(**training: object) -> Config:
-    """Return a network and a schedule whose steps take a fraction of a second."""
-    settings: dict[str, object] = {
-        "network.fpn_channels": 16,
-        "network.mask_channels": 16,
-        "network.head_convs": 1,
-        "network.mask_convs": 1,
-        "network.norm_groups": 4,
-        "tracking.channels": 16,
-        "input.min_dim": 96,
-        "input.max_dim": 160,
-        "runtime.precision": "float32",
-        "training.crop": [96, 128],
-        "training.scale": [0.9, 1.1],
-        "training.pretrained": False,
-        "training.optimizer": "adamw",
-        "training.learning_rate": 3e-3,
-        "training.clip_norm": 10.0,
-        "training.mix": {"clips": 0.6, "stills_city": 0.4},
-        "training.batch_size": 2,
-        "training.steps": 40,
-    }
-    return load_config(
-        "stc_lite", settings | {f"training.{name}": value for name, value in training.items()}
-    )
 
 
 def steps(run: Run, settings: Config, pack: Path, until: int) -> list[float]:
