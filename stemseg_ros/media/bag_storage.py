@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import chain, islice, pairwise
 from operator import itemgetter
 from pathlib import Path, PurePath
@@ -28,6 +28,8 @@ from rosbags.rosbag2 import Reader
 
 from stemseg_ros.errors import BagError
 from stemseg_ros.media.bag_scan import MCAP_MAGIC, SQLITE_MAGIC, Scan, messages_of, scan
+from stemseg_ros.media.mistaken_files import mistaken_file
+from stemseg_ros.media.sqlite_journal import journals_of, take_in
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,6 @@ STORAGE_OF_SUFFIX: dict[str, Storage] = {".mcap": "mcap", ".db3": "sqlite3"}
 COMPRESSED_SUFFIXES = (".zstd", ".zst")
 ROS1_MAGIC = b"#ROSBAG V"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_JOURNALS = ("-wal", "-journal")
 _NUMBERED = re.compile(r"(.*)_([0-9]+)")
 
 
@@ -99,7 +100,7 @@ class StorageFiles:
             packed = data[:4] == ZSTD_MAGIC
             yield log_ns, bytes(zstandard.ZstdDecompressor().decompress(data)) if packed else data
         for loss in file.losses[known:]:
-            self.lose(f"{file.name}: {loss}")
+            self.lose(self._named(file.name, loss))
 
     def lose(self, what: str) -> None:
         """Record and log a loss."""
@@ -121,7 +122,10 @@ class StorageFiles:
             return
         self.files.append(file)
         for loss in file.losses:
-            self.lose(f"{path.name}: {loss}")
+            self.lose(self._named(path.name, loss))
+
+    def _named(self, file: str, loss: str) -> str:
+        return loss if file == self._path.name else f"{file}: {loss}"
 
     def _compare(self, names: list[Path], declared: dict[str, Any]) -> None:
         """Record what metadata.yaml lists and is missing."""
@@ -152,7 +156,7 @@ def _find(path: Path) -> tuple[list[Path], dict[str, Any]]:
     listed = declared.get("relative_file_paths")
     if isinstance(listed, list):
         by_name = {file.name: file for file in files}
-        names = [PurePath(str(name)).name for name in listed]
+        names = dict.fromkeys(PurePath(str(name)).name for name in listed)
         if chosen := [by_name[name] for name in names if name in by_name]:
             return chosen, declared
     # A recorder that was killed leaves its files without the metadata.
@@ -212,7 +216,7 @@ class StorageFile:
         self._path = path
         self.name = path.name
         try:
-            self._local = _readable(path, stack)
+            self._local = _readable(path, stack, self.losses)
             with self._local.open("rb") as file:
                 start = file.read(len(SQLITE_MAGIC))
         except (OSError, sqlite3.Error, zstandard.ZstdError) as error:
@@ -223,11 +227,11 @@ class StorageFile:
         if start != SQLITE_MAGIC and not start.startswith(MCAP_MAGIC):
             if not is_storage(path):
                 raise BagError(_no_bag(path))
+            reason = mistaken_file(path) or "neither an mcap nor a sqlite3 file"
             if not start:
-                raise BagError(f"'{path}' is not readable as a ROS 2 bag: it is empty")
-            raise BagError(
-                f"'{path}' is not readable as a ROS 2 bag: neither an mcap nor a sqlite3 file"
-            )
+                cut = path.stat().st_size > 0  # of a compressed file
+                reason = "it is cut off before its first whole block" if cut else "it is empty"
+            raise BagError(f"'{path}' is not readable as a ROS 2 bag: {reason}")
         self._indexed = self._open_indexed()
         self._scan = None if self._indexed else self._open_scan()
         source = self._indexed or self._scan
@@ -247,7 +251,12 @@ class StorageFile:
                 for item in self._indexed.messages(connections):
                     yield item
                     done += 1
-                return
+                expected = sum(connection.msgcount for connection in connections)
+                if done or not expected:
+                    loss = f"its index counts {expected} messages, {done} came"
+                    if done < expected and loss not in self.losses:
+                        self.losses.append(loss)
+                    return
             except Exception as error:  # damaged files make the parsers fail in any way
                 log.debug("%s: %s", self._path, error)
         found = self._scan or self._open_scan()
@@ -304,33 +313,23 @@ class StorageFile:
         return min(times), max(times)
 
 
-def _readable(path: Path, stack: ExitStack) -> Path:
-    """The file itself, or a temporary copy: decompressed, or with what is left in its journal."""
-    compressed = path.suffix.lower() in COMPRESSED_SUFFIXES
-    journals = [Path(f"{path}{end}") for end in _JOURNALS]
-    journals = [file for file in journals if file.is_file() and file.stat().st_size]
-    if not compressed and not journals:
+def _readable(path: Path, stack: ExitStack, losses: list[str]) -> Path:
+    """The file itself, or a temporary copy: decompressed, or with what is left in its journal;
+    ``losses`` receives what could not be taken from the latter."""
+    with path.open("rb") as file:
+        compressed = file.read(len(ZSTD_MAGIC)) == ZSTD_MAGIC
+    if not compressed and not journals_of(path):
         return path
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stemseg-")))
     copy = folder / ("bag" + _plain_suffix(path))
-    if compressed:
-        with path.open("rb") as packed, copy.open("wb") as unpacked:
-            decompressor = zstandard.ZstdDecompressor()
-            with decompressor.stream_reader(packed, read_across_frames=True) as stream:
-                # A cut file gives what is whole of it, then ends.
-                shutil.copyfileobj(stream, unpacked)
+    if not compressed:
+        losses += take_in(path, copy)
         return copy
-    shutil.copyfile(path, copy)
-    for journal in journals:
-        shutil.copyfile(journal, f"{copy}{str(journal).removeprefix(str(path))}")
-    with suppress(sqlite3.DatabaseError):  # what is damaged is scanned later
-        database = sqlite3.connect(copy)
-        try:
-            # Takes the journal in, and leaves one file.
-            database.execute("PRAGMA journal_mode = DELETE").fetchall()
-            database.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        finally:
-            database.close()
+    with path.open("rb") as packed, copy.open("wb") as unpacked:
+        decompressor = zstandard.ZstdDecompressor()
+        with decompressor.stream_reader(packed, read_across_frames=True) as stream:
+            # A cut file gives what is whole of it, then ends.
+            shutil.copyfileobj(stream, unpacked)
     return copy
 
 

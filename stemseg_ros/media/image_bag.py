@@ -38,7 +38,7 @@ class ImageBagReader:
         try:
             first = next(iter(self), None)
             if first is None:
-                raise BagError(self.damage.skipped[0].reason)
+                raise BagError(_why_nothing(self._bag, self.damage))
             self.fps = _rate([stamp_ns(m) for m in islice(self._messages(), _PROBED_MESSAGES)])
             """Frames per second by the first stamps; none where they do not advance."""
         except BaseException:
@@ -76,6 +76,12 @@ class ImageBagReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _why_nothing(bag: BagReader, damage: Damage) -> str:
+    if damage.skipped:
+        return damage.skipped[0].reason
+    return "; ".join([f"'{bag.path}' holds no whole message on {bag.topic}", *damage.losses])
 
 
 def _rate(stamps: list[int]) -> float | None:

@@ -23,6 +23,7 @@ from PIL import ImageOps
 
 from stemseg_ros.errors import MediaError
 from stemseg_ros.media.damage import Damage
+from stemseg_ros.media.mistaken_files import mistaken_file
 from stemseg_ros.records import Image
 
 IMAGE_SUFFIXES = frozenset(
@@ -255,9 +256,8 @@ class Video:
         try:
             yield
         except (av.FFmpegError, OSError) as error:
-            raise MediaError(
-                f"{self.path}: not readable as a video: {error.strerror or error}"
-            ) from error
+            reason = mistaken_file(self.path) or error.strerror or error
+            raise MediaError(f"{self.path}: not readable as a video: {reason}") from error
 
     def _stamp_ns(self, frame: av.VideoFrame, index: int) -> int:
         if self._retimed or frame.pts is None or frame.time_base is None:
@@ -374,5 +374,6 @@ def read_image(path: str | Path) -> Image:
                 return np.repeat(gray[..., None], 3, axis=2)
             rgb: Image = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
-        raise MediaError(f"{path}: not readable as an image: {error}") from error
+        reason = mistaken_file(path) or error
+        raise MediaError(f"{path}: not readable as an image: {reason}") from error
     return np.ascontiguousarray(rgb[..., ::-1])

@@ -8,7 +8,9 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from stemseg_ros.errors import BagError
+from stemseg_ros.errors import BagError, MediaError
+from stemseg_ros.media.bag_storage import StorageFile
 from stemseg_ros.media.bags import IMAGE, bag_info, make_header, message_types, write_bag
 from stemseg_ros.media.image_bag import ImageBagReader
 from stemseg_ros.media.sources import open_source
@@ -123,6 +126,22 @@ os._exit(0)
     return path
 
 
+def linked(path: Path) -> Path:
+    """The journal lies beside the file that the link points to."""
+    link = path.parent / "links" / "link.db3"
+    link.parent.mkdir()
+    link.symlink_to(write_ahead_log(path))
+    return link
+
+
+def packed(path: Path, name: str) -> Path:
+    """zstd under a name that does not say so."""
+    out = path.with_name(name)
+    out.write_bytes(zstandard.ZstdCompressor().compress(written(path).read_bytes()))
+    path.unlink()
+    return out
+
+
 def parts(folder: Path, numbers: tuple[int, ...] = (0, 1, 10)) -> Path:
     """A split recording without metadata; part 10 comes behind part 1."""
     folder.mkdir()
@@ -153,6 +172,12 @@ WHOLE: dict[str, Callable[[Path], Path]] = {
     "unindexed, disordered": lambda d: mcap(d / "x.mcap", order=-1, **UNINDEXED),
     "disordered": lambda d: mcap(d / "x.mcap", order=-1, **SMALL_CHUNKS),
     "wal": lambda d: write_ahead_log(d / "x.db3"),
+    "wal behind a link": lambda d: linked(d / "x.db3"),
+    "zstd without its suffix": lambda d: packed(d / "a.mcap", "x.mcap"),
+    "plain with the suffix of zstd": lambda d: renamed(written(d / "x.db3"), "x.db3.zstd"),
+    "a part listed twice": lambda d: metadata(
+        written(d / "x"), "  - x.mcap\n", "  - x.mcap\n  - x.mcap\n"
+    ),
     "empty metadata": lambda d: replaced_metadata(written(d / "x"), ""),
     "broken metadata": lambda d: replaced_metadata(written(d / "x"), "a: [b"),
     "other metadata": lambda d: replaced_metadata(written(d / "x"), "a: 3"),
@@ -213,6 +238,25 @@ def cut_zstd(path: Path) -> Path:
     return cut(path, 0.7)
 
 
+def cut_journal(path: Path) -> Path:
+    cut(Path(f"{write_ahead_log(path)}-wal"), 0.5)
+    return path
+
+
+def damaged_journal(path: Path) -> Path:
+    journal = Path(f"{write_ahead_log(path)}-wal")
+    data = bytearray(journal.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 8] = bytes(8)
+    journal.write_bytes(data)
+    return path
+
+
+def journal_without_header(path: Path) -> Path:
+    journal = Path(f"{write_ahead_log(path)}-wal")
+    journal.write_bytes(bytes(32) + journal.read_bytes()[32:])
+    return path
+
+
 LOST: dict[str, tuple[Callable[[Path], Path], str]] = {
     "chunks": (lambda d: cut(mcap(d / "x.mcap", **SMALL_CHUNKS), 0.6), "is cut off"),
     "no chunks": (lambda d: cut(mcap(d / "x.mcap", **UNINDEXED), 0.6), "is cut off"),
@@ -220,6 +264,12 @@ LOST: dict[str, tuple[Callable[[Path], Path], str]] = {
     "part": (lambda d: cut_part(d / "x"), "drive_10.mcap.* not readable"),
     "db3": (lambda d: cut(written(d / "x.db3"), 0.6), "cut off or damaged"),
     "zstd": (lambda d: cut_zstd(d / "x.mcap.zstd"), "is cut off"),
+    "wal cut": (lambda d: cut_journal(d / "x.db3"), "x.db3-wal is cut off or damaged"),
+    "wal damaged": (lambda d: damaged_journal(d / "x.db3"), "x.db3-wal is cut off or damaged"),
+    "wal unreadable": (
+        lambda d: journal_without_header(d / "x.db3"),
+        "x.db3-wal is cut off or damaged",
+    ),
 }
 
 
@@ -245,8 +295,7 @@ def test_an_index_that_is_cut_off_costs_no_message(tmp_path: Path) -> None:
     with ImageBagReader(path) as reader:
         assert [stamp for stamp, _ in reader] == STAMPS
         assert reader.damage.losses == [
-            "x.mcap: the file is cut off behind its last message: no message is lost, but its "
-            "index"
+            "the file is cut off behind its last message: no message is lost, but its index"
         ]
 
 
@@ -262,6 +311,73 @@ def test_a_count_beyond_the_files_is_named(tmp_path: Path) -> None:
         assert reader.damage.losses == [
             f"metadata.yaml counts 99 messages, the files hold {COUNT}"
         ]
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize("name", ["x.mcap", "x.db3", "x.mcap.zstd", "x.mp4", "x.png"])
+@pytest.mark.parametrize(
+    ("content", "words"), [(POINTER, "pointer of Git LFS"), (b"<html>", "an HTML page")]
+)
+def test_what_is_taken_for_a_recording_is_called_what_it_is(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    path = tmp_path if name == "x.png" else tmp_path / name
+    with pytest.raises(MediaError, match=words):
+        open_source(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.mcap", b"", "it is empty"),
+        ("x.mcap.zstd", b"", "it is empty"),
+        ("x.mcap.zstd", zstandard.ZstdCompressor().compress(bytes(99))[:8], "cut off before"),
+        ("x.db3", bytes(99), "neither an mcap nor a sqlite3 file"),
+    ],
+)
+def test_files_without_content(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BagError, match=words):
+        open_source(tmp_path / name)
+
+
+def test_a_bag_of_which_damage_leaves_no_message(tmp_path: Path) -> None:
+    """Its index promises some."""
+    path = mcap(tmp_path / "x.mcap")
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] + bytes(40) + data[middle + 40 :])
+    with pytest.raises(BagError, match=r"x\.mcap.*chunk at byte [0-9]+ is damaged"):
+        open_source(path)
+
+
+@pytest.mark.parametrize(
+    ("yields", "found", "losses"),
+    [(0, COUNT, []), (7, 7, ["its index counts 12 messages, 7 came"])],
+)
+def test_an_index_that_leads_to_fewer_messages_than_it_counts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    yields: int,
+    found: int,
+    losses: list[str],
+) -> None:
+    """As damaged ones do; without any message the file is read without it."""
+    opened = StorageFile._open_indexed
+
+    def open_indexed(self: StorageFile) -> Any:
+        reader = opened(self)
+        messages = reader.messages
+        reader.messages = lambda *given: islice(messages(*given), yields)
+        return reader
+
+    monkeypatch.setattr(StorageFile, "_open_indexed", open_indexed)
+    with ImageBagReader(written(tmp_path / "x.mcap")) as reader:
+        assert len(list(reader)) == found
+        assert reader.damage.losses[:1] == losses
 
 
 def test_unrelated_files_are_no_parts(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from stemseg_ros.errors import StemsegError
+from stemseg_ros.media.mistaken_files import describe_mistaken
 
 STATE_KEYS = ("model", "state_dict")
 """Under which checkpoints keep their state dict; weights alone are published without a key."""
@@ -94,17 +95,8 @@ def checked_state(content: object, path: Path) -> dict[str, Tensor]:
 
 def _refuse_mistaken(path: Path, head: bytes) -> None:
     """Raises CheckpointError that says what a file is instead of what its name says."""
-    text = head.lstrip().lower()
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{path}: a pointer of Git LFS, not the weights themselves; fetch them with "
-            "'git lfs pull' in that repository, or download the file itself"
-        )
-    if text.startswith((b"<!doctype html", b"<html")):
-        raise CheckpointError(
-            f"{path}: an HTML page, not weights: the download met a page of the site (of consent "
-            "or an error); open the link in a browser and save the file behind it"
-        )
+    if mistaken := describe_mistaken(head):
+        raise CheckpointError(f"{path}: {mistaken}")
     named = path.suffix == _SAFETENSORS
     if not named and _is_safetensors(head, path.stat().st_size):
         raise CheckpointError(

@@ -213,8 +213,8 @@ def test_what_blocks_a_checkpoint_is_named_with_the_remedy(
             "git lfs",
         ),
         ("x.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
-        ("x.pth", b"\n<!DOCTYPE html><html><head></head></html>", "an HTML page, not weights"),
-        ("x.safetensors", b"<html>", "an HTML page, not weights"),
+        ("x.pth", b"\n<!DOCTYPE html><html><head></head></html>", "an HTML page: the download"),
+        ("x.safetensors", b"<html>", "an HTML page: the download"),
         (
             "x.pth",
             safetensors.torch.save({"a": torch.zeros(1)}),
