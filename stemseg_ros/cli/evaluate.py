@@ -265,7 +265,11 @@ def _print(variants: list[VariantReport]) -> None:
     for variant in variants:
         measured = next(iter(variant.measures.values()), {})
         if not measured:
-            console.print(f"{variant.variant.name}: no object in truth or results, no measures")
+            console.print(
+                f"{variant.variant.name}: the ground truth holds no object, so there are no "
+                "measures",
+                soft_wrap=True,
+            )
             continue
         names = [name for name in measured if name not in COUNTS or name == "IDS"]
         table = Table(

@@ -18,12 +18,19 @@ def output_folder(folder: Path) -> Iterator[None]:
     A folder that was created for it and is still empty at the end of the block goes again. Raises
     MediaError.
     """
-    created = [place for place in (folder, *folder.parents) if not place.exists()]
+    created: list[Path] = []
     try:
         try:
+            created = [place for place in (folder, *folder.parents) if not place.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
+        except (FileExistsError, NotADirectoryError) as error:
+            places = (folder, *folder.parents)
+            file = next((p for p in places if p.exists() and not p.is_dir()), folder)
+            raise MediaError(
+                f"cannot write to the folder {folder}: {file} is no folder"
+            ) from error
         except OSError as error:
             raise MediaError(f"cannot write to the folder {folder}: {error.strerror}") from error
         yield

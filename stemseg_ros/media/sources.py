@@ -134,7 +134,7 @@ def _refuse_streams(path: Path) -> None:
     # A Path makes one slash of two.
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path))
     if path.is_char_device():
-        named, what = str(path), "a camera"
+        named, what = str(path), "a device, such as a camera"
     elif match and not path.exists():
         named, what = f"{match[1]}://{match[2]}", "an address"
     else:

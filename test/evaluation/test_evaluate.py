@@ -257,7 +257,7 @@ def test_videos_without_annotations_get_a_results_file(
     assert (
         tracks[0]["score"] == 1.0 and 0.4 < tracks[1]["score"] < 0.7
     )  # 24 x 24 to 32 x 32 pixels
-    assert "hold a mask" in (tmp_path / "out" / "report.html").read_text()
+    assert "The ground truth holds no object" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_only_the_frames_that_the_ground_truth_names(

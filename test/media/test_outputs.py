@@ -57,12 +57,13 @@ def test_folders_that_were_made_and_stay_empty_go_again(tmp_path: Path, failing:
     assert (out / "a.txt").is_file()
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["file", "file/out", "file/a/b", "nowhere"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    with (
-        pytest.raises(MediaError, match=r"cannot write to the folder .*file/out"),
-        appear_together(tmp_path / "file" / "out", last="x"),
-    ):
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    blocking = tmp_path / name.partition("/")[0]
+    words = f"cannot write to the folder {tmp_path / name}: {blocking} is no folder"
+    with pytest.raises(MediaError, match=words), appear_together(tmp_path / name, last="x"):
         pass
 
 

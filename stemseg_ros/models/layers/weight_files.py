@@ -30,7 +30,8 @@ WRAPPERS = ("module.", "_orig_mod.")
 _SAFETENSORS = ".safetensors"
 _HEAD = 512
 """Bytes that tell what a file is."""
-_ZIP = b"PK\x03\x04"
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+"""How files of torch.save begin, now and in the older format."""
 _BLOCKED = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -54,8 +55,10 @@ def read_content(path: Path) -> object:
             head = file.read(_HEAD)
     except OSError as error:
         raise CheckpointError(f"checkpoint '{path}' is not readable: {error.strerror}") from None
+    if not head:
+        raise CheckpointError(f"{path}: is empty")
     _refuse_mistaken(path, head)
-    return _read_safetensors(path) if path.suffix == _SAFETENSORS else _read_pickle(path)
+    return _read_safetensors(path) if path.suffix == _SAFETENSORS else _read_pickle(path, head)
 
 
 def state_of(content: object, path: Path) -> dict[str, Tensor]:
@@ -125,14 +128,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
 
 
-def _read_pickle(path: Path) -> object:
+def _read_pickle(path: Path, head: bytes) -> object:
+    if not head.startswith((_ZIP, _PICKLE)):
+        raise CheckpointError(
+            f"{path}: holds no weights: expected a file of torch.save (.pth) or a .safetensors"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # whose text recommends to read it unprotected
         raise CheckpointError(f"{path}: {_unpickling(path, error)}") from None
-    except Exception as error:  # damaged bytes lead the unpickler to raise almost anything
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path}: truncated or no checkpoint: {reason}") from None
+    except Exception:  # damaged bytes lead the unpickler to raise almost anything
+        raise CheckpointError(f"{path}: a file of torch.save, cut off or damaged") from None
 
 
 def _unpickling(path: Path, error: pickle.UnpicklingError) -> str:
@@ -142,7 +148,7 @@ def _unpickling(path: Path, error: pickle.UnpicklingError) -> str:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     names = names or _BLOCKED.findall(str(error))
     if not names:
-        return "refused, since reading it would run code or it is no checkpoint"
+        return "refused, since reading it would run code, or it is damaged"
     clean = path.with_name(f"{path.stem}_clean.pth")
     code = (
         f"import torch; content = torch.load({json.dumps(str(path))}, map_location='cpu', "

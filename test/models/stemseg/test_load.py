@@ -221,6 +221,11 @@ def test_what_blocks_a_checkpoint_is_named_with_the_remedy(
             "a safetensors file under another name; rename it to 'x.safetensors'",
         ),
         ("x.safetensors", b"PK\x03\x04" + bytes(30), "rename it to 'x.pth'"),
+        ("x.pth", b"PK\x03\x04" + bytes(30), "a file of torch.save, cut off or damaged"),
+        ("x.pth", b"", "x.pth: is empty"),
+        ("x.safetensors", b"", "x.safetensors: is empty"),
+        ("x.pth", bytes(300), "holds no weights: expected"),
+        ("x.pth", b"model: lite\n", "holds no weights: expected"),
     ],
 )
 def test_what_is_taken_for_weights_is_called_what_it_is(
