@@ -153,7 +153,7 @@ def evaluate(
     """
     from stemseg_ros.errors import needs_extra
     from stemseg_ros.labelling.job import write_json
-    from stemseg_ros.media.outputs import output_folder
+    from stemseg_ros.media.outputs import appear_together, output_folder
 
     tree = config_from(config, settings)
     with needs_extra("eval"):
@@ -185,8 +185,9 @@ def evaluate(
             masks = {name: partial(stored_masks, folder, name) for name in given.truths}
         shown = relinker.masks(wanted[0], masks)
         report = summarise(given, ground_truth, variants, None if results else setup)
-        write_json(out / "report.json", to_json(report))
-        write_page(out / "report.html", report, given, lambda name: shown[name]())
+        with appear_together(out, last="report.json") as fresh:
+            write_json(fresh / "report.json", to_json(report))
+            write_page(fresh / "report.html", report, given, lambda name: shown[name]())
     _print(variants)
     typer.echo(f"{out}: report.html, report.json")
     lost = lost_lines(variants)

@@ -30,7 +30,25 @@ from stemseg_ros.evaluation import runs
 from stemseg_ros.evaluation.inputs import read_input
 from stemseg_ros.evaluation.variants import STORED, LinkingVariant
 from stemseg_ros.formats import FORMATS
-from stemseg_ros.formats.sequence_masks import SequenceMasks
+from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
+
+
+def test_a_failure_leaves_the_reports_of_the_run_before(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, met by the page: its numbers do not appear beside the old page."""
+    results, out = dataset / "instances_txt", tmp_path / "out"
+    arguments = ("--ground-truth", dataset, "--results", results, "--out", out)
+    evaluate(*arguments, "--sequence", "0001")
+    before = {name: (out / name).read_bytes() for name in ("report.json", "report.html")}
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        path.write_text("<html>")
+        raise EvaluationError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr("stemseg_ros.evaluation.report.page.write_page", full)
+    assert "No space left" in evaluate(*arguments, code=2)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
 def test_linkers_give_stored_masks_new_identities(dataset: Path, tmp_path: Path) -> None:
