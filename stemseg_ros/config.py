@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from stemseg_ros.errors import StemsegError
@@ -64,6 +64,16 @@ class Config(Section):
     node: NodeConfig = NodeConfig()
     health: HealthConfig = HealthConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _a_score_for_each_class(self) -> Config:
+        given = len(self.output.class_min_score)
+        if given and given != len(self.classes):
+            raise ValueError(
+                f"output.class_min_score has {given} values for the classes "
+                f"{', '.join(self.classes)}"
+            )
+        return self
 
     @property
     def classes(self) -> tuple[str, ...]:

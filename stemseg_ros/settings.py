@@ -66,6 +66,10 @@ class OutputConfig(Section):
 
     min_score: float = Field(0.0, ge=0, le=1, json_schema_extra=LIVE)
     """Instances with a lower score are left out."""
+    class_min_score: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (), json_schema_extra=LIVE
+    )
+    """min_score of each class, in the order of the classes; empty: min_score for all."""
     keep_score: float = Field(1.0, ge=0, le=1, json_schema_extra=LIVE)
     """A track that came out before is left out only below this score, too, so that scores that
     vary around min_score do not interrupt it; from min_score on without effect."""
@@ -73,6 +77,10 @@ class OutputConfig(Section):
     """Masks of fewer pixels of the source image are left out."""
     min_track_frames: int = Field(1, ge=1, le=100, json_schema_extra=LIVE)
     """A track is reported from its n-th frame on (causal: earlier frames are not revised)."""
+
+    def min_score_of(self, class_id: int) -> float:
+        """Get the least score of instances of a class (from 1) that are reported."""
+        return self.class_min_score[class_id - 1] if self.class_min_score else self.min_score
 
 
 class StreamConfig(Section):

@@ -147,8 +147,8 @@ class HodorTracker:
             if found.probabilities is not None:
                 inside = found.probabilities[number].float().cpu().numpy()[mask]
                 score = min(1.0, float(inside.mean(dtype=np.float64)))
-            if score >= output.min_score:
-                class_id = self._classes[track_id]
+            class_id = self._classes[track_id]
+            if score >= output.min_score_of(class_id):
                 name = self.config.classes[class_id - 1]
                 instances.append(Instance.from_mask(mask, track_id, class_id, name, score))
         return tuple(instances)

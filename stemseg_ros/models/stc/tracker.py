@@ -128,7 +128,8 @@ class StcTracker:
 
     def _is_reported(self, history: TrackHistory) -> bool:
         output = self.config.output
-        return history.frames >= output.min_track_frames and history.score >= output.min_score
+        least = output.min_score_of(history.label + 1)
+        return history.frames >= output.min_track_frames and history.score >= least
 
     def _free_mask(
         self,

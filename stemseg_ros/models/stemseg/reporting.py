@@ -53,12 +53,13 @@ class Reporter:
         score = track.heat * track.class_probability
         if track.age < output.min_track_frames or mask.area < output.min_area:
             return None
-        track.reported |= score >= output.min_score
-        if not track.reported or score < min(output.keep_score, output.min_score):
+        index = track.class_index or 0
+        least = output.min_score_of(index + 1)
+        track.reported |= score >= least
+        if not track.reported or score < min(output.keep_score, least):
             return None
         if track.number is None:
             track.number = next(self._numbers)
-        index = track.class_index or 0
         return Instance(
             track_id=track.number,
             class_id=index + 1,

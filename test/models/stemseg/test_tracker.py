@@ -166,9 +166,12 @@ def test_hidden_object_keeps_its_id() -> None:
         ("output.min_track_frames", 3, [0, 0, 2, 2, 2, 2]),
         ("output.min_area", 500, [1] * 6),
         ("output.min_score", 0.999, [0] * 6),
+        ("output.class_min_score", [0.999, 0.5], [1] * 6),  # an object of each class
+        ("output.class_min_score", [0.5, 0.5], [2] * 6),
+        ("output.class_min_score", [0.999, 0.999], [0] * 6),
     ],
 )
-def test_output_settings(setting: str, value: float, counts: list[int]) -> None:
+def test_output_settings(setting: str, value: Any, counts: list[int]) -> None:
     assert [len(r.instances) for r in run(make(**{setting: value})[0], two_movers(6))] == counts
 
 
