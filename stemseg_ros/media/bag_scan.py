@@ -280,13 +280,19 @@ class Sqlite3Scan:
         self._database.close()
 
     def _scan_rows(self) -> None:
+        damaged = 0
         try:
             for row, topic, log_ns in self._database.execute(
                 "SELECT id, topic_id, timestamp FROM messages ORDER BY id"
             ):
-                self.places.append(_Place(log_ns, topic, row))
+                if isinstance(topic, int) and isinstance(log_ns, int):
+                    self.places.append(_Place(log_ns, topic, row))
+                else:
+                    damaged += 1
         except sqlite3.Error as error:
             self.losses.append(
                 f"the file is cut off or damaged behind row {len(self.places)}, later messages "
                 f"are lost: {error}"
             )
+        if damaged:
+            self.losses.append(f"{damaged} rows have no topic or time: their messages are lost")

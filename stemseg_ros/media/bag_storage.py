@@ -30,6 +30,7 @@ from stemseg_ros.errors import BagError
 from stemseg_ros.media.bag_scan import MCAP_MAGIC, SQLITE_MAGIC, Scan, messages_of, scan
 from stemseg_ros.media.mistaken_files import mistaken_file
 from stemseg_ros.media.sqlite_journal import journals_of, take_in
+from stemseg_ros.media.sqlite_pages import drop_incomplete_page, ends_within_page
 
 log = logging.getLogger(__name__)
 
@@ -314,23 +315,28 @@ class StorageFile:
 
 
 def _readable(path: Path, stack: ExitStack, losses: list[str]) -> Path:
-    """The file itself, or a temporary copy: decompressed, or with what is left in its journal;
-    ``losses`` receives what could not be taken from the latter."""
+    """Return the file itself, or a temporary copy: decompressed, with what is left in its journal,
+    or without the incomplete page at its end; appends what the journal has lost to ``losses``."""
     with path.open("rb") as file:
         compressed = file.read(len(ZSTD_MAGIC)) == ZSTD_MAGIC
-    if not compressed and not journals_of(path):
+    if not compressed and not journals_of(path) and not ends_within_page(path):
         return path
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stemseg-")))
     copy = folder / ("bag" + _plain_suffix(path))
-    if not compressed:
+    if compressed:
+        _decompress(path, copy)
+    else:
         losses += take_in(path, copy)
-        return copy
+    drop_incomplete_page(copy)
+    return copy
+
+
+def _decompress(path: Path, copy: Path) -> None:
     with path.open("rb") as packed, copy.open("wb") as unpacked:
         decompressor = zstandard.ZstdDecompressor()
         with decompressor.stream_reader(packed, read_across_frames=True) as stream:
             # A cut file gives what is whole of it, then ends.
             shutil.copyfileobj(stream, unpacked)
-    return copy
 
 
 def _cdr(connection: Connection) -> bool:
