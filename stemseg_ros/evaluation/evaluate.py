@@ -71,7 +71,7 @@ class VariantReport:
 
 
 class StoredResults(NamedTuple):
-    """Results that were not made here."""
+    """Results that were computed earlier, by this or another program."""
 
     masks: dict[str, SequenceMasks]
     lost: dict[str, LostFrames]
@@ -81,7 +81,7 @@ class StoredResults(NamedTuple):
 def read_stored(
     given: EvaluationInput, ground_truth: Path, path: Path, max_gap: float
 ) -> StoredResults:
-    """Stored results in the format of the ground truth. max_gap: ``stream.max_gap``. Raises
+    """Read stored results in the format of the ground truth. max_gap: ``stream.max_gap``. Raises
     EvaluationError, MediaError."""
     if given.format != BAG:
         return StoredResults(format_named(given.format).read_results(path, given.truths), {})
@@ -284,12 +284,10 @@ def parallel(
             values[i] = function(task)
             done(values)
         return list(values.values())
-    # Losses are part of what the processes return; their warnings would be a second report.
     with ProcessPoolExecutor(
         min(jobs, len(tasks)),
         multiprocessing.get_context("spawn"),
-        initializer=logging.disable,
-        initargs=(logging.WARNING,),
+        initializer=_mute_losses,
     ) as pool:
         futures = {pool.submit(function, task): i for i, task in enumerate(tasks)}
         try:
@@ -300,6 +298,12 @@ def parallel(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [values[i] for i in range(len(tasks))]
+
+
+def _mute_losses() -> None:
+    """Leave out the warnings about damaged recordings: losses are part of what a process returns,
+    and are reported once, at the end."""
+    logging.getLogger("stemseg_ros.media").setLevel(logging.ERROR)
 
 
 def timing(runs: Iterable[StoredRun]) -> Timing:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stemseg_ros.errors import MediaError
-from stemseg_ros.evaluation.bag_stamps import frames_of, read_stamps
+from stemseg_ros.evaluation.bag_stamps import NO_FRAME, frames_of, read_stamps
 from stemseg_ros.evaluation.lost_frames import LostFrames
 from stemseg_ros.formats import format_named
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks, from_results
@@ -55,12 +55,15 @@ class Images:
     """Frame of the ground truth of each message of a damaged bag; None for their order."""
 
     def frame(self, position: int) -> int:
-        """Frame of the ground truth at a position of the recording; NO_FRAME if that is lost."""
+        """Return the frame of the ground truth at a position of the recording; NO_FRAME if it is
+        lost."""
         return self.numbers[position] if self.numbers else position
 
     def lost(self, damage: Damage, dropped: Mapping[str, int] | None = None) -> LostFrames:
-        """What was not read, by frames of the ground truth. dropped: because of stamps."""
+        """Number what was not read by the frames of the ground truth, without frames whose ground
+        truth is lost. dropped: frames dropped because of their stamps, by reason."""
         skipped = [SkippedFrame(self.frame(item.frame), item.reason) for item in damage.skipped]
+        skipped = [item for item in skipped if item.frame != NO_FRAME]
         return LostFrames(skipped, list(damage.losses), dict(dropped or {}))
 
     def open(self) -> FrameSource:
@@ -210,6 +213,7 @@ def read_results_bag(
     lost, explained = LostFrames(losses=list(found.losses)), set[int]()
     if images is not None and len(found.ns) < len(stamps.ns):
         lost, explained = unusable_frames(images, max_gap)
+        lost = replace(lost, losses=list(dict.fromkeys([*found.losses, *lost.losses])))
     numbers = frames_of(stamps, found, f"{path}: results", explained)
     result = read_bag(path, topic)
     if numbers:

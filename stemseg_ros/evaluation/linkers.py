@@ -163,9 +163,9 @@ class AssociationLinker:
 def relink(
     sequence: SequenceMasks, images: Images, linker: Linker
 ) -> tuple[SequenceMasks, LostFrames]:
-    """The same masks with identities of a linker, and the frames that cannot be read, whose masks
-    are left out; a track's score is the mean of those that its masks had. Raises EvaluationError,
-    MediaError."""
+    """Give masks the ids of a linker; returns them with the frames that cannot be read, whose
+    masks are left out. The score of a track is the mean of those of its masks. Raises
+    EvaluationError, MediaError."""
     damage = Damage()
     numbers: dict[tuple[int, int], int] = {}
     counts: Counter[int] = Counter()
@@ -191,7 +191,8 @@ def relink(
 def _frames(
     sequence: SequenceMasks, images: Images, damage: Damage
 ) -> Iterator[tuple[FrameMasks, list[ResultRow]]]:
-    """Frames in order, also those without masks; ``damage`` receives what cannot be read."""
+    """Yield frames in order, also those without masks; appends what cannot be read to
+    ``damage``."""
     by_frame = sequence.by_frame()
     with images.open() as source:
         read = 0
@@ -235,7 +236,7 @@ def warp_mask(mask: Bools, back: npt.NDArray[np.float32]) -> Bools:
 
 
 def mask_iou(first: Bools, second: Bools) -> float:
-    """0 for two empty masks."""
+    """Compute the IoU of two masks; 0 if both are empty."""
     either = np.count_nonzero(first | second)
     return np.count_nonzero(first & second) / either if either else 0.0
 

@@ -24,7 +24,7 @@ class LostFrames:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> LostFrames:
-        """Read what ``asdict`` made. Raises KeyError, TypeError."""
+        """Parse the content of ``asdict``. Raises KeyError, TypeError."""
         skipped = [SkippedFrame(**item) for item in content["skipped"]]
         return cls(skipped, list(content["losses"]), dict(content["dropped"]))
 
@@ -32,6 +32,6 @@ class LostFrames:
         return bool(self.skipped or self.losses or self.dropped)
 
     def lines(self) -> list[str]:
-        """One line each, for a report."""
+        """Return one line for each loss, for a report."""
         damage = Damage(self.skipped, self.losses)
         return [*damage.lines(), *self.losses, *dropped_lines(self.dropped)]

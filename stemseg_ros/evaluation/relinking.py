@@ -55,7 +55,8 @@ class Relinker:
         }
 
     def lost(self, variant: LinkingVariant) -> dict[str, LostFrames]:
-        """Frames that a variant's linker could not read, of the sequences that have such."""
+        """Return the frames that the linker of a variant could not read, by sequence; sequences
+        without such frames are left out."""
         return {
             name: lost
             for (run, linker, name), (_, lost) in self._done.items()

@@ -17,11 +17,12 @@ from evaluated import SETTINGS, drawn_clip, evaluate, frame, run
 pytest.importorskip("trackeval")
 
 from stemseg_ros.evaluation.bag_stamps import NO_FRAME, Stamps, frames_of
-from stemseg_ros.evaluation.inputs import EvaluationInput, read_input
+from stemseg_ros.evaluation.inputs import EvaluationInput, Images, read_input
 from stemseg_ros.evaluation.runs import load_run
 from stemseg_ros.evaluation.truth_bag import write_labelled_bag
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.media.bags import IMAGE, BagReader, BagWriter, message_types
+from stemseg_ros.media.damage import Damage, SkippedFrame
 from stemseg_ros.media.image_bag import ImageBagReader
 from stemseg_ros.media.result_bag import InstanceBagWriter
 from stemseg_ros.media.sources import numbered_frames
@@ -257,6 +258,30 @@ def test_recorded_results_of_a_damaged_bag(engines: list[ColourEngine], tmp_path
     results.unlink()
     record(bag, results, leave_out=(5,))
     assert "must have the same stamps" in evaluate(*common, code=2)
+
+
+def test_recorded_results_that_are_damaged_themselves(
+    engines: list[ColourEngine], tmp_path: Path
+) -> None:
+    """Their loss is reported, though all images are there."""
+    bag = labelled_bag(tmp_path / "0001.mcap", [(1 + i) * 10**8 for i in range(40)])
+    results, out = tmp_path / "results.db3", tmp_path / "scored"
+    record(bag, results)
+    cut(results, 0.9)
+    common = ["--ground-truth", bag, "--results", results, "--out", out]
+    evaluate(*common, "--post-filter", "without", "--strict", code=3)
+    report = json.loads((out / "report.json").read_text())
+    skipped, losses, dropped = given_bag(report)
+    assert (skipped, dropped) == ([], {})
+    assert len(losses) == 1 and "cut off" in losses[0]
+    every = report["runs"][0]["measures"]["all classes"]
+    assert every["TP"] + every["FN"] == 80 and every["FN"] >= 2 and every["FP"] == 0
+
+
+def test_frames_without_ground_truth_are_not_reported() -> None:
+    images = Images(Path("drive.mcap"), numbers=(0, NO_FRAME, 1))
+    damage = Damage([SkippedFrame(1, "cut"), SkippedFrame(2, "empty")])
+    assert images.lost(damage).skipped == [SkippedFrame(1, "empty")]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def summarise(
 
 
 def lost_lines(variants: Iterable[VariantReport]) -> list[str]:
-    """Frames without predictions, one line each; variants of equal runs share theirs."""
+    """List frames without predictions, one line each; lines of several variants appear once."""
     return list(
         dict.fromkeys(
             f"sequence {name}: {line}"

@@ -47,8 +47,8 @@ class Scene:
     images: Images | None
 
     def frames(self, wanted: Iterable[int]) -> Iterator[tuple[int, Image]]:
-        """The images of some frames in order, one at a time; grey where there are none, or none
-        that can be read. Raises MediaError."""
+        """Yield the wanted frames in order, one at a time; grey if there is no image, or none that
+        can be read. Raises MediaError."""
         left = sorted(set(wanted))
         blank = np.full((*self.result.size, 3), BLANK, np.uint8)
         for index, image in self._read(left[-1] if left else -1):
@@ -58,7 +58,7 @@ class Scene:
         yield from ((frame, blank) for frame in left)
 
     def _read(self, last: int) -> Iterator[tuple[int, Image]]:
-        """The frames up to the last one that can be read."""
+        """Yield the readable frames up to number ``last``."""
         if self.images is None or last < 0:
             return
         with self.images.open() as source:
