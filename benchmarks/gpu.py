@@ -1,13 +1,12 @@
-"""All that is to be measured on a GPU, in one call of a few minutes.
+"""All tests and measurements that need a GPU, in one call of a few minutes.
 
     python -m benchmarks.gpu --out out/gpu
 
 Sections, in this order: the tests that need a GPU, the accuracy of precisions, the speed of
 engines, modes and temporal taps, how often a frame makes the host wait for the device, and the
 memory of several cameras. Each is written to ``gpu.json`` as soon as it is done, with the card and
-the date; a section that fails, or for which no time is left, says so there, and the others go on.
-An engine that is not installed is a reason, not a failure. ``--device cpu`` tries the script
-itself.
+the date. A section or a contestant that fails, or for which no time is left, is recorded there
+with the reason, and the others go on. ``--device cpu`` tries the script itself.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from stemseg_ros.stream import Model, open_model
 KITTI = (1242, 375)
 """Width and height of the frames."""
 PRESETS = ("lite", "kitti_mots")
-"""With untrained weights, so that nothing has to be at hand; kitti_mots is the R-101."""
+"""With untrained weights, so that no files are needed; kitti_mots is the R-101."""
 PRECISIONS = ("float32", "bfloat16", "float16")
 SPEED: dict[str, dict[str, Any]] = {
     **{
@@ -70,28 +69,29 @@ SPEED: dict[str, dict[str, Any]] = {
 }
 CAMERAS = ("1", "2", "4")
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-"""Calls in which the host waits, as the profiler names them."""
+"""Calls in which the host waits, by their names in the profiler."""
 
 
 @dataclass(slots=True)
 class Plan:
-    """What every section needs."""
+    """Parameters of all sections, and the report."""
 
     device: str
     frames: int
     rounds: int
     settings: list[str]
     deadline: float
-    """time.monotonic() from which on nothing new is begun."""
+    """time.monotonic() after which nothing new is started."""
     size: tuple[int, int] = KITTI
     report: dict[str, Any] = field(default_factory=dict)
 
     def config(self, preset: str, changes: dict[str, Any]) -> Config:
-        """A preset with the changes of a contestant, below those of the command line."""
+        """Load a preset with the changes of a contestant; settings of the command line take
+        precedence."""
         return config_from(preset, self.settings, changes)
 
     def scene(self) -> list[tuple[int, Image]]:
-        """The frames that all contestants get, with their stamps."""
+        """Draw the frames of all contestants, with their stamps."""
         return list(islice(moving_scene(self.size), self.frames))
 
     @property
@@ -101,7 +101,7 @@ class Plan:
 
 
 class Recorder:
-    """An engine that keeps the first inputs of every function."""
+    """Engine that keeps the first inputs of every function."""
 
     def __init__(self, model: Model) -> None:
         self._engine = model.engine
@@ -116,9 +116,9 @@ class Recorder:
 
 
 def run_tests(plan: Plan) -> dict[str, Any]:
-    """The tests that are marked with gpu."""
+    """Run the tests that are marked with gpu, in at most half of the time."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    left = max(10.0, plan.deadline - time.monotonic())
+    left = max(10.0, (plan.deadline - time.monotonic()) / 2)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=left)
     lines = done.stdout.strip().splitlines()
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
@@ -130,8 +130,8 @@ def run_tests(plan: Plan) -> dict[str, Any]:
 
 
 def compare_precisions(plan: Plan) -> dict[str, Any]:
-    """Outputs of every function on the same inputs, against float32 on the CPU: the largest
-    difference relative to the largest value."""
+    """Compare the outputs of every function with those in float32 on the CPU, for the same inputs:
+    largest differences relative to the largest value."""
     rows: dict[str, Any] = {}
     for preset in PRESETS:
         exact = {"runtime.engine": "torch", "runtime.precision": "float32"}
@@ -153,8 +153,8 @@ def compare_precisions(plan: Plan) -> dict[str, Any]:
 def largest_difference(
     reference: Model, model: Model, function: str, inputs: Tensors
 ) -> list[float | None]:
-    """Of each output of a function, relative to the largest value of the reference's; None where
-    values are beyond the range of the precision."""
+    """Compute the largest difference of each output of a function, relative to the largest value
+    of the reference; None if values exceed the range of the precision."""
     (expected,) = reference.engine.run(function, [inputs])
     (found,) = model.engine.run(function, [tuple(t.to(model.engine.device) for t in inputs)])
     differences = [
@@ -166,8 +166,8 @@ def largest_difference(
 
 
 def measure_speed(plan: Plan) -> dict[str, Any]:
-    """Milliseconds a frame of the whole pipeline, medians of rounds in turns; stages are measured
-    in a run of their own, in which every call waits for the device."""
+    """Measure milliseconds per frame of the whole pipeline in interleaved rounds; stages in a
+    separate run, in which every call waits for the device."""
     rows: dict[str, Any] = {}
     models: dict[str, Model] = {}
     scene = plan.scene()
@@ -179,9 +179,10 @@ def measure_speed(plan: Plan) -> dict[str, Any]:
             begin = time.perf_counter()
             models[key] = open_model(plan.config(preset, changes), "random", plan.device)
             push_frames(models[key], scene)
-        except StemsegError as error:
+        except Exception as error:  # runtimes and compilers raise errors of their own
             models.pop(key, None)
-            rows[key] = {"left out": str(error)}
+            known = isinstance(error, StemsegError)
+            rows[key] = {"left out": str(error) if known else f"{type(error).__name__}: {error}"}
             continue
         engine = f"{models[key].engine.description}, {models[key].engine.precision}"
         rows[key] = {"engine": engine, "start_s": time.perf_counter() - begin, "ms": []}
@@ -191,15 +192,16 @@ def measure_speed(plan: Plan) -> dict[str, Any]:
     for key in models:
         rows[key]["fps"] = 1e3 / median(rows[key]["ms"])
     for preset in PRESETS:
-        config = plan.config(preset, SPEED["torch, float32"])
-        timed = open_model(config, "random", plan.device, timed=True)
-        push_frames(timed, scene)
-        rows[f"{preset}, torch, float32"]["stages_ms"] = push_frames(timed, scene)[1]
+        key = f"{preset}, torch, float32"
+        if key in models:
+            timed = open_model(models[key].config, "random", plan.device, timed=True)
+            push_frames(timed, scene)
+            rows[key]["stages_ms"] = push_frames(timed, scene)[1]
     return rows
 
 
 def count_waits(plan: Plan) -> dict[str, Any]:
-    """Calls a frame in which the host waits for the device, by the profiler."""
+    """Count the calls per frame in which the host waits for the device, with the profiler."""
     if not torch.cuda.is_available():
         return {"left out": "no CUDA device"}
     rows: dict[str, Any] = {}
@@ -221,7 +223,8 @@ def count_waits(plan: Plan) -> dict[str, Any]:
 
 
 def measure_memory(plan: Plan) -> dict[str, Any]:
-    """1, 2 and 4 cameras in one process and in one each; the rows of ``several_cameras``."""
+    """Measure CAMERAS in one process and in one process each; returns rows of
+    ``several_cameras``."""
     out = Path(plan.report["folder"]) / "cameras.json"
     script = Path(__file__).with_name("several_cameras.py")
     command = [
@@ -248,7 +251,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Sections by name.")] = None,
     frames: Annotated[int, typer.Option(min=8, help="Frames of a round.")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
-    minutes: Annotated[float, typer.Option(min=0.1, help="After them nothing new begins.")] = 6.0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Nothing starts after it.")] = 6.0,
     settings: SetOption = None,
 ) -> None:
     """Test and measure on a GPU; the results appear in OUT/gpu.json section by section."""
@@ -280,7 +283,8 @@ def main(
 
 
 def run_section(section: Callable[[Plan], dict[str, Any]], plan: Plan) -> dict[str, Any]:
-    """The result of a section, or why there is none: the device time of the others counts."""
+    """Run a section; returns its result, or the reason why there is none, so that the others go
+    on."""
     if plan.late:
         return {"left out": "no time left"}
     try:

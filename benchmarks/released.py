@@ -5,10 +5,10 @@
 
 Both get the same seeded weights of the KITTI-MOTS model (R-101, T = 8, overlap 4) and the same
 frames of 640x192, and do what a stream does: encode every frame once, decode windows that share
-four frames. Clustering and linking are left out. The contestants take turns window by window; what
-counts is the median, and its ratio to the released code. The outputs of each are compared with
-those of the released code. Of the released code runs what its inference calls, untouched; modules
-that its training alone imports are stood in for.
+four frames. Clustering and linking are left out. Contestants are interleaved window by window; the
+figures are medians, and their ratios to the released code. The outputs of each are compared with
+those of the released code. Its inference code runs unchanged; modules that only its training needs
+are replaced by mocks.
 """
 
 from __future__ import annotations
@@ -63,21 +63,22 @@ class Contestant(Protocol):
     """Encodes frames and decodes windows of them."""
 
     def encode(self, image: Tensor) -> Any:
-        """Network input (3, H, W) -> features."""
+        """Compute the features of a network input (3, H, W)."""
         ...
 
     def decode(self, window: Sequence[Any]) -> Tensors:
-        """Features of the frames of a window -> embeddings and semantic logits, (C, T, h, w)."""
+        """Compute embeddings and semantic logits, (C, T, h, w), from the features of a window's
+        frames."""
         ...
 
 
 @dataclass(slots=True)
 class Measured:
-    """One contestant."""
+    """Measurements of one contestant."""
 
     name: str
     milliseconds: list[float] = field(default_factory=list)
-    """A frame, one value a window."""
+    """Per frame, one value for each window."""
     ratio: float = 1.0
     """How many times as fast as the released code, by the medians."""
     difference: float = 0.0
@@ -88,9 +89,11 @@ class Released:
     """The authors' network, from a checkout of their repository."""
 
     def __init__(self, checkout: Path, weights: dict[str, Tensor]) -> None:
-        """Raises StemsegError where this is no such checkout."""
+        """Build the network. Raises StemsegError if this is not such a checkout."""
         if not (checkout / "stemseg" / "modeling").is_dir():
-            raise StemsegError(f"{checkout}: no stemseg/modeling in it; expected a clone of it")
+            raise StemsegError(
+                f"{checkout}: no stemseg/modeling in it; expected a clone of STEm-Seg"
+            )
         sys.path.insert(0, str(checkout))
         for name in TRAINING_ONLY:
             sys.modules.setdefault(name, MagicMock())
@@ -138,20 +141,20 @@ class Ours:
 
 
 def _load_yaml(load: Callable[..., Any], text: Any, loader: Any = yaml.SafeLoader) -> Any:
-    """As older versions of PyYAML, which needed no loader."""
+    """Load YAML without a loader argument, like older versions of PyYAML."""
     return load(text, loader)
 
 
 class Feed:
-    """Windows of a stream through one contestant."""
+    """Stream of windows through one contestant."""
 
     def __init__(self, contestant: Contestant) -> None:
         self._contestant = contestant
         self._kept: list[Any] = []
 
     def advance(self, images: Sequence[Tensor]) -> tuple[float, Tensors]:
-        """Encode new frames and decode the window that ends with them: milliseconds a new frame,
-        and the outputs."""
+        """Encode new frames and decode the window that ends with them; returns milliseconds per
+        new frame, and the outputs."""
         begin = time.perf_counter()
         with torch.inference_mode():
             new = [self._contestant.encode(image) for image in images]
@@ -161,7 +164,7 @@ class Feed:
 
 
 def compare(feeds: dict[str, Feed], windows: int) -> list[Measured]:
-    """Measure contestants window by window in turns, the first one being the yardstick."""
+    """Measure contestants, interleaved window by window; the first is the reference."""
     generator = torch.Generator().manual_seed(0)
     measured = [Measured(name) for name in feeds]
     for number in range(windows + 1):
@@ -180,7 +183,8 @@ def compare(feeds: dict[str, Feed], windows: int) -> list[Measured]:
 
 
 def largest_difference(outputs: Tensors, first: Tensors) -> float:
-    """Relative to the largest value of each output of the first contestant."""
+    """Compute the largest difference of the outputs, relative to the largest value of each output
+    of the first contestant."""
     return max(
         float((a - b).abs().max() / b.abs().max()) for a, b in zip(outputs, first, strict=True)
     )
