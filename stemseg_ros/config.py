@@ -66,7 +66,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="after")
-    def _a_score_for_each_class(self) -> Config:
+    def _check_class_min_score(self) -> Config:
         given = len(self.output.class_min_score)
         if given and given != len(self.classes):
             raise ValueError(

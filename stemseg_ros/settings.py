@@ -79,7 +79,7 @@ class OutputConfig(Section):
     """A track is reported from its n-th frame on (causal: earlier frames are not revised)."""
 
     def min_score_of(self, class_id: int) -> float:
-        """Get the least score of instances of a class (from 1) that are reported."""
+        """Return the minimum score of reported instances of a class (ids from 1)."""
         return self.class_min_score[class_id - 1] if self.class_min_score else self.min_score
 
 

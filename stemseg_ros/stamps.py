@@ -43,7 +43,7 @@ def count_dropped(events: Iterable[Event], held: int) -> dict[str, int]:
 
 
 def dropped_lines(dropped: Mapping[str, int]) -> list[str]:
-    """Frames without a result because of their stamps, one line for each reason."""
+    """Report frames without a result because of their stamps, one line for each reason."""
     return [
         f"{number} frame{'s' * (number != 1)} dropped because of the stamps: "
         f"{reason.replace('_', ' ')}"

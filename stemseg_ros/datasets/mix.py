@@ -72,7 +72,8 @@ def entries(config: Config) -> dict[str, DatasetConfig]:
 
 
 def load_entry(config: Config, data: Path, name: str) -> list[LabelledSequence]:
-    """Find the sequences of one entry of the mix without decoding them. Raises DataError."""
+    """Find the sequences of one entry of the mix, those that show its ``focus`` if it has one;
+    only then are labels decoded. Raises DataError, ConfigError."""
     entry = config.training.mix[name]
     source = name if entry.folder is None else entry.folder
     root = data / Path(entry.root).expanduser()
@@ -105,7 +106,8 @@ def _shows(sequence: LabelledSequence, class_id: int) -> bool:
 
 
 def load_mix(config: Config, data: Path) -> dict[str, list[LabelledSequence]]:
-    """Find the sequences of every entry with a weight; their files are checked, but not decoded.
+    """Find the sequences of every entry with a weight; their files are checked. Labels are
+    decoded only for entries with a ``focus``.
 
     data: folder that the entries' roots are relative to. Raises ConfigError, DataError.
     """

@@ -1,4 +1,4 @@
-"""Devices by name."""
+"""Devices and the precisions that they support."""
 
 from __future__ import annotations
 
@@ -45,12 +45,13 @@ def fast_precision(device: torch.device) -> torch.dtype:
             if torch.cuda.is_bf16_supported(including_emulation=False)
             else torch.float16
         )
-    # Private, but there is no public check; without the instructions bfloat16 is emulated, and
-    # slower.
+    # Private functions, because PyTorch has no public check. Without these instructions bfloat16
+    # is emulated, which is slower than float32.
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Resolve "auto" to the name of ``fast_precision``; other names stay."""
+    """Resolve a precision: "auto" becomes the name of ``fast_precision`` (float32, bfloat16 or
+    float16), other names are returned unchanged."""
     return str(fast_precision(device)).removeprefix("torch.") if name == "auto" else name

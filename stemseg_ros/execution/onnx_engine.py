@@ -50,7 +50,7 @@ class OnnxRuntimeEngine:
 
     def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
         """See ``Engine``."""
-        inputs = [_batched(items) for items in zip(*batch, strict=True)]
+        inputs = [_batch(items) for items in zip(*batch, strict=True)]
         key = function, tuple(tuple(tensor.shape) for tensor in inputs)
         if key not in self._found:
             self._found[key] = self._functions.find(function, batch[0])
@@ -144,10 +144,11 @@ class OnnxRuntimeEngine:
         return outputs
 
 
-def _batched(items: Sequence[Tensor]) -> Tensor:
-    """One input of all items as the session takes it; that of a single item is not copied."""
-    ready = [as_input(item) for item in items]
-    return ready[0].unsqueeze(0).contiguous() if len(ready) == 1 else torch.stack(ready)
+def _batch(items: Sequence[Tensor]) -> Tensor:
+    """Stack one input of all items, (N, ...) in the type that exported functions take; a single
+    contiguous item is not copied."""
+    inputs = [as_input(item) for item in items]
+    return inputs[0].unsqueeze(0).contiguous() if len(inputs) == 1 else torch.stack(inputs)
 
 
 def tensorrt_cache(weights: str, device: str, half: bool, version: str) -> Path:

@@ -1,4 +1,4 @@
-"""OpenVINO, the engine for CPUs."""
+"""Engine of OpenVINO, for CPUs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
 
 @cache
 def shared_core() -> Any:
-    """The one ``openvino.Core`` of the process.
+    """Return the only ``openvino.Core`` of the process.
 
-    Its CPU plugin gives the thread an alternate signal stack, and takes it back when it goes: of
-    two plugins, the second hands back the stack of the first, which may be gone. The next signal
-    (Ctrl-C, the end of a child process) then kills the process.
+    Its CPU plugin installs an alternate signal stack for the thread and restores the previous one
+    when it is destroyed. With two plugins, the second restores the stack of the first, which may
+    have been freed; the next signal (Ctrl-C, the end of a child process) then kills the process.
     """
     import openvino
 
@@ -42,7 +42,7 @@ def shared_core() -> Any:
 
 @dataclass(slots=True, eq=False)
 class _Compiled:
-    """A function for inputs of given shapes."""
+    """A function compiled for inputs of given shapes."""
 
     request: Any
     outputs: tuple[tuple[int, ...], ...]
@@ -50,11 +50,11 @@ class _Compiled:
 
 
 class OpenVinoEngine:
-    """Compiles a function for each shape of its inputs; the items of a batch are computed one
-    after the other, since a CPU gains nothing from more.
+    """Engine that compiles a function for each shape of its inputs. The items of a batch are
+    computed one after the other, because batches are not faster on a CPU.
 
-    A network is converted in memory, and what was compiled of it is kept in the cache. Inputs and
-    outputs are PyTorch's memory: nothing is copied on the way in or out.
+    A network is converted in memory; its compiled functions are cached. Inputs and outputs share
+    the memory of PyTorch's tensors, so that they are not copied.
     """
 
     device = torch.device("cpu")
@@ -62,11 +62,11 @@ class OpenVinoEngine:
     def __init__(
         self, source: nn.Module | FunctionFiles, config: RuntimeConfig, device: torch.device
     ) -> None:
-        """source: the network, or files of its functions. Raises DeviceError for another device
-        than the CPU, and for a precision that it does not compute in."""
+        """source: the network, or files of its functions. Raises DeviceError if the device is not
+        the CPU, or if OpenVINO does not support the precision on this CPU."""
         if device.type != "cpu":
             raise DeviceError(
-                f"runtime.engine openvino computes on the CPU, not on {device}; use device cpu, "
+                f"runtime.engine openvino computes on the CPU, not on {device}; use device cpu "
                 "or runtime.engine torch"
             )
         with needs_extra("cpu"):
@@ -86,8 +86,8 @@ class OpenVinoEngine:
         return [self._infer(function, item) for item in batch]
 
     def _choose(self, config: RuntimeConfig) -> dict[str, Any]:
-        able: Sequence[str] = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if CAPABILITIES[self.precision] not in able:
+        supported: Sequence[str] = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if CAPABILITIES[self.precision] not in supported:
             raise DeviceError(
                 f"OpenVINO does not compute in {self.precision} on this CPU "
                 "(runtime.precision); use float32"
@@ -133,7 +133,8 @@ class OpenVinoEngine:
         return convert(self._source, function, inputs)
 
     def _kept(self, function: str, inputs: Tensors) -> Path | None:
-        """Where a compiled function lies in the cache; None for one that came from a file."""
+        """Return the path of a compiled function in the cache; None for exported files, which are
+        not cached."""
         if not self._key:
             return None
         shapes = [(tensor.dtype, tuple(tensor.shape)) for tensor in inputs]
@@ -146,7 +147,7 @@ class OpenVinoEngine:
             return None
         try:
             return self._core.import_model(kept.read_bytes(), "CPU", self._properties)
-        except (RuntimeError, OSError):  # damaged, or of another build: it is only a cache
+        except (RuntimeError, OSError):  # damaged, or of another build: compiled again
             return None
 
     def _shared(self, tensor: Tensor) -> Any:
@@ -154,13 +155,13 @@ class OpenVinoEngine:
 
 
 def convert(network: nn.Module, function: str, inputs: Tensors) -> Any:
-    """A function of a network as an OpenVINO model. inputs: an example, batch first. Raises
-    ExportError for a function that OpenVINO does not understand."""
+    """Convert a function of a network to an OpenVINO model. inputs: an example, batch first.
+    Raises ExportError if OpenVINO cannot convert it."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     module = FunctionModule(network, function, torch.float32).eval()
-    # Copies, as nothing that inference mode made can be traced.
+    # Copies, because tensors of inference mode cannot be traced.
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         example = tuple(tensor.clone() for tensor in inputs)
@@ -171,14 +172,13 @@ def convert(network: nn.Module, function: str, inputs: Tensors) -> Any:
         except RuntimeError as error:
             reason = " ".join(str(error).split())[-200:]
             raise ExportError(
-                f"OpenVINO cannot compute '{function}': {reason}; the engine torch computes it "
-                "(runtime.engine)"
+                f"OpenVINO cannot compute '{function}': {reason}; use runtime.engine: torch"
             ) from error
 
 
 def _keep(kept: Path | None, compiled: Any) -> None:
-    """Write a compiled function into the cache; where that cannot be done, it is compiled anew
-    next time."""
+    """Write a compiled function into the cache; if that fails, it is compiled again at the next
+    start."""
     if kept is None:
         return
     with contextlib.suppress(OSError):
@@ -189,7 +189,7 @@ def _keep(kept: Path | None, compiled: Any) -> None:
 
 
 def _cpu() -> str:
-    """What tells CPUs apart for which other code is generated."""
+    """Describe the CPU by all that affects the generated code."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -1,4 +1,4 @@
-"""PyTorch as it is: autocast, memory format, folded norms, torch.compile."""
+"""Engine of PyTorch: autocast, memory format, folded norms, torch.compile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class TorchEngine:
-    """Runs the functions of a network eagerly or compiled (``runtime.compile``)."""
+    """Engine that runs a network eagerly, or compiled with ``runtime.compile``."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class TorchEngine:
     @torch.inference_mode()
     def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
         """See ``Engine``."""
-        inputs = [self._batched(items) for items in zip(*batch, strict=True)]
+        inputs = [self._batch(items) for items in zip(*batch, strict=True)]
         mixed = self._dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self._dtype, enabled=mixed):
             outputs = self._functions[function](*inputs)
@@ -61,7 +61,7 @@ class TorchEngine:
             torch.cuda.synchronize(self.device)
         return [tuple(output[n] for output in outputs) for n in range(len(batch))]
 
-    def _batched(self, items: Sequence[Tensor]) -> Tensor:
+    def _batch(self, items: Sequence[Tensor]) -> Tensor:
         batch = items[0].unsqueeze(0) if len(items) == 1 else torch.stack(list(items))
         if self._channels_last and batch.ndim in MEMORY_FORMATS:
             return batch.contiguous(memory_format=MEMORY_FORMATS[batch.ndim])
@@ -69,14 +69,14 @@ class TorchEngine:
 
 
 def finalise(network: nn.Module, config: RuntimeConfig) -> None:
-    """Make a network ready for what does not change its weights any more."""
+    """Prepare a network for inference, in place: eval mode, no gradients, folded norms."""
     network.eval().requires_grad_(False)
     if config.fuse:
         fuse_frozen_norms(network)
 
 
 def to_channels_last(network: nn.Module) -> None:
-    """Put the weights of all convolutions into the channels-last memory format."""
+    """Convert the weights of all convolutions to the channels-last memory format, in place."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)

@@ -23,8 +23,8 @@ _PROBED_MESSAGES = 16
 class ImageBagReader:
     """Images of one topic, raw or compressed: iterates (stamp in ns, uint8 (H, W, 3) BGR).
 
-    Without ``topic`` the bag has to hold exactly one image topic. Raises which lists the
-    topics.
+    Without ``topic`` the bag has to hold exactly one image topic. Raises BagError, which lists
+    the topics.
     """
 
     def __init__(self, path: str | Path, topic: str | None = None) -> None:
@@ -34,7 +34,7 @@ class ImageBagReader:
         self.frames = self._bag.count
         self.damage = Damage(losses=self._bag.losses)
         self.frame_id = ""
-        """Encoding of the last image."""
+        """``frame_id`` of the last image; empty before the first."""
         try:
             first = next(iter(self), None)
             if first is None:

@@ -124,7 +124,7 @@ def open_source(
 
 
 def numbered_frames(source: FrameSource) -> Iterator[tuple[int, int, Image]]:
-    """(number in the recording, stamp in ns, image) of each frame that can be read."""
+    """Yield number in the recording, stamp in ns and BGR image of each frame that can be read."""
     for index, (stamp_ns, image) in enumerate(source):
         yield index + len(source.damage.skipped), stamp_ns, image
 

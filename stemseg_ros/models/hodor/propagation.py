@@ -184,7 +184,7 @@ class Propagator:
                 best[given[track_id]] = number
         else:
             soft = resize_to_image(stack, encoded.geometry)
-            best = _best(F.pad(soft, (0, 0, 0, 0, 1, 0))).cpu().numpy()
+            best = _argmax(F.pad(soft, (0, 0, 0, 0, 1, 0))).cpu().numpy()
         return PropagationResult(
             self.state.ids, _labels(best, self.state.ids), None, None, regions
         )
@@ -214,7 +214,7 @@ class Propagator:
         self._store((yield from self._describe(encoded, regions, ids)), regions)
         output = resize_to_image(self._join_backgrounds(enlarged), geometry)
         first = len(output) - len(ids)
-        best = (_best(output) - first + 1).clamp(min=0).cpu().numpy()
+        best = (_argmax(output) - first + 1).clamp(min=0).cpu().numpy()
         return PropagationResult(ids, _labels(best, ids), output[first:], logits, regions)
 
     def _add_objects(self, encoded: _EncodedFrame) -> Calls[None]:
@@ -293,9 +293,9 @@ class Propagator:
         return torch.cat((background, probabilities[FIRST_OBJECT:]))
 
 
-def _best(maps: Tensor) -> Tensor:
-    """The map (H, W) of the largest of (N, H, W), the first one of equal ones; argmax takes ten
-    times as long on a CPU."""
+def _argmax(maps: Tensor) -> Tensor:
+    """Return the index of the largest of N maps at each pixel: (N, H, W) -> int64 (H, W); the
+    first of equal ones. ``Tensor.argmax`` takes ten times as long on a CPU."""
     return maps.max(0).indices
 
 

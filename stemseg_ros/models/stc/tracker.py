@@ -128,8 +128,8 @@ class StcTracker:
 
     def _is_reported(self, history: TrackHistory) -> bool:
         output = self.config.output
-        least = output.min_score_of(history.label + 1)
-        return history.frames >= output.min_track_frames and history.score >= least
+        min_score = output.min_score_of(history.label + 1)
+        return history.frames >= output.min_track_frames and history.score >= min_score
 
     def _free_mask(
         self,

@@ -60,9 +60,9 @@ class WindowNetwork(nn.Module):
         return tuple(self.backbone(images))
 
     def decode(self, *maps: Tensor) -> tuple[Tensor, ...]:
-        """Features (N, C, h_s, w_s), s = 4, 8, 16, 32, of each frame of windows, one frame after
-        the other -> the fields of NetworkOutput, batch first; no semantic logits if there are
-        none."""
+        """Compute the fields of NetworkOutput, batch first, without semantic logits if the network
+        has none. maps: features (N, C, h_s, w_s), s = 4, 8, 16, 32, of each frame of the windows,
+        frame by frame."""
         return self.outputs(self.heads([torch.stack(level, dim=2) for level in by_level(maps)]))
 
     def forward(self, clips: Tensor) -> Any:
@@ -200,13 +200,14 @@ class TappedNetwork(nn.Module):
         return taps
 
     def decode(self, *taps: Tensor) -> tuple[Tensor, ...]:
-        """Taps of each frame of windows -> as ``WindowNetwork``."""
+        """See ``WindowNetwork``. taps: those of each frame of the windows, frame by frame."""
         network = self.network
         return network.outputs(network.heads([add_taps(level) for level in by_level(taps)]))
 
 
 def by_level(maps: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
-    """Maps of frames, one frame after the other -> of each level those of all frames."""
+    """Group the maps of several frames, given frame by frame, by level: those of all frames at
+    strides 4, 8, 16 and 32."""
     return [maps[level :: len(BLOCKS)] for level in range(len(BLOCKS))]
 
 

@@ -54,9 +54,9 @@ class Reporter:
         if track.age < output.min_track_frames or mask.area < output.min_area:
             return None
         index = track.class_index or 0
-        least = output.min_score_of(index + 1)
-        track.reported |= score >= least
-        if not track.reported or score < min(output.keep_score, least):
+        min_score = output.min_score_of(index + 1)
+        track.reported |= score >= min_score
+        if not track.reported or score < min(output.keep_score, min_score):
             return None
         if track.number is None:
             track.number = next(self._numbers)

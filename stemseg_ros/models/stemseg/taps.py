@@ -48,8 +48,8 @@ class TemporalTaps(nn.Module):
 
 
 def add_taps(frames: Sequence[Tensor]) -> Tensor:
-    """Taps (N, 3 K, h, w) of each of the T frames of windows -> their convolution, float32
-    (N, K, T, h, w), as if windows were padded with zeros in time."""
+    """Add up the taps (N, 3 K, h, w) of the T frames of windows to their convolution, float32
+    (N, K, T, h, w), with zero padding in time."""
     slices = [taps.chunk(3, dim=1) for taps in frames]
     sums = []
     for t, (_, here, _) in enumerate(slices):

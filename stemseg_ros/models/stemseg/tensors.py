@@ -44,8 +44,8 @@ class Window:
     """Features of each slot."""
 
     def maps(self) -> tuple[Tensor, ...]:
-        """The maps of all slots, one slot after the other. The network gets them apart: stacked
-        by level, all of them would be copied once more."""
+        """Return the maps of all slots, slot by slot. They are not stacked by level, because that
+        would copy all of them."""
         return tuple(level for frame in self.features for level in frame.maps)
 
 
