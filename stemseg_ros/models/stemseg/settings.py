@@ -88,8 +88,7 @@ class WindowConfig(Section):
     of a frame, which delays frames by up to two more windows."""
     taps: bool = True
     """Compute what is linear in single frames once a frame, not in every window, and merge linear
-    layers; exact up to rounding. False: the layers one by one, as they are trained, which
-    onnxruntime and tensorrt always compute."""
+    layers; exact up to rounding. False: the layers one by one, as they are trained."""
 
     @model_validator(mode="after")
     def _overlap_below_length(self) -> WindowConfig:
