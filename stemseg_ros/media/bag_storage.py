@@ -325,8 +325,10 @@ def _readable(path: Path, stack: ExitStack, losses: list[str]) -> Path:
     copy = folder / ("bag" + _plain_suffix(path))
     if compressed:
         _decompress(path, copy)
-    else:
+    elif journals_of(path):
         losses += take_in(path, copy)
+    else:
+        shutil.copyfile(path, copy)
     drop_incomplete_page(copy)
     return copy
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,17 @@ COUNT = 40
 PAGE = 4096
 
 
-def results(path: Path) -> bytes:
-    """Small messages, several to a page; the bag's bytes."""
+def results(path: Path, mode: str = "delete") -> bytes:
+    """Write small messages, several to a page; returns the bytes of the bag."""
     mask = np.zeros((96, 160), np.bool_)
     mask[10:40, 20:60] = True
     with InstanceBagWriter(path) as writer:
         for index in range(COUNT):
             found = tuple(Instance.from_mask(mask, n, n, "car", 0.9) for n in (1, 2))
             writer.write(FrameResult(index, (1 + index) * 10**8, 96, 160, 0, found))
+    database = sqlite3.connect(path)
+    assert database.execute(f"PRAGMA journal_mode = {mode}").fetchone() == (mode,)
+    database.close()
     return path.read_bytes()
 
 
@@ -33,9 +37,10 @@ def read(path: Path) -> tuple[list[bytes], list[str]]:
         return [data for _, data in bag.raw()], list(bag.losses)
 
 
-def test_a_bag_that_is_cut_off_within_a_page(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_bag_that_is_cut_off_within_a_page(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "x.db3"
-    whole = results(path)
+    whole = results(path, mode)
     assert len(whole) % PAGE == 0
     expected, losses = read(path)
     assert len(expected) == COUNT and not losses
