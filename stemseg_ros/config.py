@@ -66,12 +66,12 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="after")
-    def _check_class_min_score(self) -> Config:
-        given = len(self.output.class_min_score)
+    def _check_class_factors(self) -> Config:
+        given = len(self.output.class_factors)
         if given and given != len(self.classes):
             raise ValueError(
-                f"output.class_min_score has {given} values for the classes "
-                f"{', '.join(self.classes)}"
+                f"output.class_factors has {given} values for the classes "
+                f"{', '.join(self.classes)}; give one for each, or [] for none"
             )
         return self
 

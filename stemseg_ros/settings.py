@@ -66,13 +66,14 @@ class OutputConfig(Section):
 
     min_score: float = Field(0.0, ge=0, le=1, json_schema_extra=LIVE)
     """Instances with a lower score are left out."""
-    class_min_score: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
-        (), json_schema_extra=LIVE
-    )
-    """min_score of each class, in the order of the classes; empty: min_score for all."""
     keep_score: float = Field(1.0, ge=0, le=1, json_schema_extra=LIVE)
     """A track that came out before is left out only below this score, too, so that scores that
     vary around min_score do not interrupt it; from min_score on without effect."""
+    class_factors: tuple[Annotated[float, Field(ge=0, le=10)], ...] = Field(
+        (), json_schema_extra=LIVE
+    )
+    """Factors on min_score and keep_score for each class, in the order of the classes; empty: 1
+    for all."""
     min_area: int = Field(0, ge=0, json_schema_extra=LIVE)
     """Masks of fewer pixels of the source image are left out."""
     min_track_frames: int = Field(1, ge=1, le=100, json_schema_extra=LIVE)
@@ -80,7 +81,14 @@ class OutputConfig(Section):
 
     def min_score_of(self, class_id: int) -> float:
         """Return the minimum score of reported instances of a class (ids from 1)."""
-        return self.class_min_score[class_id - 1] if self.class_min_score else self.min_score
+        return self.min_score * self._factor(class_id)
+
+    def keep_score_of(self, class_id: int) -> float:
+        """Return the same for tracks that came out before."""
+        return min(self.keep_score, self.min_score) * self._factor(class_id)
+
+    def _factor(self, class_id: int) -> float:
+        return self.class_factors[class_id - 1] if self.class_factors else 1.0
 
 
 class StreamConfig(Section):

@@ -80,7 +80,7 @@ def test_defaults(declare: Declare) -> None:
         ("window.length:=8", {"window.length": 8}),
         ("stitching.variant:=reference", {"stitching.variant": "reference"}),
         ("input.mean_bgr:=[1.0,2.0,3.0]", {"input.mean_bgr": (1.0, 2.0, 3.0)}),
-        ("network.classes:=[van]", {"network.classes": ("van",)}),
+        ("network.classes:=[van,tram]", {"network.classes": ("van", "tram")}),
         ("node.cameras:=[front,rear_left]", {"node.cameras": ("front", "rear_left")}),
         (
             "network.semantic_channels:=[64,64,32,32]",

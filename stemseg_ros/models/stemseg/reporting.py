@@ -54,9 +54,8 @@ class Reporter:
         if track.age < output.min_track_frames or mask.area < output.min_area:
             return None
         index = track.class_index or 0
-        min_score = output.min_score_of(index + 1)
-        track.reported |= score >= min_score
-        if not track.reported or score < min(output.keep_score, min_score):
+        track.reported |= score >= output.min_score_of(index + 1)
+        if not track.reported or score < output.keep_score_of(index + 1):
             return None
         if track.number is None:
             track.number = next(self._numbers)

@@ -29,6 +29,7 @@ def make(**overrides: Any) -> tuple[Stream, ColourEngine]:
             "input.max_dim": 128,
             "window.length": 4,
             "window.overlap": 2,
+            "output.class_factors": [],
             **{key.replace("__", "."): value for key, value in overrides.items()},
         },
     )
@@ -166,13 +167,19 @@ def test_hidden_object_keeps_its_id() -> None:
         ("output.min_track_frames", 3, [0, 0, 2, 2, 2, 2]),
         ("output.min_area", 500, [1] * 6),
         ("output.min_score", 0.999, [0] * 6),
-        ("output.class_min_score", [0.999, 0.5], [1] * 6),  # an object of each class
-        ("output.class_min_score", [0.5, 0.5], [2] * 6),
-        ("output.class_min_score", [0.999, 0.999], [0] * 6),
     ],
 )
-def test_output_settings(setting: str, value: Any, counts: list[int]) -> None:
+def test_output_settings(setting: str, value: float, counts: list[int]) -> None:
     assert [len(r.instances) for r in run(make(**{setting: value})[0], two_movers(6))] == counts
+
+
+@pytest.mark.parametrize(
+    ("factors", "count"), [([], 2), ([1.0, 1.2], 1), ([1.2, 1.2], 0), ([0.9, 0.9], 2)]
+)
+def test_thresholds_of_classes(factors: list[float], count: int) -> None:
+    """Two objects, one of each class, with scores of about 0.95."""
+    stream, _ = make(output__min_score=0.85, output__class_factors=factors)
+    assert {len(result.instances) for result in run(stream, two_movers(6))} == {count}
 
 
 @pytest.mark.parametrize(("keep_score", "known"), [(0.5, 2), (0.999, 0), (1.0, 0)])
