@@ -95,7 +95,9 @@ def _collect(
     )
     frames = [sent[index] for index in answered] if answered else sent
     result = read_bag(results, None)
-    lost = replace(lost, dropped=_dropped(counts))
+    refused = counts.get("frames_refused", 0)
+    losses = [f"the node refused {refused} frame{'s' * (refused != 1)}"] if refused else []
+    lost = replace(lost, dropped=_dropped(counts), losses=[*lost.losses, *losses])
     classes = dict(enumerate(setup.config.classes, start=1))
     run = StoredRun(
         setup.fingerprint(name, images),

@@ -45,6 +45,8 @@ SETTLE_S = 0.5
 """Seconds from the last frame to the flush: a service call can overtake the images before it."""
 STATUS_S = 3.0
 """Seconds within which a node that publishes diagnostics once a second has done so."""
+COUNTS_S = 10.0
+"""Seconds within which its diagnostics count the frames it left out, also on a busy machine."""
 FLUSH_AGAIN_S = 5.0
 """Seconds without a result after which the flush is repeated, in case a frame arrived after it."""
 
@@ -253,7 +255,7 @@ class Player:
         if not missing:
             return
         status = self._status
-        self._program.spin_until(lambda: sum(status.unusable.values()) >= missing, STATUS_S)
+        self._program.spin_until(lambda: sum(status.unusable.values()) >= missing, COUNTS_S)
         dropped = missing - sum(status.unusable.values())
         if dropped > 0:
             raise ProgramError(f"the node dropped {dropped} frame{'s' * (dropped != 1)}")
