@@ -21,7 +21,7 @@ from stemseg_ros.datasets.sequence import (
     is_object,
 )
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+OpenProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """(name, frames) -> context with a function that takes the number of frames done."""
 
 
@@ -53,7 +53,7 @@ class EntryReport:
         return self.ignored_pixels / max(self.pixels, 1)
 
 
-def check_mix(config: Config, data: Path, progress: Progress) -> list[EntryReport]:
+def check_mix(config: Config, data: Path, progress: OpenProgress) -> list[EntryReport]:
     """Read every frame of the mix, one at a time; errors are collected, and the rest is read.
 
     An entry whose files do not fit together (one is missing, annotations are broken) is bad as

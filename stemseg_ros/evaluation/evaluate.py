@@ -6,12 +6,12 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from stemseg_ros.datasets.check import OpenProgress
 from stemseg_ros.evaluation import through_ros
 from stemseg_ros.evaluation.inputs import BAG, PROMPTED, EvaluationInput, read_results_bag
 from stemseg_ros.evaluation.lost_frames import LostFrames
@@ -35,8 +35,6 @@ from stemseg_ros.labelling.job import percentiles
 
 Task = TypeVar("Task")
 Value = TypeVar("Value")
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Opens a progress bar by title and total; yields a function that takes the number done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def evaluate_stored(
     results: StoredResults,
     variants: Sequence[LinkingVariant],
     jobs: int,
-    progress: Progress,
+    progress: OpenProgress,
     relinker: Relinker | None = None,
 ) -> list[VariantReport]:
     """Score stored results in every variant. Raises EvaluationError, and MediaError where images
@@ -120,7 +118,7 @@ def evaluate_runs(
     variants: Sequence[LinkingVariant],
     out: Path,
     jobs: int,
-    progress: Progress,
+    progress: OpenProgress,
     relinker: Relinker | None = None,
 ) -> list[VariantReport]:
     """Run every sequence in the mode of every variant and score the results; write the benchmark's
@@ -182,7 +180,7 @@ def run_all(
     variant: LinkingVariant,
     folder: Path,
     jobs: int,
-    progress: Progress,
+    progress: OpenProgress,
 ) -> dict[str, StoredRun]:
     """Run all sequences, the longest first, so that no long one remains alone at the end."""
     setup = setup.in_mode(variant.source)
@@ -197,7 +195,7 @@ def run_all(
     with progress(f"run {variant.run}", sum(lengths.values())) as done:
         done(stored)
         if jobs == 1 or variant.through_ros:  # frame by frame
-            engine = through_ros.run_sequence if variant.through_ros else run_sequence
+            engine = through_ros.replay_sequence if variant.through_ros else run_sequence
             for name in names:
                 runs[name] = engine(
                     setup, name, given.images[name], folder, partial(_add, done, stored)
@@ -237,7 +235,7 @@ def score_variant(
     given: EvaluationInput,
     results: Mapping[str, Masks],
     jobs: int,
-    progress: Progress,
+    progress: OpenProgress,
 ) -> VariantReport:
     """Score one variant, a sequence per task. Raises EvaluationError."""
     names = list(given.truths)

@@ -24,7 +24,7 @@ RATE = 1000.0
 """Times the recorded rate: only the wait for the node's results limits the player."""
 
 
-def run_sequence(
+def replay_sequence(
     setup: Setup,
     name: str,
     images: Images,

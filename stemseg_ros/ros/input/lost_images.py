@@ -28,7 +28,7 @@ WORTH_EXPLAINING = 0.05
 CYCLONE_DDS_URI = "CYCLONEDDS_URI"
 
 
-class LostFrames:
+class LostImageCounter:
     """Counts lost images twice and believes the higher count.
 
     The stamps show a gap where they step by more than one and a half of the usual interval, unless

@@ -19,7 +19,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from stemseg_ros.config import Config
 from stemseg_ros.media.messages import stamp_ns
-from stemseg_ros.ros.input.lost_images import LostFrames, remedy
+from stemseg_ros.ros.input.lost_images import LostImageCounter, remedy
 from stemseg_ros.ros.input.no_images import TRANSPORTS, Offer, Request, explain_no_images
 
 POLL_SECONDS = 0.2
@@ -66,7 +66,7 @@ class ImageSubscription:
         self._reliability: ReliabilityPolicy | None = None
         self._wanted: ReliabilityPolicy | None = None  # a poll ago: publishers come one by one
         self._refit = False
-        self._losses = LostFrames(on_lost, self._explain_losses)
+        self._losses = LostImageCounter(on_lost, self._explain_losses)
         self._last_image = time.monotonic()
         self._warned = False
         steady = Clock(clock_type=ClockType.STEADY_TIME)

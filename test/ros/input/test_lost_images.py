@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from stemseg_ros.ros.input.lost_images import FAST_DDS_PROFILES, LostFrames, remedy
+from stemseg_ros.ros.input.lost_images import FAST_DDS_PROFILES, LostImageCounter, remedy
 
 PERIOD = 0.1
 
@@ -17,7 +17,7 @@ class Counted:
         self.seconds: list[float] = []
         """Duration of each loss."""
         self.told: list[float] = []
-        self.frames = LostFrames(self.add, self.told.append)
+        self.frames = LostImageCounter(self.add, self.told.append)
 
     def add(self, number: int, seconds: float) -> None:
         self.lost += number
