@@ -57,6 +57,17 @@ def test_runtime_options_keep_the_result(overrides: dict[str, Any]) -> None:
     assert half == bool(difference.max() > 1e-3), "the option affects the arithmetic"
 
 
+@pytest.mark.parametrize("preset", ["lite", "saliency"])
+@pytest.mark.parametrize("taps", [True, False])
+def test_outputs_are_float32_whatever_the_precision(preset: str, taps: bool) -> None:
+    short = {**EXACT, "runtime.precision": "bfloat16", "window.taps": taps}
+    config = load_settings(preset, {**short, "window.length": 2, "window.overlap": 1})
+    engine = open_engine(load_network(config, "random"), config.runtime, "cpu")
+    (features,) = engine.run("encode", [(torch.zeros(3, 64, 96),)])
+    (outputs,) = engine.run("decode", [(*features, *features)])
+    assert {output.dtype for output in outputs} == {torch.float32}
+
+
 def test_compiled_network_gives_the_same_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     # Graphs are captured but run eagerly: code generation takes minutes on two cores.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))

@@ -153,8 +153,10 @@ class StemSeg(WindowNetwork):
     def outputs(self, heads: Maps) -> tuple[Tensor, ...]:
         """See ``WindowNetwork``."""
         bandwidths = BANDWIDTH_SCALE * torch.exp(heads.raw_variance)
-        fields = (heads.embeddings, bandwidths, heads.heatmap)
-        return fields if heads.semantic_logits is None else (*fields, heads.semantic_logits)
+        fields = [heads.embeddings, bandwidths, heads.heatmap]
+        if heads.semantic_logits is not None:
+            fields.append(heads.semantic_logits)
+        return tuple(field.float() for field in fields)  # autocast may have shortened them
 
 
 class SaliencyNetwork(WindowNetwork):
@@ -176,8 +178,8 @@ class SaliencyNetwork(WindowNetwork):
 
     def outputs(self, heads: Tensor) -> tuple[Tensor, ...]:
         """See ``WindowNetwork``."""
-        nothing = heads[:, :0]
-        return nothing, nothing, heads.softmax(dim=1)[:, 1:]
+        nothing = heads[:, :0].float()
+        return nothing, nothing, heads.softmax(dim=1)[:, 1:].float()
 
 
 class TappedNetwork(nn.Module):
