@@ -23,8 +23,8 @@ from stemseg_ros.cli.options import (
 
 if TYPE_CHECKING:
     from stemseg_ros.config import Config
-    from stemseg_ros.evaluation.evaluate import VariantReport
     from stemseg_ros.evaluation.runs import Setup
+    from stemseg_ros.evaluation.scoring import VariantReport
 
 
 class FormatName(str, Enum):
@@ -157,7 +157,7 @@ def evaluate(
 
     tree = config_from(config, settings)
     with needs_extra("eval"):
-        from stemseg_ros.evaluation import evaluate as work
+        from stemseg_ros.evaluation import scoring
         from stemseg_ros.evaluation.inputs import read_input
         from stemseg_ros.evaluation.relinking import Relinker, as_given
         from stemseg_ros.evaluation.report.content import lost_lines, summarise, to_json
@@ -170,18 +170,18 @@ def evaluate(
         LinkingVariant(source, filtered, pixel_scores, through_ros and results is None, link.value)
         for source in sources
         for link in linker or [LinkerName.own]
-        for filtered in work.possible_filters(FILTERS[post_filter], given)
+        for filtered in scoring.possible_filters(FILTERS[post_filter], given)
     ]
     with output_folder(out):
         setup = _setup(tree, checkpoint, device, jobs)
         relinker = Relinker(given, setup)
         if results is not None:
-            stored = work.read_stored(given, ground_truth, results, tree.stream.max_gap)
-            variants = work.evaluate_stored(given, stored, wanted, jobs, _bar, relinker)
+            stored = scoring.read_stored(given, ground_truth, results, tree.stream.max_gap)
+            variants = scoring.evaluate_stored(given, stored, wanted, jobs, _bar, relinker)
             masks = {name: partial(as_given, result) for name, result in stored.masks.items()}
         else:
-            variants = work.evaluate_runs(given, setup, wanted, out, jobs, _bar, relinker)
-            folder = work.results_folder(out, wanted[0])
+            variants = scoring.evaluate_runs(given, setup, wanted, out, jobs, _bar, relinker)
+            folder = scoring.results_folder(out, wanted[0])
             masks = {name: partial(stored_masks, folder, name) for name in given.truths}
         shown = relinker.masks(wanted[0], masks)
         report = summarise(given, ground_truth, variants, None if results else setup)

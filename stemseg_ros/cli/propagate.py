@@ -19,7 +19,7 @@ from stemseg_ros.cli.options import (
 from stemseg_ros.errors import MediaError, PromptError
 
 if TYPE_CHECKING:
-    from stemseg_ros.labelling.propagate import PropagationSummary
+    from stemseg_ros.labelling.mask_propagation import PropagationSummary
 
 
 MasksOption = Annotated[
@@ -61,7 +61,7 @@ def propagate(
     from stemseg_ros.cli.console import frames_progress, report_damage
     from stemseg_ros.execution.device import describe_device, resolve_device
     from stemseg_ros.formats.prompt_pngs import read_prompt_masks
-    from stemseg_ros.labelling.propagate import (
+    from stemseg_ros.labelling.mask_propagation import (
         SUMMARY,
         frame_names,
         propagate_source,
@@ -96,7 +96,7 @@ def propagate(
 
 def _keep_inputs(out: Path, source: Path, masks: Path) -> None:
     """Raises unless the folder that is replaced was written by this command and holds no input."""
-    from stemseg_ros.labelling.propagate import MASKS, SUMMARY
+    from stemseg_ros.labelling.mask_propagation import MASKS, SUMMARY
 
     folder = (out / MASKS).resolve()
     for given in (source, masks):

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from stemseg_ros.config import dump_config
-from stemseg_ros.evaluation.evaluate import VariantReport
 from stemseg_ros.evaluation.inputs import EvaluationInput
 from stemseg_ros.evaluation.matches import MatchDiagnostics
 from stemseg_ros.evaluation.runs import Setup
+from stemseg_ros.evaluation.scoring import VariantReport
 from stemseg_ros.execution.device import describe_device, resolve_device
 from stemseg_ros.labelling.job import versions
 

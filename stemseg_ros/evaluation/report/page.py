@@ -8,13 +8,13 @@ from pathlib import Path
 
 import jinja2
 
-from stemseg_ros.evaluation.evaluate import Timing, VariantReport
 from stemseg_ros.evaluation.inputs import EvaluationInput
 from stemseg_ros.evaluation.measures import ALL_CLASSES, COUNTS, MEAN_CLASSES
 from stemseg_ros.evaluation.report import charts
 from stemseg_ros.evaluation.report.content import EvaluationReport, iou_histogram, lost_lines
 from stemseg_ros.evaluation.report.meanings import MEANINGS
 from stemseg_ros.evaluation.report.worst_frames import Picture, Scene, scene_pictures, worst_frames
+from stemseg_ros.evaluation.scoring import Timing, VariantReport
 from stemseg_ros.evaluation.variants import prepare
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 

@@ -25,8 +25,7 @@ from mask_strips import switching, two_cars
 pytest.importorskip("trackeval")
 
 from stemseg_ros.config import load_config
-from stemseg_ros.evaluation import evaluate as work
-from stemseg_ros.evaluation import runs
+from stemseg_ros.evaluation import runs, scoring
 from stemseg_ros.evaluation.inputs import read_input
 from stemseg_ros.evaluation.variants import STORED, LinkingVariant
 from stemseg_ros.formats import FORMATS
@@ -216,16 +215,16 @@ def test_too_few_images(dataset: Path, engines: list[ColourEngine], tmp_path: Pa
 def test_sequences_in_parallel_processes(tmp_path: Path) -> None:
     truths = {name: replace(two_cars(), name=name) for name in ("0000", "0001")}
     results = {name: replace(switching(), name=name) for name in truths}
-    given = work.EvaluationInput("kitti_mots", truths, {})
-    stored = work.StoredResults(results, {})
+    given = scoring.EvaluationInput("kitti_mots", truths, {})
+    stored = scoring.StoredResults(results, {})
     told: list[int] = []
 
     @contextmanager
     def progress(title: str, total: int) -> Any:
         yield told.append
 
-    (one,) = work.evaluate_stored(given, stored, [LinkingVariant(STORED)], 1, progress)
-    (two,) = work.evaluate_stored(given, stored, [LinkingVariant(STORED)], 2, progress)
+    (one,) = scoring.evaluate_stored(given, stored, [LinkingVariant(STORED)], 1, progress)
+    (two,) = scoring.evaluate_stored(given, stored, [LinkingVariant(STORED)], 2, progress)
     assert (one.measures, one.sequences) == (two.measures, two.sequences)
     assert told == [1, 2] * 2
 
