@@ -29,6 +29,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stemseg_ros.models.stemseg.network import by_level
 from stemseg_ros.models.stemseg.settings import Settings, own_settings
 from stemseg_ros.replay.processes import free_domain
 
@@ -182,8 +183,9 @@ class StandIn:
     def _cells(self, image: Tensor) -> tuple[Tensor, ...]:
         return (torch.zeros(1, image.shape[1] // 4, image.shape[2] // 4),) * 4
 
-    def _maps(self, *levels: Tensor) -> tuple[Tensor, ...]:
-        grid = levels[0].shape[1:]
+    def _maps(self, *maps: Tensor) -> tuple[Tensor, ...]:
+        finest = by_level(maps)[0]
+        grid = (len(finest), *finest[0].shape[1:])
         logits = torch.zeros(self._classes + 2, *grid)
         logits[0] = 1.0
         logits[-1] = -9.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from stemseg_ros.errors import StemsegError
@@ -64,16 +64,6 @@ class Config(Section):
     node: NodeConfig = NodeConfig()
     health: HealthConfig = HealthConfig()
     training: TrainingConfig = TrainingConfig()
-
-    @model_validator(mode="after")
-    def _check_class_factors(self) -> Config:
-        given = len(self.output.class_factors)
-        if given and given != len(self.classes):
-            raise ValueError(
-                f"output.class_factors has {given} values for the classes "
-                f"{', '.join(self.classes)}; give one for each, or [] for none"
-            )
-        return self
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -69,26 +69,21 @@ class OutputConfig(Section):
     keep_score: float = Field(1.0, ge=0, le=1, json_schema_extra=LIVE)
     """A track that came out before is left out only below this score, too, so that scores that
     vary around min_score do not interrupt it; from min_score on without effect."""
-    class_factors: tuple[Annotated[float, Field(ge=0, le=10)], ...] = Field(
-        (), json_schema_extra=LIVE
-    )
-    """Factors on min_score and keep_score for each class, in the order of the classes; empty: 1
-    for all."""
+    class_factors: dict[str, Annotated[float, Field(ge=0, le=10)]] = Field(default_factory=dict)
+    """Factors on min_score and keep_score for instances of single classes, by name: {pedestrian:
+    0.8}."""
     min_area: int = Field(0, ge=0, json_schema_extra=LIVE)
     """Masks of fewer pixels of the source image are left out."""
     min_track_frames: int = Field(1, ge=1, le=100, json_schema_extra=LIVE)
     """A track is reported from its n-th frame on (causal: earlier frames are not revised)."""
 
-    def min_score_of(self, class_id: int) -> float:
-        """Return the minimum score of reported instances of a class (ids from 1)."""
-        return self.min_score * self._factor(class_id)
+    def min_score_of(self, class_name: str) -> float:
+        """Return the minimum score of reported instances of a class."""
+        return self.min_score * self.class_factors.get(class_name, 1.0)
 
-    def keep_score_of(self, class_id: int) -> float:
+    def keep_score_of(self, class_name: str) -> float:
         """Return the same for tracks that came out before."""
-        return min(self.keep_score, self.min_score) * self._factor(class_id)
-
-    def _factor(self, class_id: int) -> float:
-        return self.class_factors[class_id - 1] if self.class_factors else 1.0
+        return min(self.keep_score, self.min_score) * self.class_factors.get(class_name, 1.0)
 
 
 class StreamConfig(Section):

@@ -141,11 +141,14 @@ def check_checkpoint(path: str, folders: Iterable[str]) -> None:
 
 
 def node_settings(config: Config) -> list[tuple[str, FieldInfo]]:
-    """List the settings that are parameters of a node with these settings."""
+    """List the settings that are parameters of a node with these settings; ROS has no type for
+    mappings."""
     return [
         (name, field)
         for name, field in walk_settings(type(config))
-        if name not in ("name", "model") and not name.startswith(("training.", "stills."))
+        if name not in ("name", "model")
+        and not name.startswith(("training.", "stills."))
+        and typing.get_origin(field.annotation) is not dict
     ]
 
 

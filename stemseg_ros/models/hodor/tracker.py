@@ -148,7 +148,7 @@ class HodorTracker:
                 inside = found.probabilities[number].float().cpu().numpy()[mask]
                 score = min(1.0, float(inside.mean(dtype=np.float64)))
             class_id = self._classes[track_id]
-            if score >= output.min_score_of(class_id):
-                name = self.config.classes[class_id - 1]
+            name = self.config.classes[class_id - 1]
+            if score >= output.min_score_of(name):
                 instances.append(Instance.from_mask(mask, track_id, class_id, name, score))
         return tuple(instances)

@@ -128,7 +128,7 @@ class StcTracker:
 
     def _is_reported(self, history: TrackHistory) -> bool:
         output = self.config.output
-        min_score = output.min_score_of(history.label + 1)
+        min_score = output.min_score_of(self.config.classes[history.label])
         return history.frames >= output.min_track_frames and history.score >= min_score
 
     def _free_mask(

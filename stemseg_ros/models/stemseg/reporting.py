@@ -54,15 +54,16 @@ class Reporter:
         if track.age < output.min_track_frames or mask.area < output.min_area:
             return None
         index = track.class_index or 0
-        track.reported |= score >= output.min_score_of(index + 1)
-        if not track.reported or score < output.keep_score_of(index + 1):
+        name = self.config.classes[index]
+        track.reported |= score >= output.min_score_of(name)
+        if not track.reported or score < output.keep_score_of(name):
             return None
         if track.number is None:
             track.number = next(self._numbers)
         return Instance(
             track_id=track.number,
             class_id=index + 1,
-            class_name=self.config.classes[index],
+            class_name=name,
             score=score,
             rle=mask.rle,
             box=mask.box,

@@ -29,7 +29,7 @@ def make(**overrides: Any) -> tuple[Stream, ColourEngine]:
             "input.max_dim": 128,
             "window.length": 4,
             "window.overlap": 2,
-            "output.class_factors": [],
+            "output.class_factors": {"pedestrian": 1.0},
             **{key.replace("__", "."): value for key, value in overrides.items()},
         },
     )
@@ -174,9 +174,15 @@ def test_output_settings(setting: str, value: float, counts: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("factors", "count"), [([], 2), ([1.0, 1.2], 1), ([1.2, 1.2], 0), ([0.9, 0.9], 2)]
+    ("factors", "count"),
+    [
+        ({}, 2),
+        ({"pedestrian": 1.2}, 1),
+        ({"car": 1.2, "pedestrian": 1.2}, 0),
+        ({"car": 0.9, "tram": 2.0}, 2),
+    ],
 )
-def test_thresholds_of_classes(factors: list[float], count: int) -> None:
+def test_thresholds_of_classes(factors: dict[str, float], count: int) -> None:
     """Two objects, one of each class, with scores of about 0.95."""
     stream, _ = make(output__min_score=0.85, output__class_factors=factors)
     assert {len(result.instances) for result in run(stream, two_movers(6))} == {count}
