@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice, product
@@ -34,6 +34,7 @@ from stemseg_ros.cli.bench import moving_scene
 from stemseg_ros.cli.options import SetOption, config_from
 from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
+from stemseg_ros.execution.comparison import RecordingEngine, relative_difference
 from stemseg_ros.execution.device import describe_device, resolve_device
 from stemseg_ros.execution.engine import Tensors
 from stemseg_ros.records import Frame, Image
@@ -100,21 +101,6 @@ class Plan:
         return time.monotonic() > self.deadline
 
 
-class Recorder:
-    """Engine that keeps the first inputs of every function."""
-
-    def __init__(self, model: Model) -> None:
-        self._engine = model.engine
-        self.device, self.precision = model.engine.device, model.engine.precision
-        self.description = model.engine.description
-        self.inputs: dict[str, Tensors] = {}
-
-    def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
-        """See ``Engine``."""
-        self.inputs.setdefault(function, batch[0])
-        return self._engine.run(function, batch)
-
-
 def run_tests(plan: Plan) -> dict[str, Any]:
     """Run the tests that are marked with gpu, in at most half of the time."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
@@ -136,7 +122,7 @@ def compare_precisions(plan: Plan) -> dict[str, Any]:
     for preset in PRESETS:
         exact = {"runtime.engine": "torch", "runtime.precision": "float32"}
         reference = open_model(plan.config(preset, exact), "random", "cpu")
-        recorder = Recorder(reference)
+        recorder = RecordingEngine(reference.engine)
         push_frames(Model(reference.config, recorder), plan.scene())
         for precision in PRECISIONS:
             if plan.late:
@@ -144,13 +130,13 @@ def compare_precisions(plan: Plan) -> dict[str, Any]:
             changes = {**exact, "runtime.precision": precision}
             model = open_model(plan.config(preset, changes), "random", plan.device)
             rows[f"{preset}, {precision}"] = {
-                function: largest_difference(reference, model, function, inputs)
+                function: compare_outputs(reference, model, function, inputs)
                 for function, inputs in recorder.inputs.items()
             }
     return rows
 
 
-def largest_difference(
+def compare_outputs(
     reference: Model, model: Model, function: str, inputs: Tensors
 ) -> list[float | None]:
     """Compute the largest difference of each output of a function, relative to the largest value
@@ -158,9 +144,7 @@ def largest_difference(
     (expected,) = reference.engine.run(function, [inputs])
     (found,) = model.engine.run(function, [tuple(t.to(model.engine.device) for t in inputs)])
     differences = [
-        float((a.cpu() - b.cpu()).abs().max() / b.abs().max().clamp(min=1e-6))
-        for a, b in zip(found, expected, strict=True)
-        if b.numel()
+        relative_difference(a, b) for a, b in zip(found, expected, strict=True) if b.numel()
     ]
     return [value if isfinite(value) else None for value in differences]
 

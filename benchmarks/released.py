@@ -14,7 +14,6 @@ are replaced by mocks.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -33,9 +32,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.speed import QUIET
+from benchmarks.speed import check_load
 from stemseg_ros.cli.options import JsonOption
 from stemseg_ros.errors import StemsegError
+from stemseg_ros.execution.comparison import relative_difference
 from stemseg_ros.execution.engine import Tensors, open_engine
 from stemseg_ros.models.stemseg import load_network
 from stemseg_ros.models.stemseg.settings import load_settings
@@ -174,20 +174,13 @@ def compare(feeds: dict[str, Feed], windows: int) -> list[Measured]:
         for one, feed in zip(measured, feeds.values(), strict=True):
             spent, outputs = feed.advance(images)
             first = first or outputs
-            one.difference = max(one.difference, largest_difference(outputs, first))
+            differences = map(relative_difference, outputs, first)
+            one.difference = max(one.difference, *differences)
             if number:  # the first window is the warm-up
                 one.milliseconds.append(spent)
     for one in measured:
         one.ratio = median(measured[0].milliseconds) / median(one.milliseconds)
     return measured
-
-
-def largest_difference(outputs: Tensors, first: Tensors) -> float:
-    """Compute the largest difference of the outputs, relative to the largest value of each output
-    of the first contestant."""
-    return max(
-        float((a - b).abs().max() / b.abs().max()) for a, b in zip(outputs, first, strict=True)
-    )
 
 
 def main(
@@ -198,9 +191,7 @@ def main(
 ) -> None:
     """Compare the released network with ours, in several engines."""
     console = Console(highlight=False)
-    load = os.getloadavg()[0] / (os.cpu_count() or 1)
-    if load > QUIET:
-        console.print(f"the machine is busy: load {load:.1f} per CPU; the ratios are rough")
+    load = check_load(console)
     weights = load_network(load_settings(PRESET), "random").state_dict()
     try:
         feeds = {"released code": Feed(Released(checkout, weights))}

@@ -136,6 +136,14 @@ def start_seconds(config: str) -> float:
     return spent + after.children_system - before.children_system
 
 
+def check_load(console: Console) -> float:
+    """Return the load average per CPU; warn if the machine is busy."""
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    if load > QUIET:
+        console.print(f"the machine is busy: load {load:.1f} per CPU; the ratios are rough")
+    return load
+
+
 def show(measured: Sequence[Measured], console: Console) -> None:
     """Print a table."""
     table = Table("contestant", "engine", "ms a frame", "times as fast", "other labels", "stages")
@@ -165,9 +173,7 @@ def main(
 ) -> None:
     """Compare engines, taps and modes on one video."""
     console = Console(highlight=False)
-    load = os.getloadavg()[0] / (os.cpu_count() or 1)
-    if load > QUIET:
-        console.print(f"the machine is busy: load {load:.1f} per CPU; the ratios are rough")
+    load = check_load(console)
     recording = video or resource_path("media/highway_1280x720_25fps.mp4")
     try:
         chosen = {

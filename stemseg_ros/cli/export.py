@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from stemseg_ros.config import Config
-    from stemseg_ros.execution.engine import Engine
     from stemseg_ros.execution.function_files import Content
 
     Tensors = tuple[Tensor, ...]
@@ -132,11 +130,12 @@ def example_inputs(
     config: Config, network: nn.Module, size: tuple[int, int]
 ) -> dict[str, Tensors]:
     """Inputs of each function, without the batch dimension, as frames of (H, W) give them."""
+    from stemseg_ros.execution.comparison import RecordingEngine
     from stemseg_ros.execution.torch_engine import TorchEngine
     from stemseg_ros.stream import Model
 
     exact = config.runtime.model_copy(update={"precision": "float32", "fuse": False})
-    recorder = _Recorder(TorchEngine(network, exact, "cpu"))
+    recorder = RecordingEngine(TorchEngine(network, exact, "cpu"))
     Model(config, recorder).warm_up(size)
     return recorder.inputs
 
@@ -170,18 +169,3 @@ def compare(
             )
         differences[function] = difference
     return differences
-
-
-class _Recorder:
-    """An engine that keeps the first inputs of every function."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.device, self.precision = engine.device, engine.precision
-        self.description = engine.description
-        self.inputs: dict[str, Tensors] = {}
-
-    def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
-        """See ``Engine``."""
-        self.inputs.setdefault(function, batch[0])
-        return self._engine.run(function, batch)

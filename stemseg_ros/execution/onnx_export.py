@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stemseg_ros.errors import StemsegError, needs_extra
+from stemseg_ros.execution.comparison import relative_difference
 
 Tensors = tuple[Tensor, ...]
 OPSET = 20
@@ -125,8 +126,7 @@ def largest_difference(
     differences = [0.0]
     for output, reference in zip(outputs, expected, strict=True):
         if output.numel():
-            scale = reference.abs().max().clamp(min=1e-6)
-            differences.append(float((output - reference[0]).abs().max() / scale))
+            differences.append(relative_difference(output, reference[0]))
     return max(differences)
 
 
