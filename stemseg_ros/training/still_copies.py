@@ -39,7 +39,7 @@ MIN_AREA = 400
 """Smallest mask of a still that is used, in pixels."""
 MIN_SIDE = 12
 """Shortest side of the box of such a mask, in pixels."""
-MIN_VISIBLE = 80
+MIN_VISIBLE = 60
 """Smallest mask of an object in the first frame of a sample, in pixels."""
 MERGE_REACH = 5
 """Largest distance, in pixels, of masks that may be merged into one object, such as a rider and a

@@ -35,6 +35,7 @@ from stemseg_ros.training.schedule import rate_factor
 from stemseg_ros.training.steps import MAX_BAD_STEPS, TrainingError
 from stemseg_ros.training.still_copies import StillPool, draw_sample
 
+REFINER = "decoder.refiner."
 LOG_EVERY = 20
 """Steps between lines of log.csv."""
 CHECKPOINT, WEIGHTS, LOG = "checkpoint.pt", "weights.safetensors", "log.csv"
@@ -91,7 +92,7 @@ def build_for_training(config: Settings) -> Hodor:
     network = Hodor(config)
     if config.training.start_from:
         path = Path(config.training.start_from)
-        load_state(network, read_state(path), path, config.name)
+        load_state(network, _new_parts(network) | read_state(path), path, config.name)
     elif config.network.backbone == "mobilenet_v2" and config.training.pretrained:
         body = MobileNetV2()
         load_imagenet(body)
@@ -110,6 +111,12 @@ def build_for_training(config: Settings) -> Hodor:
     if config.training.channels_last:
         to_channels_last(network)
     return network
+
+
+def _new_parts(network: Hodor) -> dict[str, Tensor]:
+    """Return the initial weights of what weights of a network without ``refinement`` lack."""
+    state = network.state_dict()
+    return {name: value for name, value in state.items() if name.startswith(REFINER)}
 
 
 def make_optimizer(network: Hodor, config: Settings) -> torch.optim.Optimizer:

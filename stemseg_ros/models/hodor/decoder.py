@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from stemseg_ros.models.hodor.encoder import initial_mask_scales, join_heads, split_heads
+from stemseg_ros.models.hodor.refiner import Refiner
 from stemseg_ros.models.hodor.settings import BACKGROUNDS, HodorNetworkConfig
 
 MIXER_GROUPS = 16
@@ -135,6 +136,7 @@ class Decoder(nn.Module):
             nn.ReLU(),
             nn.Conv2d(config.catch_all_width, 1, 1, bias=False),
         )
+        self.refiner = Refiner(width) if config.refinement else None
 
     def forward(
         self,
@@ -145,6 +147,8 @@ class Decoder(nn.Module):
         embeddings: Tensor,
         content: Tensor,
         previous: Tensor | None = None,
+        masks: Tensor | None = None,
+        earlier: Tensor | None = None,
     ) -> Tensor:
         """Segment frames.
 
@@ -152,14 +156,20 @@ class Decoder(nn.Module):
         descriptors: (B, T, 9 + I, C) of T frames; present: bool (B, T, 9 + I), which of them
         exist; embeddings: (9 + I, C); content: int64 (B, 2), rows and columns of the coarse map
         to which positions are relative; previous: (B, 9 + I, h, w) in [0, 1], regions of the
-        previous frame, only with ``previous_masks``.
+        previous frame, only with ``previous_masks``; masks, earlier: (B, I, 2h, 2w) in [0, 1] and
+        (B, C, 2h, 2w), objects and ``fine`` of the previous frame, only with ``refinement``.
         Returns logits (B, 10 + I, 2h, 2w): catch-all, 9 background cells, objects.
         """
         bias = self._attention_bias(present, previous)
         positions = encode_positions(coarse, content)
         for layer in self.attn_layers:
             coarse = layer(coarse, positions, descriptors, embeddings, bias)
-        return self._logits(self._fuse(fine, coarse), descriptors, present)
+        pixels = self._fuse(fine, coarse)
+        logits = self._logits(pixels, descriptors, present)
+        if self.refiner is None or masks is None or earlier is None:
+            return logits
+        refined: Tensor = self.refiner(logits, pixels, fine, earlier, masks)
+        return refined
 
     def _attention_bias(self, present: Tensor, previous: Tensor | None) -> Tensor:
         """Compute the attention bias (B, 1 or h * w, T * (9 + I)): -inf for missing descriptors,

@@ -42,9 +42,13 @@ class Hodor(nn.Module):
         present: Tensor,
         content: Tensor,
         previous: Tensor | None = None,
+        masks: Tensor | None = None,
+        earlier: Tensor | None = None,
     ) -> tuple[Tensor]:
         """Segment a frame by the descriptors (B, T, 9 + I, C) of its history; returns logits
         (B, 10 + I, H/4, W/4). See ``Decoder``."""
         embeddings = self.encoder.embeddings(descriptors.shape[2] - BACKGROUNDS)
-        logits = self.decoder(fine, coarse, descriptors, present, embeddings, content, previous)
+        logits = self.decoder(
+            fine, coarse, descriptors, present, embeddings, content, previous, masks, earlier
+        )
         return (logits,)

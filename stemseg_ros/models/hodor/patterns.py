@@ -58,9 +58,12 @@ class ClipPropagation:
     """(B, 9 + I, C) by frame."""
     regions: dict[int, Tensor] = field(default_factory=dict)
     """(B, 9 + I, h, w) by frame, from which the descriptors were computed."""
+    masks: dict[int, Tensor] = field(default_factory=dict)
+    """(B, I, 2h, 2w) by frame, objects at stride 4."""
 
-    def describe(self, frame: int, regions: Tensor) -> None:
+    def describe(self, frame: int, regions: Tensor, masks: Tensor) -> None:
         """Compute the descriptors of a frame, which makes it a source."""
+        self.masks[frame] = masks
         coarse = self.features[frame][1]
         (self.descriptors[frame],) = self.network.describe(coarse, regions, self._content())
         self.regions[frame] = regions
@@ -70,20 +73,21 @@ class ClipPropagation:
         fine, coarse = self.features[target]
         history = torch.stack([self.descriptors[frame] for frame in sources], 1)
         present = torch.ones(history.shape[:3], dtype=torch.bool, device=history.device)
-        previous = None
+        hints: tuple[Tensor, ...] = ()
         if self.network.config.network.previous_masks:
-            previous = self._hint(sources[-1], target)
-        (logits,) = self.network.decode(fine, coarse, history, present, self._content(), previous)
+            hints = self._hints(sources[-1], target)
+        (logits,) = self.network.decode(fine, coarse, history, present, self._content(), *hints)
         return logits
 
-    def _hint(self, source: int, target: int) -> Tensor:
-        """Return the regions of the source, but zeros, which carry no information, where they
-        would reveal the ground truth, and in a share of the samples."""
-        regions = self.regions[source]
-        if source == target:
-            return torch.zeros_like(regions)
+    def _hints(self, source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the regions, masks and stride-4 features of the source, but zero masks, which
+        carry no information, where they would reveal the ground truth, and in a share of the
+        samples."""
+        regions, masks = self.regions[source], self.masks[source]
         kept = torch.rand(len(regions), 1, 1, 1, device=regions.device) >= self.hint_dropout
-        return regions * kept
+        if source == target:
+            kept = torch.zeros_like(kept)
+        return regions * kept, masks * kept, self.features[source][0]
 
     def _content(self) -> Tensor:
         coarse = self.features[0][1]
@@ -97,15 +101,15 @@ def propagate(clip: ClipPropagation, masks: Tensor, iteration: int) -> list[Pred
     ``FORK``. Returns six predictions: three of frame 0, two of frame 1, one of frame 2.
     """
     size = (masks.shape[-2], masks.shape[-1])
-    clip.describe(0, regions_from_given(masks, size))
+    clip.describe(0, regions_from_given(masks, size), F.avg_pool2d(masks, GRID_STRIDE))
     all_objects = clip.present.new_ones(clip.present[:, 0].shape)
     logits = clip.decode(*SELF[0])
     predictions = [_prediction(0, logits, all_objects)]
     first = clip.decode(*CYCLE[0])
     describe_predicted(clip, 1, first)
-    start = clip.descriptors[1], clip.regions[1]
+    start = clip.descriptors[1], clip.regions[1], clip.masks[1]
     for pattern in (CYCLE, CHAIN if iteration % 2 == 0 else FORK):
-        clip.descriptors[1], clip.regions[1] = start
+        clip.descriptors[1], clip.regions[1], clip.masks[1] = start
         known = clip.present[:, 0]
         if pattern is CYCLE:
             predictions.append(_prediction(1, first, known))
@@ -124,7 +128,7 @@ def propagate_forward(clip: ClipPropagation, masks: Tensor) -> list[Prediction]:
     masks: (B, I, H, W) ground truth of frame 0, in which every object is visible.
     """
     size = (masks.shape[-2], masks.shape[-1])
-    clip.describe(0, regions_from_given(masks, size))
+    clip.describe(0, regions_from_given(masks, size), F.avg_pool2d(masks, GRID_STRIDE))
     known = clip.present.new_ones(clip.present[:, 0].shape)
     predictions = []
     for target in range(1, len(clip.features)):
@@ -140,7 +144,7 @@ def describe_predicted(clip: ClipPropagation, frame: int, logits: Tensor) -> Non
     soft = logits.detach().float().softmax(1)[:, BACKGROUNDS + 1 :]
     masks = F.avg_pool2d(soft, STRIDE // GRID_STRIDE)
     size = (masks.shape[-2], masks.shape[-1])
-    clip.describe(frame, regions_from_predicted(masks, size))
+    clip.describe(frame, regions_from_predicted(masks, size), soft)
 
 
 def select_truth(predictions: Sequence[Prediction], labels: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -34,6 +34,8 @@ from stemseg_ros.tracker import Call
 
 FIRST_OBJECT = BACKGROUNDS + 1
 """Channel of the first object, after the catch-all and the background cells."""
+FINE_STRIDE = 4
+"""Pixels of the padded network input per cell of the logits."""
 GivenMasks = Mapping[int, npt.NDArray[np.bool_]]
 """bool (H, W) by track id."""
 Result = TypeVar("Result")
@@ -82,13 +84,21 @@ class State:
     """Position of the frame in the stream."""
     previous: dict[int, Tensor] = field(default_factory=dict)
     """Mask of each object in the previous frame, (h, w) at stride 8, by id."""
+    outlines: dict[int, Tensor] = field(default_factory=dict)
+    """The same at stride 4; kept for ``network.refinement``."""
+    fine: Tensor | None = None
+    """(C, h, w), features of the previous frame at stride 4."""
     sightings: dict[int, Sighting] = field(default_factory=dict)
     """Last sighting of each object, by id."""
 
     def copy(self) -> State:
         """Copy the state, to return to it later."""
-        return State(
-            self.memory.copy(), self.ids, self.index, dict(self.previous), dict(self.sightings)
+        return replace(
+            self,
+            memory=self.memory.copy(),
+            previous=dict(self.previous),
+            outlines=dict(self.outlines),
+            sightings=dict(self.sightings),
         )
 
     def forget(self, ids: Collection[int]) -> None:
@@ -99,6 +109,7 @@ class State:
         else:
             self.memory = Memory()
         self.previous = {n: mask for n, mask in self.previous.items() if n not in ids}
+        self.outlines = {n: mask for n, mask in self.outlines.items() if n not in ids}
         self.sightings = {n: sighting for n, sighting in self.sightings.items() if n not in ids}
 
 
@@ -177,6 +188,8 @@ class Propagator:
         regions = regions_from_given(stack, self._content_cells(encoded.geometry, 1))
         described = yield from self._describe(encoded, regions, self.state.ids)
         self._store(described, regions)
+        if self.config.network.refinement:
+            self._keep_outlines(encoded, shrink(stack))
         self._anchor(described)
         if self._rules.first_as_given:
             best = np.zeros(encoded.geometry.image_size, np.int32)
@@ -202,6 +215,8 @@ class Propagator:
         )
         if self.config.network.previous_masks:
             inputs = (*inputs, self._previous_regions(ids, encoded))
+        if self.config.network.refinement:
+            inputs = (*inputs, *self._previous_outlines(ids, encoded))
         (logits,) = yield Call("decode", inputs)
         logits = self._limit_to_reach(logits.float(), ids)
         enlarged = _upsample(logits).softmax(0)
@@ -212,6 +227,10 @@ class Propagator:
         regions = regions_from_predicted(masks, self._content_cells(geometry, STRIDE))
         self.state.ids = ids
         self._store((yield from self._describe(encoded, regions, ids)), regions)
+        if self.config.network.refinement:
+            soft = logits.softmax(0)
+            _set_given(soft, {n: shrink(mask) for n, mask in given.items()}, ids)
+            self._keep_outlines(encoded, soft[FIRST_OBJECT:])
         output = resize_to_image(self._join_backgrounds(enlarged), geometry)
         first = len(output) - len(ids)
         best = (_argmax(output) - first + 1).clamp(min=0).cpu().numpy()
@@ -253,6 +272,10 @@ class Propagator:
         self.state.previous = masks
         self.state.sightings = update_sightings(self.state.sightings, masks, self.state.index)
 
+    def _keep_outlines(self, encoded: _EncodedFrame, masks: Tensor) -> None:
+        self.state.outlines = dict(zip(self.state.ids, masks, strict=True))
+        self.state.fine = encoded.fine
+
     def _limit_to_reach(self, logits: Tensor, ids: tuple[int, ...]) -> Tensor:
         """Lower the logits (10 + I, h, w) of objects that are out of reach."""
         reach, state = self.config.propagation.reach, self.state
@@ -268,6 +291,15 @@ class Propagator:
         }
         soft = torch.stack([masks[n] for n in ids])
         return regions_from_predicted(soft, self._content_cells(encoded.geometry, STRIDE))
+
+    def _previous_outlines(
+        self, ids: tuple[int, ...], encoded: _EncodedFrame
+    ) -> tuple[Tensor, Tensor]:
+        """Return the masks (I, h, w) at stride 4 and the features (C, h, w) of the previous frame;
+        new objects as given, whose logits are not used."""
+        masks = self.state.outlines | {n: shrink(mask) for n, mask in encoded.given.items()}
+        fine = encoded.fine if self.state.fine is None else self.state.fine
+        return torch.stack([masks[n] for n in ids]), fine
 
     def _anchor(self, described: FrameDescriptors) -> None:
         if self._rules.keeps_given:
@@ -291,6 +323,13 @@ class Propagator:
             return probabilities
         background = probabilities[:FIRST_OBJECT].sum(0, keepdim=True)
         return torch.cat((background, probabilities[FIRST_OBJECT:]))
+
+
+def shrink(masks: Tensor) -> Tensor:
+    """Average masks (..., H, W) at input size to stride 4."""
+    blocks = masks.float().unflatten(-1, (-1, FINE_STRIDE)).unflatten(-3, (-1, FINE_STRIDE))
+    shrunk: Tensor = blocks.mean((-3, -1))
+    return shrunk
 
 
 def _argmax(maps: Tensor) -> Tensor:

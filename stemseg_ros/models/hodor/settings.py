@@ -43,15 +43,20 @@ class HodorNetworkConfig(Section):
     previous_masks: bool = False
     """Beyond the paper: in the decoder, each pixel prefers descriptors of the regions that covered
     it in the previous frame, by soft-masked attention as in the encoder."""
+    refinement: bool = False
+    """Beyond the paper: each object's logits are corrected by its mask in the previous frame,
+    moved along with the pixels (``refiner.py``); needs ``previous_masks``."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of the activations dropped in training."""
     classes: tuple[str, ...] = Field(("object",), min_length=1)
     """Class names of prompts; class ids count from 1. The weights do not depend on them."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> HodorNetworkConfig:
+    def _parts_fit(self) -> HodorNetworkConfig:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.refinement and not self.previous_masks:
+            raise ValueError("refinement needs previous_masks: true")
         return self
 
 
@@ -113,6 +118,9 @@ class StillsConfig(Section):
     side."""
     zoom: Scale = (0.15, 0.75)
     """Range of the size of the first object (root of its area), relative to the frame's side."""
+    dice: Literal["joint", "by_object"] = "joint"
+    """joint: one Dice loss over all objects of a sample, as in the released code, in which large
+    objects decide. by_object: the mean over its objects."""
     hint_dropout: float = Field(0.0, ge=0, le=1)
     """Share of the predictions for which ``network.previous_masks`` is withheld."""
 

@@ -52,7 +52,8 @@ def compute_losses(
     else:
         predictions = propagate(clip, first, iteration)
     logits = torch.stack([prediction.logits.float() for prediction in predictions], 2)
-    return propagation_losses(logits, select_truth(predictions, batch.labels))
+    truth = select_truth(predictions, batch.labels)
+    return propagation_losses(logits, truth, by_object=config.stills.dice == "by_object")
 
 
 def object_masks(labels: Tensor, objects: int) -> Tensor:
