@@ -80,6 +80,36 @@ def small_stc(**training: object) -> Config:
     )
 
 
+def small_hodor(**training: object) -> Config:
+    """Return a network and a schedule whose steps take a fraction of a second."""
+    settings: dict[str, object] = {
+        "network.width": 32,
+        "network.heads": 2,
+        "network.encoder_layers": 1,
+        "network.decoder_layers": 1,
+        "network.encoder_hidden": 32,
+        "network.decoder_hidden": 32,
+        "network.reduced_width": 16,
+        "network.catch_all_width": 16,
+        "input.min_dim": 96,
+        "input.max_dim": 160,
+        "runtime.precision": "float32",
+        "stills.objects": 2,
+        "training.mix": {"clips": 0.6, "stills_city": 0.4},
+        "training.crop": [96, 128],
+        "training.pretrained": False,
+        "training.frozen_stages": 0,
+        "training.batch_size": 2,
+        "training.learning_rate": 3e-3,
+        "training.warmup_steps": 0,
+        "training.precision": "float32",
+        "training.steps": 40,
+    }
+    return load_config(
+        "hodor_lite", settings | {f"training.{name}": value for name, value in training.items()}
+    )
+
+
 def _write(stem: Path, seed: int, shift: int) -> None:
     rng = np.random.default_rng(seed)
     image = rng.integers(90, 110, (HEIGHT, WIDTH, 3), dtype=np.uint8)

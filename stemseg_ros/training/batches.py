@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -20,7 +20,7 @@ from stemseg_ros.errors import StemsegError
 from stemseg_ros.models.layers.preprocess import normalise
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.models.stemseg.targets import Targets, grid_targets
-from stemseg_ros.training.clips import Clip, draw_clip, draw_size
+from stemseg_ros.training.clips import Clip
 from stemseg_ros.training.distributed import World
 from stemseg_ros.training.interrupts import leave_signals_to_the_parent, signals_held
 from stemseg_ros.training.trainables import AnyBatch, trainable
@@ -105,6 +105,8 @@ def batches(
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
         worker_init_fn=_start_worker,
+        # Not torch's own generator, whose state is that of the run: dropout draws from it.
+        generator=torch.Generator(),
     )
     with signals_held():
         drawn = iter(loader)
@@ -140,12 +142,15 @@ def batch_of_windows(clips: list[Clip], config: Settings) -> Batch:
 def step_clips(sources: Sources, config: Config, step: int, world: World) -> list[Clip]:
     """Draw the clips of one process in a step."""
     seed, count = config.training.seed, config.training.batch_size * config.training.accumulate
-    # The size is one for all processes.
-    size = draw_size(sources, config, np.random.default_rng((seed, step, count * world.size)))
-    return [
-        draw_clip(sources, config, np.random.default_rng((seed, step, place)), size)
+    task = trainable(config)
+    # The shape is one for all processes.
+    common = np.random.default_rng((seed, step, count * world.size))
+    shape = task.draw_shape(sources, config, common)
+    clips = [
+        task.draw_clip(sources, config, np.random.default_rng((seed, step, place)), shape)
         for place in range(world.rank * count, (world.rank + 1) * count)
     ]
+    return [replace(clip, step=step) for clip in clips]
 
 
 class _Steps(Dataset[AnyBatch | StemsegError]):

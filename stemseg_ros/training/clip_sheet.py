@@ -17,7 +17,6 @@ from stemseg_ros.records import FrameResult, Image, Instance
 from stemseg_ros.training.batches import load_sources, step_clips
 from stemseg_ros.training.clips import Clip
 from stemseg_ros.training.distributed import World
-from stemseg_ros.training.trainables import trainable
 
 STRIPE = 8
 """Pixels from one stripe of an ignored region to the next."""
@@ -33,7 +32,6 @@ def show_clips(config: Config, data: Path, out: Path, clips: int) -> int:
     """
     if out.suffix.lower() != ".png":
         raise MediaError(f"{out}: the contact sheet is a PNG; name it so")
-    trainable(config)  # raises for a model that draws no clips
     images, captions = [], []
     for clip in islice(_training_clips(load_sources(config, data), config), clips):
         images += draw_labels(clip, config.classes)

@@ -33,6 +33,8 @@ class Clip:
     """int32 (T, H, W): 0 background, class * 1000 + track id, IGNORE_LABEL."""
     name: str = ""
     """Sequence it was drawn from, for messages."""
+    step: int = 0
+    """Step of training that it was drawn for."""
 
 
 def draw_size(sources: Sources, config: Config, rng: np.random.Generator) -> tuple[int, int]:
@@ -40,7 +42,7 @@ def draw_size(sources: Sources, config: Config, rng: np.random.Generator) -> tup
     sizes = [_area(name, config).crop for name in sources]
     if len(set(sizes)) == 1:
         return sizes[0]
-    return sizes[rng.choice(len(sizes), p=_shares(list(sources), config))]
+    return sizes[rng.choice(len(sizes), p=mix_shares(list(sources), config))]
 
 
 def draw_clip(
@@ -55,7 +57,7 @@ def draw_clip(
     """
     training, shape = config.training, config.clip
     names = [name for name in sources if size in (None, _area(name, config).crop)]
-    name = names[rng.choice(len(names), p=_shares(names, config))]
+    name = names[rng.choice(len(names), p=mix_shares(names, config))]
     area = _area(name, config)
     number = int(rng.integers(len(sources[name])))
     sequence = sources[name][number]
@@ -81,7 +83,8 @@ def _area(name: str, config: Config) -> Area:
     return Area(entry.crop or training.crop, entry.scale or training.scale, focus)
 
 
-def _shares(names: list[str], config: Config) -> npt.NDArray[np.float64]:
+def mix_shares(names: list[str], config: Config) -> npt.NDArray[np.float64]:
+    """Normalise the weights of entries of the mix."""
     weights = np.array([config.training.mix[name].weight for name in names], np.float64)
     shares: npt.NDArray[np.float64] = weights / weights.sum()
     return shares
@@ -90,15 +93,20 @@ def _shares(names: list[str], config: Config) -> npt.NDArray[np.float64]:
 def _video_clip(
     sequence: Sequence[LabelledFrame], area: Area, shape: ClipShape, rng: np.random.Generator
 ) -> Clip:
+    frames = [sequence[index] for index in draw_window(len(sequence), shape, rng)]
+    crop = draw_crop(frames[shape.length // 2].labels, area, rng)
+    return warp(frames, [crop] * shape.length, area.crop)
+
+
+def draw_window(frames: int, shape: ClipShape, rng: np.random.Generator) -> range:
+    """Draw the indices of the frames of a clip from a video of at least ``shape.length``
+    frames: evenly spaced, forwards or backwards."""
     length = shape.length
-    longest = max(1, min(shape.max_stride, (len(sequence) - 1) // max(length - 1, 1)))
+    longest = max(1, min(shape.max_stride, (frames - 1) // max(length - 1, 1)))
     stride = int(rng.integers(1, longest + 1))
-    first = int(rng.integers(len(sequence) - (length - 1) * stride))
-    frames = sequence[first : first + (length - 1) * stride + 1 : stride]
-    if rng.random() < 0.5:
-        frames = frames[::-1]
-    crop = draw_crop(frames[length // 2].labels, area, rng)
-    return warp(frames, [crop] * length, area.crop)
+    first = int(rng.integers(frames - (length - 1) * stride))
+    window = range(first, first + (length - 1) * stride + 1, stride)
+    return window[::-1] if rng.random() < 0.5 else window
 
 
 def _still_clip(frame: LabelledFrame, area: Area, length: int, rng: np.random.Generator) -> Clip:

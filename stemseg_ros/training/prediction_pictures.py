@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from stemseg_ros.config import Config
 from stemseg_ros.masks import encode
 from stemseg_ros.media.overlay import contact_sheet, draw_instances
 from stemseg_ros.models.stemseg.clustering import cluster_window, foreground_mask
@@ -31,7 +32,7 @@ def draw_predictions(network: WindowNetwork, batch: Batch, config: Settings) -> 
     heat, semantic = output.heatmap, output.semantic_logits
     evidence = heat[0] if semantic is None else semantic[-1]
     clusters = cluster_window(output, foreground_mask(evidence, config), config)
-    frames = _images(clip[0], config)
+    frames = restore_images(clip[0], config)
     overlays = [
         draw_instances(image, _result(index, clusters, image.shape[:2], config))
         for index, image in enumerate(frames)
@@ -39,8 +40,8 @@ def draw_predictions(network: WindowNetwork, batch: Batch, config: Settings) -> 
     return contact_sheet(overlays + _heat_maps(heat[0], frames), len(frames), width=SHEET_WIDTH)
 
 
-def _images(clip: torch.Tensor, config: Settings) -> list[Image]:
-    """Preprocessed frames (T, 3, H, W) as images again."""
+def restore_images(clip: torch.Tensor, config: Config) -> list[Image]:
+    """Turn preprocessed frames (T, 3, H, W), BGR, into images again."""
     pixels = clip.permute(0, 2, 3, 1).float().cpu().numpy()
     pixels = pixels * np.array(config.input.std_bgr) + np.array(config.input.mean_bgr)
     return list(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))

@@ -15,7 +15,9 @@ from stemseg_ros.training.stemseg_task import (
     batch,
     build,
     build_plain,
+    draw_clip,
     draw_predictions,
+    draw_shape,
 )
 
 __all__ = [
@@ -24,7 +26,9 @@ __all__ = [
     "build",
     "build_plain",
     "compute_losses",
+    "draw_clip",
     "draw_predictions",
+    "draw_shape",
     "parameter_groups",
 ]
 

@@ -29,9 +29,22 @@ from stemseg_ros.models.stc.settings import Settings
 from stemseg_ros.models.stc.tracker import StcTracker
 from stemseg_ros.models.stc.trainable import FramePairs, extract_truth, freeze, output_layers
 from stemseg_ros.records import Frame, FrameResult, Image
-from stemseg_ros.training.clips import Clip
+from stemseg_ros.training.clips import Clip, draw_clip
+from stemseg_ros.training.clips import draw_size as draw_shape
 from stemseg_ros.training.model import in_float32
 from stemseg_ros.training.pretrained import load_imagenet
+
+__all__ = [
+    "COMPILED",
+    "batch",
+    "build",
+    "build_plain",
+    "compute_losses",
+    "draw_clip",
+    "draw_predictions",
+    "draw_shape",
+    "parameter_groups",
+]
 
 COMPILED = ("pyramid",)
 SHEET_WIDTH = 1600

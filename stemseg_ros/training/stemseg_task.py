@@ -8,6 +8,8 @@ from stemseg_ros.models.stemseg.network import StemSeg
 from stemseg_ros.models.stemseg.network import build_network as build_plain
 from stemseg_ros.models.stemseg.settings import Settings
 from stemseg_ros.training.batches import batch_of_windows as batch
+from stemseg_ros.training.clips import draw_clip
+from stemseg_ros.training.clips import draw_size as draw_shape
 from stemseg_ros.training.model import build_for_training as build
 from stemseg_ros.training.objective import compute_losses
 from stemseg_ros.training.prediction_pictures import draw_predictions
@@ -18,7 +20,9 @@ __all__ = [
     "build",
     "build_plain",
     "compute_losses",
+    "draw_clip",
     "draw_predictions",
+    "draw_shape",
     "parameter_groups",
 ]
 

@@ -79,7 +79,6 @@ def train(
     Raises ConfigError, DataError, TrainingError, CheckpointError, DeviceError; TrainingStopped
     when SIGTERM or SIGINT ended the run.
     """
-    trainable(config)  # raises for a model that is not trained here
     place = resolve_device(device)
     checkpoint = _check(config, out, resume)
     sources = load_sources(config, data)

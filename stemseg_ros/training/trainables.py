@@ -5,10 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stemseg_ros.config import Config, ConfigError
+from stemseg_ros.config import Config
+from stemseg_ros.datasets.sequence import Sources
 from stemseg_ros.models.stemseg.settings import own_settings
 from stemseg_ros.records import Image
 
@@ -19,8 +21,9 @@ TRAINABLES = {
     "stemseg": "stemseg_ros.training.stemseg_task",
     "saliency": "stemseg_ros.training.saliency_task",
     "stc": "stemseg_ros.training.stc_task",
+    "hodor": "stemseg_ros.training.hodor_task",
 }
-"""Module of each model or task that the loop trains; it implements ``Trainable``."""
+"""Module of each model or task; it implements ``Trainable``."""
 
 
 Same = TypeVar("Same", bound="AnyBatch")  # typing.Self needs Python 3.11
@@ -57,6 +60,17 @@ class Trainable(Protocol):
         """Build a network with the parameter names of checkpoints, without loading weights."""
         ...
 
+    def draw_shape(self, sources: Sources, config: Any, rng: np.random.Generator) -> Any:
+        """Draw what all clips of a step have in common, such as their size."""
+        ...
+
+    def draw_clip(
+        self, sources: Sources, config: Any, rng: np.random.Generator, shape: Any
+    ) -> Clip:
+        """Draw a clip of a shape drawn before, a function of the arguments alone. Raises
+        DataError."""
+        ...
+
     def batch(self, clips: list[Clip], config: Any) -> AnyBatch:
         """Make a batch of clips of one size with their targets."""
         ...
@@ -78,13 +92,8 @@ class Trainable(Protocol):
 
 
 def trainable(config: Config) -> Trainable:
-    """Import the module that trains a preset. Raises ConfigError if the loop does not train its
-    model."""
+    """Import the module that trains a preset."""
     name = config.model
     if name == "stemseg" and own_settings(config).network.task == "saliency":
         name = "saliency"
-    if name not in TRAINABLES:
-        raise ConfigError(
-            f"the model {name} is not trained by this loop; it trains {', '.join(TRAINABLES)}"
-        )
     return cast(Trainable, import_module(TRAINABLES[name]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from driving_pack import small_stc, tiny_config, write_pack
+from driving_pack import small_hodor, small_stc, tiny_config, write_pack
 from training.run_process import checkpoint, finish_training, losses
 
 from stemseg_ros.config import Config
@@ -75,6 +75,20 @@ def test_two_processes_train_stc_as_one_does_with_twice_the_batch(
         float(losses(tmp_path / run)[-1].split(",")[8]) for run in ("one", "two", "half")
     )
     assert abs(two - one) < 0.3 * abs(half - one)
+
+
+def test_two_processes_train_hodor_as_one_does_with_twice_the_batch(
+    pack: Path, tmp_path: Path
+) -> None:
+    short = {"steps": 2, "optimizer": "sgd", "learning_rate": 0.01, "clip_norm": 0.1, "ema": 0.5}
+    train(small_hodor(batch_size=4, **short), pack, tmp_path / "one")
+    train(small_hodor(batch_size=2, **short), pack, tmp_path / "half")
+    two = small_hodor(batch_size=1, accumulate=2, **short)
+    finish_training(two, pack, tmp_path / "two", launcher=TORCHRUN)
+    same = largest_difference(tmp_path / "one", tmp_path / "two")
+    other = largest_difference(tmp_path / "one", tmp_path / "half")
+    # Cross-entropies are means over the known pixels of a pass, so that it is not exact.
+    assert same < 0.3 * other
 
 
 def test_processes_share_the_clips_of_a_larger_batch(pack: Path) -> None:

@@ -3,12 +3,17 @@ of its history, and then described once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from torch import Tensor, nn
 
 from stemseg_ros.models.hodor.decoder import Decoder
 from stemseg_ros.models.hodor.encoder import Encoder
 from stemseg_ros.models.hodor.features import FeatureExtractor
 from stemseg_ros.models.hodor.settings import BACKGROUNDS, Settings
+
+Result = TypeVar("Result")
 
 
 class Hodor(nn.Module):
@@ -23,6 +28,11 @@ class Hodor(nn.Module):
         self.feature_extractor = FeatureExtractor(config.network)
         self.encoder = Encoder(config.network)
         self.decoder = Decoder(config.network)
+
+    def forward(self, computation: Callable[[Hodor], Result]) -> Result:
+        """Run a computation of several calls as one, as wrappers of the network need it that share
+        its gradients (DistributedDataParallel)."""
+        return computation(self)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Extract features (B, C, H/4, W/4) and (B, C, H/8, W/8) from images (B, 3, H, W)."""

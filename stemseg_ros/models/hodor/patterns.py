@@ -84,9 +84,9 @@ class ClipPropagation:
         carry no information, where they would reveal the ground truth, and in a share of the
         samples."""
         regions, masks = self.regions[source], self.masks[source]
-        kept = torch.rand(len(regions), 1, 1, 1, device=regions.device) >= self.hint_dropout
-        if source == target:
-            kept = torch.zeros_like(kept)
+        kept = regions.new_full((len(regions), 1, 1, 1), source != target)
+        if self.hint_dropout:
+            kept = kept * (torch.rand_like(kept) >= self.hint_dropout)
         return regions * kept, masks * kept, self.features[source][0]
 
     def _content(self) -> Tensor:

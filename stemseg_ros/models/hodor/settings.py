@@ -8,7 +8,15 @@ from pydantic import Field, model_validator
 
 from stemseg_ros.bridging.settings import FollowerConfig
 from stemseg_ros.datasets.settings import Scale
-from stemseg_ros.settings import LIVE, InputConfig, Section, Switch, Switches, Variant
+from stemseg_ros.settings import (
+    LIVE,
+    ClipShape,
+    InputConfig,
+    Section,
+    Switch,
+    Switches,
+    Variant,
+)
 from stemseg_ros.tracker import Latency
 
 BACKGROUND_GRID = 3
@@ -97,7 +105,8 @@ class PropagationConfig(Switches):
 
 
 class StillsConfig(Section):
-    """Training samples of a few frames, made from still images (Sec. 3.4)."""
+    """Training samples of a few frames, made from still images (Sec. 3.4); of samples from videos
+    ``frames``, ``patterns``, ``objects``, ``zoom``, ``dice`` and ``hint_dropout`` apply."""
 
     frames: int = Field(3, ge=2, le=8)
     """Frames of a sample; the patterns of the paper need 3."""
@@ -124,6 +133,12 @@ class StillsConfig(Section):
     hint_dropout: float = Field(0.0, ge=0, le=1)
     """Share of the predictions for which ``network.previous_masks`` is withheld."""
 
+    @model_validator(mode="after")
+    def _patterns_fit(self) -> StillsConfig:
+        if self.patterns == "cyclic" and self.frames != 3:
+            raise ValueError(f"patterns: cyclic needs frames: 3, not {self.frames}")
+        return self
+
 
 class Settings(FollowerConfig):
     """Settings of a HODOR model."""
@@ -139,6 +154,17 @@ class Settings(FollowerConfig):
     propagation: PropagationConfig = PropagationConfig()
     stills: StillsConfig = StillsConfig()
 
+    @model_validator(mode="after")
+    def _entries_of_the_mix_fit(self) -> Settings:
+        for name, entry in self.training.mix.items():
+            for setting in ("crop", "scale", "focus"):
+                if getattr(entry, setting) is not None:
+                    raise ValueError(
+                        f"training.mix.{name}.{setting}: has no effect on samples of HODOR, which "
+                        "training.crop and the section stills describe; remove it"
+                    )
+        return self
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; class ids count from 1."""
@@ -150,6 +176,11 @@ class Settings(FollowerConfig):
         if self.detector:
             return self.detector.latency
         return Latency(look_ahead=0, burst=1, in_flight=1, frames_per_pass=1)
+
+    @property
+    def clip(self) -> ClipShape:
+        """Frames of a sample, in videos 1 to 3 source frames apart."""
+        return ClipShape(self.stills.frames, max_stride=3)
 
     @property
     def traits(self) -> dict[str, str]:
