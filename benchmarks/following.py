@@ -69,7 +69,7 @@ def read_videos(data: Path) -> dict[str, Video]:
     for sequence in load_driving(data / "driving", "development"):
         if len(sequence) > 1:
             frames = [sequence.read(index) for index in range(len(sequence))]
-            videos[f"clips/{sequence.name}"] = repair(frames)[0]
+            videos[sequence.name] = repair(frames)[0]
     return videos
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ class RecordingEngine:
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
     """Compute the largest difference of two tensors of equal shape, not empty and on any devices,
-    relative to the largest value of ``expected``."""
-    difference = (found.cpu() - expected.cpu()).abs().max()
-    return float(difference / expected.cpu().abs().max().clamp(min=1e-6))
+    relative to the largest finite value of ``expected``; infinite where one is NaN, or infinite
+    and the other is not."""
+    one, other = found.cpu().double(), expected.cpu().double()
+    difference = (one - other).abs().masked_fill(one == other, 0.0)  # not NaN for equal infinities
+    scale = other.masked_fill(~other.isfinite(), 0.0).abs().max().clamp(min=1e-6)
+    return float((difference / scale).nan_to_num(nan=math.inf, posinf=math.inf).max())
