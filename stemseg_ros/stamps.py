@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
-from stemseg_ros.records import Frame
+from stemseg_ros.records import Frame, Prompt
 
 LATE_NS = 1_000_000_000
 """A frame at most this far behind the newest one may be late; farther behind, time has jumped."""
@@ -33,6 +33,8 @@ class Event(NamedTuple):
     """A new epoch began, or a frame was dropped because of its stamp."""
     text: str
     """A sentence for the log."""
+    prompts: tuple[Prompt, ...] = ()
+    """Prompts of the dropped frame: their objects are not followed."""
 
 
 def count_dropped(events: Iterable[Event], held: int) -> dict[str, int]:
@@ -79,9 +81,7 @@ class StampOrder:
     def admit(self, frame: Frame) -> list[Admitted]:
         """Take in a frame; returns those to process now, in order."""
         if self._repeats(frame.stamp_ns):
-            self.events.append(
-                Event("duplicate", "a frame has the stamp of the one before: dropped")
-            )
+            self._drop(frame, "duplicate", "a frame has the stamp of the one before")
             return []
         if self.newest is None or self._follows(self.newest, frame.stamp_ns):
             self._drop_held()
@@ -131,5 +131,12 @@ class StampOrder:
                 if frame.stamp_ns == 0
                 else f"a frame is {abs(seconds):.3f} s out of order"
             )
-            self.events.append(Event("out_of_order", f"{what}: dropped"))
+            self._drop(frame, "out_of_order", what)
         self.held = []
+
+    def _drop(self, frame: Frame, kind: Kind, what: str) -> None:
+        text = f"{what}: dropped"
+        if frame.prompts:
+            ids = ", ".join(str(prompt.track_id) for prompt in frame.prompts)
+            text += f" with its prompts, whose objects are not followed: {ids}"
+        self.events.append(Event(kind, text, frame.prompts))

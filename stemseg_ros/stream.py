@@ -122,9 +122,9 @@ class Model:
 class Stream:
     """Frames of one camera or recording in, results out, one for each frame and in order.
 
-    Frames whose stamp repeats or is a glitch are dropped and reported in ``events``; a lasting
-    jump of the stamps, and another image size, finish what is pending and start a new epoch
-    (``stamps.py``).
+    Frames whose stamp repeats or is a glitch are dropped, with their prompts, and reported in
+    ``events``; a lasting jump of the stamps, and another image size, finish what is pending and
+    start a new epoch (``stamps.py``).
     """
 
     def __init__(self, model: Model, config: Config | None = None) -> None:

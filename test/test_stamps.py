@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stemseg_ros.records import Frame
+from stemseg_ros.masks import encode
+from stemseg_ros.records import Frame, Prompt
 from stemseg_ros.stamps import StampOrder
 
 IMAGE = np.zeros((1, 1, 3), np.uint8)
@@ -60,6 +61,19 @@ def test_what_is_held_at_the_end_is_counted(stamps: list[float], held: int) -> N
         order.admit(Frame(IMAGE, round(stamp * S)))
     assert order.forget() == held
     assert order.held == [] and order.newest is None
+
+
+@pytest.mark.parametrize(("stamp", "kind"), [(51, "duplicate"), (5, "out_of_order")])
+def test_prompts_of_a_dropped_frame_are_named(stamp: int, kind: str) -> None:
+    order = StampOrder(10.0)
+    prompts = tuple(Prompt(n, 1, encode(np.ones((1, 1), bool))) for n in (3, 8))
+    for second in (50, 51):
+        order.admit(Frame(IMAGE, second * S))
+    order.admit(Frame(IMAGE, stamp * S, prompts))
+    order.admit(Frame(IMAGE, 52 * S))
+    (event,) = order.events
+    assert (event.kind, event.prompts) == (kind, prompts)
+    assert event.text.endswith("dropped with its prompts, whose objects are not followed: 3, 8")
 
 
 @given(st.lists(st.integers(0, 40)), st.sampled_from([0.0, 5.0]))

@@ -43,28 +43,32 @@ def frames_of(
     all stamps are equal.
 
     Messages may be missing, and ground truth too, where the bag that holds them is damaged; those
-    of the ``explained`` frames may be missing anyway.
+    of the ``explained`` frames may be missing anyway. Unreadable messages are those of the frames
+    between their readable neighbours.
     Raises EvaluationError, which names ``what``, where stamps differ without such a reason.
     """
     if truth.ns == found.ns:
         return ()
-    frames: list[int] = []
-    next_frame = unread = 0
-    for stamp in found.ns:
+    frames, start = [NO_FRAME] * len(found.ns), 0
+    unread: list[int] = []  # positions since the last message of a known frame
+    for position, stamp in enumerate(found.ns):
         if stamp is None:
-            frames.append(min(next_frame + unread, len(truth.ns) - 1))
-            unread += 1
-            continue
-        unread = 0
-        frame = _find(truth.ns, stamp, next_frame)
-        if frame is None and not truth.losses:
-            raise EvaluationError(_difference(truth.ns, found.ns, what))
-        frames.append(NO_FRAME if frame is None else frame)
-        next_frame = next_frame if frame is None else frame + 1
-    missing = set(range(len(truth.ns))) - set(frames)
-    if missing - set(explained) and not found.losses:
+            unread.append(position)
+        elif (frame := _find(truth.ns, stamp, start)) is not None:
+            frames[position] = frame
+            _fill(frames, unread, range(start, frame))
+            unread, start = [], frame + 1
+    _fill(frames, unread, range(start, len(truth.ns)))
+    missing = set(range(len(truth.ns))) - set(frames) - set(explained)
+    if (NO_FRAME in frames and not truth.losses) or (missing and not found.losses):
         raise EvaluationError(_difference(truth.ns, found.ns, what))
     return tuple(frames)
+
+
+def _fill(frames: list[int], unread: list[int], between: range) -> None:
+    """Number unreadable messages by the frames between their neighbours, as far as there are."""
+    for position, frame in zip(unread, between, strict=False):
+        frames[position] = frame
 
 
 def _find(stamps: list[int | None], stamp: int, start: int) -> int | None:

@@ -217,7 +217,8 @@ def read_results_bag(
     numbers = frames_of(stamps, found, f"{path}: results", explained)
     result = read_bag(path, topic)
     if numbers:
-        rows = tuple(replace(row, frame=numbers[row.frame]) for row in result.rows)
+        numbered = (replace(row, frame=numbers[row.frame]) for row in result.rows)
+        rows = tuple(row for row in numbered if row.frame != NO_FRAME)
         result = replace(result, rows=rows, frames=truth.frames)
     return replace(result, name=truth.name), lost
 

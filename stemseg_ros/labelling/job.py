@@ -176,17 +176,18 @@ def push_all(
 ) -> Iterator[list[FrameResult]]:
     """Yield the results of each push and of the flush at the end, timed.
 
-    prompts: by frame number; those of an unreadable frame are given in the next one. keep_images:
-    whether results carry their images (``pushed_frame``). on_event: called with the events of the
-    stream, such as frames dropped because of their stamps.
+    prompts: by frame number; those of an unreadable frame, or of one that is dropped because of
+    its stamp, are given in the next one. keep_images: whether results carry their images
+    (``pushed_frame``). on_event: called with the events of the stream, such as dropped frames.
     """
-    waiting = 0
+    waiting, again = 0, list[Prompt]()
     for number, stamp_ns, image in numbered_frames(source):
-        due = tuple(p for n in range(waiting, number + 1) for p in prompts.get(n, ()))
+        due = *again, *(p for n in range(waiting, number + 1) for p in prompts.get(n, ()))
         waiting = number + 1
         pushed = Pushed(number, image if keep_images else None, time.perf_counter())
         frame = Frame(image, stamp_ns, due, pushed)
         yield timings.measure(partial(stream.push, frame), stream)
+        again = [prompt for event in stream.events for prompt in event.prompts]
         for event in stream.events:
             on_event(event)
     yield timings.measure(stream.flush, stream)

@@ -278,6 +278,24 @@ def test_recorded_results_that_are_damaged_themselves(
     assert every["TP"] + every["FN"] == 80 and every["FN"] >= 2 and every["FP"] == 0
 
 
+def test_recorded_results_without_ground_truth_are_not_scored(
+    engines: list[ColourEngine], tmp_path: Path
+) -> None:
+    """The ground truth is cut after the node had all images."""
+    bag = labelled_bag(tmp_path / "0001.mcap", [(1 + i) * 10**8 for i in range(40)])
+    results, out = tmp_path / "results.mcap", tmp_path / "scored"
+    record(bag, results)
+    cut(bag, 0.8)
+    evaluate(
+        *["--ground-truth", bag, "--results", results, "--out", out], "--post-filter", "without"
+    )
+    (scored,) = json.loads((out / "report.json").read_text())["runs"]
+    every = scored["measures"]["all classes"]
+    given: EvaluationInput = read_input(bag, "kitti_mots", None)
+    assert (every["FP"], every["FN"]) == (0, 0)
+    assert every["TP"] == len(given.truths["0001"].rows) < 80
+
+
 def test_frames_without_ground_truth_are_not_reported() -> None:
     images = Images(Path("drive.mcap"), numbers=(0, NO_FRAME, 1))
     damage = Damage([SkippedFrame(1, "cut"), SkippedFrame(2, "empty")])
@@ -319,6 +337,15 @@ LOOP = Stamps([10, 20, 10, 20], [])
         (WHOLE, Stamps([10, 20], ["cut off"]), (0, 1)),
         (LOOP, Stamps([10, 20, 10], ["cut off"]), (0, 1, 2)),
         (Stamps([10, 30], ["damaged"]), Stamps([10, 20, 30], ["damaged"]), (0, NO_FRAME, 1)),
+        (Stamps([10, 30], ["damaged"]), Stamps([10, None, 30], []), (0, NO_FRAME, 1)),
+        (Stamps([10, 30], ["damaged"]), Stamps([None, 10, 30], []), (NO_FRAME, 0, 1)),
+        (Stamps([10, 30], ["cut off"]), Stamps([10, 30, None], []), (0, 1, NO_FRAME)),
+        (Stamps([10, 20, 40], ["damaged"]), Stamps([10, None, 30, 40], []), (0, 1, NO_FRAME, 2)),
+        (
+            Stamps([10, 30, 40], ["damaged"]),
+            Stamps([10, None, None, 40], []),
+            (0, 1, NO_FRAME, 2),
+        ),
     ],
 )
 def test_frames_of_messages_by_stamps(
@@ -335,6 +362,8 @@ def test_frames_of_messages_by_stamps(
         (WHOLE, Stamps([10, 20, 31], ["cut off"])),
         (WHOLE, Stamps([10, 20, 30, 40, 50], [])),
         (WHOLE, Stamps([10, 30, 20, 40], [])),
+        (WHOLE, Stamps([10, 20, None, 30, 40], [])),
+        (WHOLE, Stamps([10, 20, 30, 40, None], [])),
     ],
 )
 def test_stamps_of_another_recording_are_refused(truth: Stamps, found: Stamps) -> None:

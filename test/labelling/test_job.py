@@ -14,16 +14,17 @@ import numpy.typing as npt
 import pytest
 from colour_engine import colour_model
 
+from stemseg_ros.config import load_config
 from stemseg_ros.errors import MediaError
 from stemseg_ros.formats.kitti_lines import read_results
-from stemseg_ros.labelling.job import percentiles, run_source, write_json
+from stemseg_ros.labelling.job import Timings, percentiles, push_all, run_source, write_json
 from stemseg_ros.masks import encode
 from stemseg_ros.media.damage import Damage
 from stemseg_ros.media.overlay import track_color
 from stemseg_ros.media.sources import Video
 from stemseg_ros.models.stemseg.settings import load_settings
-from stemseg_ros.records import Frame, FrameResult, Instance
-from stemseg_ros.stream import Event
+from stemseg_ros.records import Frame, FrameResult, Instance, Prompt
+from stemseg_ros.stream import Event, open_model
 
 HEIGHT, WIDTH = 32, 64
 Image = npt.NDArray[np.uint8]
@@ -192,22 +193,44 @@ def test_percentiles(values: list[float], expected: dict[str, float]) -> None:
     assert percentiles(values) == expected
 
 
+class Stamped:
+    """Grey frames with given stamps in seconds."""
+
+    name, fps, size = "stamped", 1.0, (HEIGHT, WIDTH)
+
+    def __init__(self, stamps: list[float]) -> None:
+        self.frames, self.damage, self._stamps = len(stamps), Damage(), stamps
+
+    def __enter__(self) -> Stamped:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[tuple[int, Image]]:
+        for stamp in self._stamps:
+            yield round(stamp * 1e9), np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+
+
 def test_frames_dropped_because_of_their_stamps_are_counted(tmp_path: Path) -> None:
-    stamps = [50, 51, 51, 0, 52, 53, 54, 52.5]
-    frames = [(round(stamp * 1e9), np.zeros((HEIGHT, WIDTH, 3), np.uint8)) for stamp in stamps]
     config = load_settings("lite", {"input.min_dim": 32, "input.max_dim": 64})
-
-    class Glitches:
-        name, fps, size, frames = "glitches", 1.0, (HEIGHT, WIDTH), len(stamps)
-        damage = Damage()
-
-        def __iter__(self) -> Iterator[tuple[int, Image]]:
-            return iter(frames)
-
+    source = Stamped([50, 51, 51, 0, 52, 53, 54, 52.5])
     stream = colour_model(config).stream()
-    summary = run_source(Glitches(), stream, tmp_path, checkpoint="none", device="cpu")  # type: ignore[arg-type]
+    summary = run_source(source, stream, tmp_path, checkpoint="none", device="cpu")
     assert (summary.frames, summary.epochs) == (5, 1)
     assert summary.dropped == {"duplicate": 1, "out_of_order": 2}
+
+
+@pytest.mark.parametrize("stamps", [[50, 50, 51, 52], [50, 9, 51, 52], [50, 9, 90, 51]])
+def test_prompts_of_a_dropped_frame_are_given_in_the_next(stamps: list[float]) -> None:
+    config = load_config("hodor_lite", {"input.min_dim": 32, "input.max_dim": 64})
+    stream = open_model(config, "random", "cpu").stream()
+    events: list[Event] = []
+    prompts = {1: (Prompt(7, 1, moving_car(0).rle),)}
+    source = Stamped(stamps)
+    list(push_all(source, stream, Timings(), prompts=prompts, on_event=events.append))
+    assert [event.prompts for event in events if event.prompts] == [prompts[1]]
+    assert stream.prompt_tracker.followed == (7,)
 
 
 def test_nan_and_infinities_become_null(tmp_path: Path) -> None:
