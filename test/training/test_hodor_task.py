@@ -218,11 +218,12 @@ def test_exported_weights_are_those_of_the_average_and_start_another_run(
 
 
 def test_a_refinement_starts_from_weights_without_one(pack: Path, tmp_path: Path) -> None:
-    weights = train(settings(steps=1), pack, tmp_path / "run")
+    plain = {"network.refinement": False}
+    weights = train(settings(plain, steps=1), pack, tmp_path / "run")
     refined = settings({"network.refinement": True}, start_from=str(weights))
     state = start(refined).network.state_dict()
     fresh = {name for name in state if name.startswith("decoder.refiner.")}
-    shipped = load_network(settings(), weights).state_dict()
+    shipped = load_network(settings(plain), weights).state_dict()
     assert fresh and state.keys() - fresh == shipped.keys()
     assert all(torch.equal(state[name], value) for name, value in shipped.items())
 
@@ -254,7 +255,7 @@ def test_parts_of_the_backbone_keep_their_weights(
     [
         {"network.backbone": "swin_t", "network.mixer": "deformable", "stills.patterns": "cyclic"},
         {"network.refinement": True, "stills.hint_dropout": 1.0, "stills.frames": 2},
-        {"network.previous_masks": False},
+        {"network.previous_masks": False, "network.refinement": False},
     ],
 )
 def test_every_trained_weight_has_a_gradient(pack: Path, overrides: dict[str, object]) -> None:

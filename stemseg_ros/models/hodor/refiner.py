@@ -26,8 +26,10 @@ DILATIONS = (1, 2, 4)
 """Dilations of its layers."""
 CUES = 5
 """Maps of an object that it sees."""
+LEAST = 1e-3
+"""Least probability among them that is told from smaller ones."""
 LOGIT_RANGE = 7.0
-"""Scale of the logits among them: that of a probability of 0.001."""
+"""Scale of the logits among them: that of ``LEAST``."""
 
 
 class Refiner(nn.Module):
@@ -58,7 +60,8 @@ class Refiner(nn.Module):
         objects = masks.shape[1]
         moved = move_masks(self.match(fine), self.match(earlier), masks)
         probability = logits.softmax(1)[:, -objects:]
-        margin = probability.logit(eps=1e-3) / LOGIT_RANGE
+        inner = probability.clamp(LEAST, 1 - LEAST)
+        margin = (inner / (1 - inner)).log() / LOGIT_RANGE  # Tensor.logit is unknown to OpenVINO
         others = moved.sum(1, keepdim=True) - moved
         cues = torch.stack((probability, margin, masks, moved, others), 2)
         hidden = self.layers[0](cues.flatten(0, 1)).unflatten(0, masks.shape[:2])
