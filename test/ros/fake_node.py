@@ -2,7 +2,7 @@
 a time.
 
 ``--mute`` answers nothing, ``--skip N`` leaves out the answer to every N-th image, ``--refuse N``
-refuses every N-th image and counts it.
+refuses every N-th image and counts it, ``--held N`` reports that many held frames until the flush.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from stemseg.msg import InstanceArray
 
 
 class FakeNode(Node):
-    def __init__(self, window: int, mute: bool, skip: int, refuse: int) -> None:
+    def __init__(self, window: int, mute: bool, skip: int, refuse: int, held: int) -> None:
         super().__init__("stemseg")
         self.window, self.mute, self.skip, self.refuse = window, mute, skip, refuse
+        self.held = held
         self.refused = 0
         self.pending: list[Image] = []
         self.images = 0
@@ -44,6 +45,7 @@ class FakeNode(Node):
             self.answer()
 
     def on_flush(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self.held = 0
         response.success, response.message = True, f"{len(self.pending)} frames"
         self.answer()
         return response
@@ -62,6 +64,7 @@ class FakeNode(Node):
             KeyValue(key="images", value=str(self.images)),
             KeyValue(key="most_pending", value=str(self.most_pending)),
             KeyValue(key="frames_refused", value=str(self.refused)),
+            KeyValue(key="frames_held", value=str(self.held if self.images else 0)),
         ]
         status = DiagnosticStatus(name="/stemseg: frames", values=values)
         self.diagnostics.publish(DiagnosticArray(status=[status]))
@@ -73,9 +76,10 @@ def main() -> None:
     parser.add_argument("--mute", action="store_true")
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--refuse", type=int, default=0)
+    parser.add_argument("--held", type=int, default=0)
     options = parser.parse_args(rclpy.utilities.remove_ros_args(sys.argv)[1:])
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
-    node = FakeNode(options.window, options.mute, options.skip, options.refuse)
+    node = FakeNode(**vars(options))
     print("ready", flush=True)
     while True:
         rclpy.spin_once(node, timeout_sec=0.1)

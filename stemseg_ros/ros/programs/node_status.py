@@ -15,6 +15,8 @@ class NodeStatus:
     def __init__(self, node: Any, results: str) -> None:
         self.values: dict[str, str] = {}
         """Of the last status; empty before the first."""
+        self.received = 0
+        """Number of statuses so far."""
         self._names = _status_names(results)
         self._before: dict[str, int] = {}
         self._subscription = node.create_subscription(
@@ -35,10 +37,10 @@ class NodeStatus:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             if status.name in self._names:
-                first = not self.values
                 self.values = {item.key: item.value for item in status.values}
-                if first:
+                if not self.received:
                     self.begin()
+                self.received += 1
 
 
 def _status_names(results: str) -> set[str]:

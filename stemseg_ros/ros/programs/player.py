@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -236,18 +237,23 @@ class Player:
     def _finish(self) -> None:
         """Flush the pending frames and wait for their results."""
         self._program.spin_until(lambda: not self._outstanding, SETTLE_S)
-        while self._in_flight() > 0:
+        while self._outstanding:
             self._call_flush()
-            self._program.spin_until(
-                lambda: self._in_flight() <= 0 or self._seconds_without_result() > FLUSH_AGAIN_S,
-                self._options.timeout,
-            )
-            if self._in_flight() > 0 and self._seconds_without_result() > self._options.timeout:
+            flushed = self._status.received
+            if self._program.spin_until(partial(self._all_finished, flushed), FLUSH_AGAIN_S):
+                break
+            if self._seconds_without_result() > self._options.timeout:
                 raise ProgramError(
-                    f"{self._in_flight()} frames have no result within "
+                    f"{len(self._outstanding)} frames have no result within "
                     f"{self._options.timeout:g} s after the end of the bag"
                 )
         self._explain(self._outstanding.skipped + len(self._outstanding))
+
+    def _all_finished(self, flushed: int) -> bool:
+        """Whether no more results will come. Older counts may call frames held that the node has
+        taken by now; flushed: number of statuses before the flush, and one may be on its way."""
+        fresh = self._status.received > flushed + 1
+        return not self._outstanding or (fresh and self._in_flight() <= 0)
 
     def _explain(self, missing: int) -> None:
         """Report frames without a result. Raises ProgramError for those that the node dropped for

@@ -136,6 +136,14 @@ def test_frames_that_the_node_refuses_are_not_waited_for(
     assert f"frames without a result: {number} cannot be read" in output
 
 
+def test_the_last_frames_are_flushed_though_the_node_still_reports_held_ones(bag: Path) -> None:
+    """A node counts once a second, and may have taken the frames since."""
+    with fake_node("--window", "5", "--held", "2"), player(bag, "--in-flight", "7") as playing:
+        output, _ = playing.communicate(timeout=30)
+    assert playing.returncode == 0, output
+    assert "played 12 frames" in output and "without a result" not in output
+
+
 def test_a_message_that_cannot_be_read_is_not_played(bag: Path, tmp_path: Path) -> None:
     with BagReader(bag, [IMAGE]) as reader, BagWriter(tmp_path / "b.mcap", "/i", IMAGE) as writer:
         for index, (log_ns, data) in enumerate(reader.raw()):
