@@ -19,12 +19,7 @@ from ament_index_python.packages import (
     get_package_share_directory,
 )
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import (
-    DeclareLaunchArgument,
-    OpaqueFunction,
-    RegisterEventHandler,
-    SetEnvironmentVariable,
-)
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
@@ -38,14 +33,13 @@ from stemseg_ros.ros.launch_arguments import (
     read_file,
     read_number,
     refuse_unknown,
+    transport_profile,
 )
 
 SHARE = Path(get_package_share_directory("stemseg"))
 RESPAWN_DELAY_S = 2.0
 WRONG_PARAMETER = 2
 """Exit code of the node that only the user can do something about."""
-PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-"""Variables of Fast DDS: the one of all versions, and that of newer ones."""
 ARGUMENTS = {
     "image_topic": (
         "/camera/image_raw",
@@ -82,7 +76,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The node, the transport profile unless one is set, and RViz on demand."""
+    """The node, and RViz on demand."""
     refuse_unknown(Path(__file__), ARGUMENTS, sys.argv)
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     given = {
@@ -107,17 +101,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         respawn=read_bool("respawn", value["respawn"]),
         respawn_delay=RESPAWN_DELAY_S,
         arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
+        additional_env=transport_profile(),
         output="screen",
     )
     exit_handler = OnProcessExit(target_action=node, on_exit=end_for_wrong_parameter)
-    return [*transport_profile(), RegisterEventHandler(exit_handler), node, *rviz]
-
-
-def transport_profile() -> list[SetEnvironmentVariable]:
-    """Shared memory for whole images, unless the user has a profile."""
-    if any(name in os.environ for name in PROFILES):
-        return []
-    return [SetEnvironmentVariable(PROFILES[0], str(SHARE / "config" / "fastdds_shm.xml"))]
+    return [RegisterEventHandler(exit_handler), node, *rviz]
 
 
 def overlay_viewer(namespace: str, given: dict[str, object]) -> list[Node]:
@@ -137,6 +125,7 @@ def overlay_viewer(namespace: str, given: dict[str, object]) -> list[Node]:
             namespace=namespace,
             arguments=["-d", str(SHARE / "config" / "stemseg.rviz")],
             parameters=[{"use_sim_time": given.get("use_sim_time", False)}],
+            additional_env=transport_profile(),
         )
     ]
 

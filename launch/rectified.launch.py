@@ -22,7 +22,11 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import ComposableNodeContainer
 from launch_ros.descriptions import ComposableNode
 
-from stemseg_ros.ros.launch_arguments import NODE_ARGUMENTS, refuse_unknown
+from stemseg_ros.ros.launch_arguments import (
+    NODE_ARGUMENTS,
+    refuse_unknown,
+    transport_profile,
+)
 
 CAMERA = Path(get_package_share_directory("stemseg")) / "launch" / "camera.launch.py"
 ARGUMENTS = {
@@ -100,6 +104,7 @@ def preprocess(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             name="stemseg_input",
             namespace=value["namespace"],
             composable_node_descriptions=nodes,
+            additional_env=transport_profile(),
             output="screen",
         )
     ]

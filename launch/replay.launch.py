@@ -41,6 +41,7 @@ from stemseg_ros.ros.launch_arguments import (
     read_count,
     read_positive,
     refuse_unknown,
+    transport_profile,
 )
 
 CAMERA = Path(get_package_share_directory("stemseg")) / "launch" / "camera.launch.py"
@@ -158,6 +159,7 @@ def play(
         executable="stemseg_player",
         namespace=value["namespace"],
         arguments=arguments,
+        additional_env=transport_profile(),
         output="screen",
     )
     if evaluate:
@@ -186,6 +188,7 @@ def evaluation(
         executable="stemseg_recorder",
         namespace=namespace,
         arguments=["--out", str(results), "--topic", RESULTS],
+        additional_env=transport_profile(),
         output="screen",
     )
     score = ExecuteProcess(cmd=command, output="screen")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -16,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from stemseg_ros.errors import StemsegError
+from stemseg_ros.replay.processes import FAST_DDS_PROFILES
 from stemseg_ros.resources import resource_path
 
 NODE_ARGUMENTS = {
@@ -43,6 +45,17 @@ _WORDS = {
 
 class LaunchArgumentError(StemsegError):
     """A launch argument is unknown or its value cannot be; the message names it."""
+
+
+def transport_profile() -> dict[str, str]:
+    """Variables for the environment of a program, so that whole images fit into shared memory;
+    nothing where the user has a profile.
+
+    Launch itself, which passes no images, would take up as much memory with them.
+    """
+    if any(name in os.environ for name in FAST_DDS_PROFILES):
+        return {}
+    return {FAST_DDS_PROFILES[0]: str(resource_path("config/fastdds_shm.xml"))}
 
 
 def refuse_unknown(launch_file: Path, declared: Iterable[str], words: Sequence[str]) -> None:

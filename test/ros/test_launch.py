@@ -104,6 +104,22 @@ def test_camera_leaves_the_start_to_a_manager(peer: Peer, small: str) -> None:
         assert not child.lines("is ready")
 
 
+def test_only_the_node_gets_the_memory_for_images(small: str) -> None:
+    """Launch takes part in the domain, too, but passes no images."""
+    with process("run_launch.py", "camera.launch.py", small, "autostart:=false", *SMALL) as child:
+        child.wait_for_log("waiting for configure")
+        (started,) = child.lines("process started with pid")
+        assert largest_segment(int(started.rpartition("[")[2].rstrip("]"))) > 10_000_000
+        assert largest_segment(child.popen.pid) < 1_000_000
+
+
+def largest_segment(pid: int) -> int:
+    """Bytes of the largest shared memory of Fast DDS whose lock a process holds."""
+    files = (file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir())
+    locks = [file for file in files if file.match("/dev/shm/fastrtps_*_el")]
+    return max(file.with_name(file.name.removesuffix("_el")).stat().st_size for file in locks)
+
+
 def test_camera_leaves_to_the_file_what_no_argument_sets(peer: Peer, small: str) -> None:
     file = Path(small.partition(":=")[2])
     file.write_text(file.read_text() + "    autostart: false\n")

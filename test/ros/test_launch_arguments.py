@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stemseg_ros.replay.processes import FAST_DDS_PROFILES
 from stemseg_ros.ros.launch_arguments import (
     CAMERA_NAME,
     LaunchArgumentError,
@@ -19,11 +20,26 @@ from stemseg_ros.ros.launch_arguments import (
     read_number,
     read_positive,
     refuse_unknown,
+    transport_profile,
 )
 from stemseg_ros.ros.settings import NodeConfig
 
 FILE = Path(__file__).resolve().parents[2] / "launch" / "camera.launch.py"
 DECLARED = ("image_topic", "autostart", "device")
+
+
+@pytest.mark.parametrize("given", ["", *FAST_DDS_PROFILES])
+def test_a_transport_profile_is_set_unless_the_user_has_one(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in FAST_DDS_PROFILES:
+        monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv(given, "/own.xml")
+        assert transport_profile() == {}
+    else:
+        ((name, file),) = transport_profile().items()
+        assert name == FAST_DDS_PROFILES[0] and Path(file).name == "fastdds_shm.xml"
 
 
 @pytest.mark.parametrize(
