@@ -18,7 +18,12 @@ from typing import Any
 import numpy as np
 
 from stemseg_ros.errors import needs_extra
-from stemseg_ros.evaluation.official import DavisJAndF, YouTubeVisMAP, scored_objects
+from stemseg_ros.evaluation.official import (
+    DavisDataset,
+    DavisJAndF,
+    YouTubeVisMAP,
+    scored_objects,
+)
 from stemseg_ros.formats import davis_pngs, youtube_vis_json
 from stemseg_ros.formats.kitti_lines import ResultRow, write_results
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks, check_pair
@@ -82,13 +87,15 @@ def score_sequence(
 def _score_objects(
     protocol: Protocol, truth: SequenceMasks, result: SequenceMasks
 ) -> SequenceScores:
-    """Each object of the ground truth against the masks of its id, then all together. Objects
-    that are never there while it counts are left out."""
+    """Each object of the ground truth against the masks of its id, then all together. Objects of
+    the first frame count as in davis2017-evaluation, though they may never be there again, and
+    those that appear later, which it refuses."""
     single = replace(protocol, by_object=False)
     inner = _inner_frames(truth), _inner_frames(result)
+    given = {*range(1, truth.objects + 1), *(row.id for row in scored_objects(truth).rows)}
     objects = {
         str(track_id): score_sequence(single, *(_only(sequence, track_id) for sequence in inner))
-        for track_id in inner[0].by_track()
+        for track_id in given | inner[0].by_track().keys() or {0}
     }
     names = dict.fromkeys(name for scores in objects.values() for name in scores)
     return {
@@ -101,7 +108,9 @@ def _score_objects(
 
 
 def _only(sequence: SequenceMasks, track_id: int) -> SequenceMasks:
-    return replace(sequence, rows=tuple(row for row in sequence.rows if row.id == track_id))
+    """One object; 0 for none."""
+    rows = tuple(row for row in sequence.rows if row.id == track_id)
+    return replace(sequence, rows=rows, objects=int(track_id > 0))
 
 
 def class_data(
@@ -208,16 +217,15 @@ def _objects_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) 
 def _davis_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
     davis_pngs.INSTANCES.write(folder / "truth", [replace(truth, files=())], truth=True)
     davis_pngs.INSTANCES.write(folder / _TRACKER, [replace(result, files=(), name=truth.name)])
-    return datasets.DAVIS(
-        {
-            **_QUIET,
-            "GT_FOLDER": str(folder / "truth"),
-            "TRACKERS_FOLDER": str(folder),
-            "TRACKERS_TO_EVAL": [_TRACKER],
-            "TRACKER_SUB_FOLDER": "",
-            "SEQ_INFO": {truth.name: truth.frames},
-        }
-    )
+    config = {
+        **_QUIET,
+        "GT_FOLDER": str(folder / "truth"),
+        "TRACKERS_FOLDER": str(folder),
+        "TRACKERS_TO_EVAL": [_TRACKER],
+        "TRACKER_SUB_FOLDER": "",
+        "SEQ_INFO": {truth.name: truth.frames},
+    }
+    return DavisDataset(config, truth, result)
 
 
 def _binary_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:

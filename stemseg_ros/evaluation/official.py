@@ -11,12 +11,40 @@ from pycocotools import mask as coco_mask
 
 from stemseg_ros.errors import needs_extra
 from stemseg_ros.formats.sequence_masks import SequenceMasks
+from stemseg_ros.masks import encode
 from stemseg_ros.records import Rle
 
 with needs_extra("eval"):
-    from trackeval import metrics
+    from trackeval import datasets, metrics
 
 EPSILON = np.finfo(float).eps
+
+
+class DavisDataset(datasets.DAVIS):  # type: ignore[misc]  # TrackEval is untyped
+    """Also counts the objects without a mask, whose values are below the largest one:
+    davis2017-evaluation takes an empty mask of a result for right where there is nothing in the
+    truth. TrackEval does not know them."""
+
+    def __init__(
+        self, config: dict[str, Any], truth: SequenceMasks, result: SequenceMasks
+    ) -> None:
+        super().__init__(config)
+        self._empty = {"gt": _without_mask(truth), "tracker": _without_mask(result)}
+        self._mask = encode(np.zeros(truth.size, bool))
+
+    def get_preprocessed_seq_data(self, raw: dict[str, Any], cls: str) -> dict[str, Any]:
+        """See TrackEval."""
+        data: dict[str, Any] = super().get_preprocessed_seq_data(raw, cls)
+        for kind, number in self._empty.items():
+            ids = data[f"num_{kind}_ids"] + np.arange(number)
+            data[f"{kind}_ids"][0] = np.append(data[f"{kind}_ids"][0], ids).astype(int)
+            data[f"{kind}_dets"][0] = [*data[f"{kind}_dets"][0], *[self._mask] * number]
+            data[f"num_{kind}_ids"] += number
+        return data
+
+
+def _without_mask(sequence: SequenceMasks) -> int:
+    return max(0, sequence.objects - len({row.id for row in sequence.rows}))
 
 
 class DavisJAndF(metrics.JAndF):  # type: ignore[misc]  # TrackEval is untyped

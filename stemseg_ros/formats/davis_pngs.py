@@ -87,7 +87,9 @@ class DavisFormat:
                 for i in np.unique(values)
                 if i and not (truth and i == VOID)
             ]
-        return SequenceMasks.of_files(name, size, files, CLASSES, rows, ignored)
+        sequence = SequenceMasks.of_files(name, size, files, CLASSES, rows, ignored)
+        numbers = [row.id for row in rows if row.frame == 0 or not truth]
+        return sequence if self.binary else replace(sequence, objects=max(numbers, default=0))
 
     def _images(self, sequence: SequenceMasks) -> Iterable[npt.NDArray[np.uint8]]:
         ids = sorted({row.id for row in sequence.rows})

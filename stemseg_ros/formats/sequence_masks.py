@@ -45,6 +45,8 @@ class SequenceMasks:
     unseen: Mapping[int, int] = field(default_factory=dict)
     """Class by id of tracks of results without a single mask, which YouTube-VIS counts as
     false."""
+    objects: int = 0
+    """Number of objects where values without a mask count, too (DAVIS); 0 elsewhere."""
 
     @classmethod
     def of_files(

@@ -328,7 +328,7 @@ def test_davis_semi_compares_equal_ids() -> None:
 
 def test_davis_semi_is_the_mean_over_objects_without_the_outer_frames() -> None:
     """Object 1 is right in 6 of the inner frames 1 to 8 and lost then; of object 2 the left half
-    is found; object 3, which is there in the first frame alone, does not count.
+    is found; object 3, which is there in the first frame alone, is wrongly found in one frame.
 
     Strips are as high as the image: their boundaries are the columns at their sides. Of those of
     object 2 the left one is found, the right one not: precision 1 / 2, recall 1 / 2.
@@ -346,9 +346,39 @@ def test_davis_semi_is_the_mean_over_objects_without_the_outer_frames() -> None:
             row(5, 3, 45, 60),
         ]
     )
-    expected = {"J-Mean": 100 * (6 / 8 + 0.5) / 2, "F-Mean": 100 * (6 / 8 + 0.5) / 2}
-    expected |= {"J-Recall": 100 * (6 / 8 + 0) / 2}
+    mean = 100 * (6 / 8 + 0.5 + 7 / 8) / 3
+    expected = {"J-Mean": mean, "F-Mean": mean, "J-Recall": 100 * (6 / 8 + 0 + 7 / 8) / 3}
     assert_measures(semi(truth, result), **expected)
+
+
+def test_davis_semi_of_a_sequence_without_objects() -> None:
+    """Beside one with objects: it does not count."""
+    none = score_sequence(DAVIS_SEMI, sequence([]), sequence([]))
+    some = score_sequence(DAVIS_SEMI, two_cars(), two_cars())
+    assert_measures(combine(DAVIS_SEMI, {"a": none, "b": some})["general"], **{"J&F": 100})
+
+
+def test_davis_counts_values_without_a_mask(tmp_path: Path) -> None:
+    """davis2017-evaluation: the first frame of the truth names value 3, so there are three
+    objects; value 2 is nowhere, value 3 in 4 of 10 frames. Of the results value 1 is empty, which
+    is right for object 2, and value 2 is right for object 3 in frame 0 and the 6 without it.
+    Semi-supervised, the inner frames count: object 3 is there, and missed, in 3 of 8."""
+    truth = sequence([*(row(t, 1, 0, 12) for t in FRAMES), *(row(t, 3, 30, 40) for t in range(4))])
+    truth = as_read(truth, tmp_path / "truth", truth=True)
+    result = sequence([*(row(t, 3, 0, 12) for t in FRAMES), row(0, 2, 30, 40)])
+    result = as_read(result, tmp_path / "result", truth=False)
+    assert (truth.objects, result.objects) == (3, 3)
+    assert_measures(davis(truth, result), **{"J&F": 100 * (1 + 1 + 7 / 10) / 3})
+    given = as_read(sequence([row(t, 1, 0, 12) for t in FRAMES]), tmp_path / "given", truth=False)
+    assert_measures(semi(truth, given), **{"J&F": 100 * (1 + 1 + 5 / 8) / 3})
+
+
+def as_read(wanted: SequenceMasks, folder: Path, *, truth: bool) -> SequenceMasks:
+    """As PNGs hold it, with the ids of a class as values."""
+    rows = tuple(replace(r, id=r.id % 1000) for r in wanted.rows)
+    FORMATS["davis2017_semi"].write(folder, [replace(wanted, rows=rows)])
+    read = FORMATS["davis"].read_truth(folder)
+    return read[wanted.name] if truth else FORMATS["davis"].read_results(folder, read)[wanted.name]
 
 
 def vis(truth: SequenceMasks, result: SequenceMasks) -> Measures:
