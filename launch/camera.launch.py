@@ -4,7 +4,8 @@ ros2 launch stemseg camera.launch.py image_topic:=/camera/image_raw
 ros2 launch stemseg camera.launch.py cameras:=my_cameras.yaml   # as config/cameras.yaml
 
 A wrong argument is refused before anything starts. The node is started again when its process
-ends, but for a wrong parameter: then the launch ends with exit code 1.
+fails, but for a wrong parameter: then the launch ends with exit code 1. A node that was shut down
+stays down.
 """
 
 from __future__ import annotations
@@ -19,9 +20,15 @@ from ament_index_python.packages import (
     get_package_share_directory,
 )
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
 from launch.event_handlers import OnProcessExit
-from launch.events.process import ProcessExited
+from launch.events import matches_action
+from launch.events.process import ProcessExited, ShutdownProcess
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
@@ -51,7 +58,7 @@ ARGUMENTS = {
         "",
         "seconds without images after which pending frames are finished; 0: never",
     ),
-    "respawn": ("true", "true: start the node again when its process ends, 2 s later"),
+    "respawn": ("true", "true: start the node again when its process fails, 2 s later"),
     **NODE_ARGUMENTS,
 }
 PARAMETERS = {
@@ -104,7 +111,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         additional_env=transport_profile(),
         output="screen",
     )
-    exit_handler = OnProcessExit(target_action=node, on_exit=end_for_wrong_parameter)
+    exit_handler = OnProcessExit(target_action=node, on_exit=decide_on_respawn)
     return [RegisterEventHandler(exit_handler), node, *rviz]
 
 
@@ -130,8 +137,13 @@ def overlay_viewer(namespace: str, given: dict[str, object]) -> list[Node]:
     ]
 
 
-def end_for_wrong_parameter(event: ProcessExited, context: LaunchContext) -> None:
-    """End the launch, before the node is started again only to fail again."""
-    if event.returncode == WRONG_PARAMETER and not context.is_shutdown:
+def decide_on_respawn(event: ProcessExited, context: LaunchContext) -> list[EmitEvent]:
+    """Keep down a node that was shut down, and end the launch for a wrong parameter, before the
+    node is started again only to fail again."""
+    if context.is_shutdown:
+        return []
+    if event.returncode == WRONG_PARAMETER:
         # What a handler raises is logged, shuts down and makes the exit code of launch 1.
         raise RuntimeError(f"{event.process_name}: a parameter is wrong; its last line names it")
+    down = ShutdownProcess(process_matcher=matches_action(event.action))
+    return [EmitEvent(event=down)] if event.returncode == 0 else []

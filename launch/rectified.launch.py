@@ -37,7 +37,7 @@ ARGUMENTS = {
         "",
         "seconds without images after which pending frames are finished; 0: never",
     ),
-    "respawn": ("true", "true: start the node again when its process ends, 2 s later"),
+    "respawn": ("true", "true: start the node again when its process fails, 2 s later"),
     **NODE_ARGUMENTS,
     "namespace": ("", "namespace of all nodes"),
 }

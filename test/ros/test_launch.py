@@ -166,6 +166,17 @@ def test_a_node_that_dies_is_started_again(peer: Peer, small: str) -> None:
         assert peer.expect(2)[0].epoch == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_node_that_is_shut_down_stays_down(small: str, number: signal.Signals) -> None:
+    arguments = ["camera.launch.py", small, "respawn:=true", "autostart:=false", *SMALL]
+    with process("run_launch.py", *arguments) as child:
+        child.wait_for_log("waiting for configure")
+        (started,) = child.lines("process started with pid")
+        os.kill(int(started.rpartition("[")[2].rstrip("]")), number)
+        assert child.wait() == 0, child.log
+        assert len(child.lines("process started")) == 1, child.log
+
+
 def composed(*arguments: str) -> tuple[list[dict[str, Any]], LaunchContext]:
     """The components that rectified.launch.py would load; the packages are not needed for it."""
     context = LaunchContext()
