@@ -43,7 +43,7 @@ class SequenceMasks:
     crowd: frozenset[int] = frozenset()
     """Tracks of the ground truth that need not be found (``iscrowd`` of YouTube-VIS)."""
     unseen: Mapping[int, int] = field(default_factory=dict)
-    """Class by id of tracks of results without a single mask, which YouTube-VIS counts as
+    """Class by id of tracks without a single mask, which YouTube-VIS counts as missed or
     false."""
     objects: int = 0
     """Number of objects where values without a mask count, too (DAVIS); 0 elsewhere."""

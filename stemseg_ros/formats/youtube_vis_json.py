@@ -227,6 +227,7 @@ def _sequence(
         files=video.files,
         number=video.number,
         crowd=frozenset(track.number for track in tracks if track.crowd),
+        unseen={track.number: track.class_id for track in tracks if not any(track.masks)},
     )
 
 

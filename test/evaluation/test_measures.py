@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from math import sqrt
@@ -438,6 +439,21 @@ def test_youtube_vis_a_track_without_masks_is_a_mistake() -> None:
     result = replace(truth, scores={1001: 0.5, 1002: 0.9}, unseen={1002: 1})
     assert_measures(vis(truth, result), AP=50, AR1=0, AR10=100)
     assert_measures(vis(truth, replace(result, unseen={})), AP=100)
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_youtube_vis_an_object_without_masks_is_missed(crowd: bool, tmp_path: Path) -> None:
+    """Half of the objects are found; one of a crowd need not be."""
+    truth = sequence([*(row(t, 1, 0, 10) for t in FRAMES), *(row(t, 2, 20, 30) for t in FRAMES)])
+    file = tmp_path / "truth.json"
+    FORMATS["youtube_vis"].write(file, [truth], truth=True)
+    content = json.loads(file.read_text())
+    content["annotations"][1] |= {"segmentations": [None] * truth.frames, "iscrowd": int(crowd)}
+    file.write_text(json.dumps(content))
+    (read,) = FORMATS["youtube_vis"].read_truth(file).values()
+    result = replace(read, scores={1: 0.5}, unseen={}, crowd=frozenset())
+    expected = 100 if crowd else 100 * 51 / 101
+    assert_measures(vis(read, result), AP=expected, AR1=100 if crowd else 50)
 
 
 def test_youtube_vis_several_results_match_one_crowd() -> None:
