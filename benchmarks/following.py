@@ -19,26 +19,35 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 from trackeval.metrics.j_and_f import JAndF
 
+from benchmarks.development import FRAME_NS
 from stemseg_ros.cli.options import JsonOption, SetOption, config_from
+from stemseg_ros.datasets.davis import MODES
 from stemseg_ros.datasets.driving import load_driving
-from stemseg_ros.datasets.folders import images_in
+from stemseg_ros.datasets.folders import images_in, paired_folders
 from stemseg_ros.datasets.kitti_mots import mask_labels
 from stemseg_ros.datasets.pseudo_label_repair import repair
-from stemseg_ros.datasets.sequence import LabelledFrame, is_object
+from stemseg_ros.datasets.sequence import (
+    CLASS_STEP,
+    LabelArray,
+    LabelFiles,
+    LabelledFrame,
+    LabelledSequence,
+    is_object,
+)
 from stemseg_ros.errors import StemsegError
+from stemseg_ros.evaluation.linkers import mask_iou
 from stemseg_ros.formats.kitti_mots_text import CLASSES, read_file
+from stemseg_ros.formats.label_pngs import read_png
 from stemseg_ros.masks import Bools, Rle, decode, encode
 from stemseg_ros.records import Frame, FrameResult, Prompt
 from stemseg_ros.stream import Model, open_model
 
-FRAME_NS = 100_000_000
 SIZES = (300, 1_000, 10_000)
 """Borders of the rows of the table: pixels of the first mask."""
 BOUNDARY = 0.008
@@ -63,33 +72,30 @@ def read_videos(data: Path) -> dict[str, Video]:
     """The development videos with their labels, decoded. Raises DataError."""
     videos: dict[str, Video] = {}
     for folder in sorted((data / "davis2016_dev/JPEGImages/480p").glob("*")):
-        videos[folder.name] = list(_davis(folder))
+        videos[folder.name] = _davis(folder)[:]
     for file in sorted((data / "kitti_mots_dev/instances_txt").glob("*.txt")):
-        videos[f"KITTI-MOTS {file.stem}"] = list(_kitti(file))
+        videos[f"KITTI-MOTS {file.stem}"] = _kitti(file)[:]
     for sequence in load_driving(data / "driving", "development"):
         if len(sequence) > 1:
-            frames = [sequence.read(index) for index in range(len(sequence))]
-            videos[sequence.name] = repair(frames)[0]
+            videos[sequence.name] = repair(sequence[:])[0]
     return videos
 
 
-def _davis(folder: Path) -> Iterator[LabelledFrame]:
-    truth = folder.parents[2] / "Annotations/480p" / folder.name
-    for file in sorted(folder.iterdir()):
-        mask = cv2.imread(str(truth / f"{file.stem}.png"), cv2.IMREAD_GRAYSCALE)
-        image = cv2.imread(str(file))
-        assert mask is not None and image is not None, file
-        yield LabelledFrame(np.asarray(image, np.uint8), (mask > 0).astype(np.int32) * 1001)
+def _davis(folder: Path) -> LabelledSequence:
+    labels = folder.parents[2] / "Annotations/480p" / folder.name
+    frames, files = paired_folders(folder, labels)
+    return LabelledSequence(folder.name, "davis", frames, LabelFiles(files, _foreground))
 
 
-def _kitti(file: Path) -> Iterator[LabelledFrame]:
+def _foreground(file: Path) -> LabelArray:
+    return (read_png(file, MODES) > 0).astype(np.int32) * (CLASS_STEP + 1)
+
+
+def _kitti(file: Path) -> LabelledSequence:
     images = images_in(file.parents[1] / "training/image_02" / file.stem)
     masks = read_file(file, file.stem, CLASSES, truth=True)
     labels = mask_labels(file, masks, images, {number: number for number in CLASSES})
-    for number, path in enumerate(images):
-        image = cv2.imread(str(path))
-        assert image is not None, path
-        yield LabelledFrame(np.asarray(image, np.uint8), labels.read(number))
+    return LabelledSequence(file.stem, "kitti_mots", tuple(images), labels)
 
 
 def first_masks(video: Video, min_area: int) -> dict[int, int]:
@@ -128,7 +134,7 @@ def score(name: str, video: Video, first: Mapping[int, int], model: Model) -> li
             truth = labels == label
             if position > start and truth.any():
                 found = masks.get(label, np.zeros_like(truth))
-                scores[label].append((overlap(found, truth), boundary(found, truth)))
+                scores[label].append((mask_iou(found, truth), boundary(found, truth)))
     followed = []
     for label, start in first.items():
         if scores[label]:
@@ -136,11 +142,6 @@ def score(name: str, video: Video, first: Mapping[int, int], model: Model) -> li
             area = int((video[start].labels == label).sum())
             followed.append(Followed(name, label, area, len(scores[label]), j, f))
     return followed
-
-
-def overlap(found: Bools, truth: Bools) -> float:
-    """J: intersection over union of two masks, one of which is not empty."""
-    return float((found & truth).sum() / (found | truth).sum())
 
 
 def boundary(found: Bools, truth: Bools) -> float:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stemseg_ros.config import Config, load_config
+from stemseg_ros.training.batches import load_sources, make_batch
+from stemseg_ros.training.steps import Run, take_step
 
 HEIGHT, WIDTH = 96, 160
 
@@ -108,6 +110,16 @@ def small_hodor(**training: object) -> Config:
     return load_config(
         "hodor_lite", settings | {f"training.{name}": value for name, value in training.items()}
     )
+
+
+def steps(run: Run, config: Config, pack: Path, until: int) -> list[float]:
+    """Take the steps up to ``until``; returns the total loss of each."""
+    sources, totals = load_sources(config, pack), []
+    while run.step < until:
+        run.sums.clear()
+        take_step(run, make_batch(sources, config, run.step), config)
+        totals.append(run.sums["total"])
+    return totals
 
 
 def _write(stem: Path, seed: int, shift: int) -> None:

@@ -124,11 +124,16 @@ def make_batch(
     return trainable(config).batch(step_clips(sources, config, step, world or World()), config)
 
 
+def stack_frames(clips: list[Clip]) -> Tensor:
+    """Stack the frames of N clips of one size: float32 (N * T, 3, H, W), BGR, 0 to 255."""
+    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).float()
+    return frames.permute(0, 1, 4, 2, 3).flatten(0, 1)
+
+
 def batch_of_windows(clips: list[Clip], config: Settings) -> Batch:
     """Clips and targets of STEm-Seg."""
     targets = [grid_targets(clip.labels, config) for clip in clips]
-    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).float()  # (N, T, H, W, 3)
-    pixels = normalise(frames.permute(0, 1, 4, 2, 3).flatten(0, 1), config.input)
+    pixels = normalise(stack_frames(clips), config.input)
     return Batch(
         clips=pixels.unflatten(0, (len(clips), config.window.length)),
         masks=_pad_masks(targets),

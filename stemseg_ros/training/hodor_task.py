@@ -23,6 +23,7 @@ from stemseg_ros.models.layers.backbone import MobileNetV2
 from stemseg_ros.models.layers.preprocess import normalise
 from stemseg_ros.models.layers.weights import load_state
 from stemseg_ros.records import Image
+from stemseg_ros.training.batches import stack_frames
 from stemseg_ros.training.clip_sheet import draw_labels
 from stemseg_ros.training.clips import Clip
 from stemseg_ros.training.hodor_clips import draw_objects as draw_shape
@@ -90,13 +91,12 @@ def build_plain(config: Settings) -> Hodor:
 
 def batch(clips: list[Clip], config: Settings) -> SampleBatch:
     """See ``Trainable``."""
-    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).float()
-    pixels = normalise(frames.permute(0, 1, 4, 2, 3).flatten(0, 1), config.input).flip(1)
+    pixels = normalise(stack_frames(clips), config.input).flip(1)
     labels = np.stack([clip.labels for clip in clips])
     numbers = np.where(labels == IGNORE_LABEL, 0, labels % CLASS_STEP)
     targets = np.where(labels == IGNORE_LABEL, IGNORED, numbers).astype(np.uint8)
     return SampleBatch(
-        frames=pixels.unflatten(0, frames.shape[:2]),
+        frames=pixels.unflatten(0, (len(clips), -1)),
         labels=torch.from_numpy(targets),
         objects=max(1, int(numbers.max())),
         iteration=clips[0].step,

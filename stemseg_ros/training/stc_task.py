@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from stemseg_ros.models.stc.settings import Settings
 from stemseg_ros.models.stc.tracker import StcTracker
 from stemseg_ros.models.stc.trainable import FramePairs, extract_truth, freeze, output_layers
 from stemseg_ros.records import Frame, FrameResult, Image
+from stemseg_ros.training.batches import stack_frames
 from stemseg_ros.training.clips import Clip, draw_clip
 from stemseg_ros.training.clips import draw_size as draw_shape
 from stemseg_ros.training.model import in_float32
@@ -93,14 +93,13 @@ def build_plain(config: Settings) -> CondInst:
 
 def batch(clips: list[Clip], config: Settings) -> FramePairs:
     """See ``Trainable``."""
-    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).float()
-    pixels = normalise(frames.permute(0, 1, 4, 2, 3).flatten(0, 1), config.condinst.variant)
+    pixels = normalise(stack_frames(clips), config.condinst.variant)
     found = [
         [extract_truth(labels, config.pairs.min_pixels) for labels in clip.labels]
         for clip in clips
     ]
     return FramePairs(
-        images=pixels.unflatten(0, frames.shape[:2]),
+        images=pixels.unflatten(0, (len(clips), -1)),
         truths=tuple((key[0], reference[0]) for key, reference in found),
         ignored=torch.stack([torch.stack([unknown for _, unknown in pair]) for pair in found]),
         names=tuple(clip.name for clip in clips),

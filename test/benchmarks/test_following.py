@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.following import boundary, first_masks, overlap, score
+from benchmarks.following import boundary, first_masks, score
 from stemseg_ros.config import load_config
 from stemseg_ros.datasets.sequence import IGNORE_LABEL, LabelledFrame
+from stemseg_ros.evaluation.linkers import mask_iou
 from stemseg_ros.stream import open_model
 
 CAR = 1001
@@ -38,7 +39,7 @@ def test_objects_are_given_where_they_are_large_enough() -> None:
 def test_overlap_and_border(columns: int, j: float, f: float) -> None:
     truth, found = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
     truth[20:40, 20:40], found[20:40, 20 : 20 + columns] = True, True
-    assert overlap(found, truth) == j
+    assert mask_iou(found, truth) == j
     assert boundary(found, truth) == f
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from driving_pack import small_hodor, write_pack
+from driving_pack import small_hodor, steps, write_pack
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -26,7 +26,7 @@ from stemseg_ros.training.checkpoints import restore, save
 from stemseg_ros.training.clips import Clip
 from stemseg_ros.training.distributed import World
 from stemseg_ros.training.hodor_clips import draw_frames, draw_sample
-from stemseg_ros.training.steps import Run, start, take_step
+from stemseg_ros.training.steps import start
 from stemseg_ros.training.still_copies import FIRST_LABEL
 from stemseg_ros.training.train import train
 from stemseg_ros.training.trainables import trainable
@@ -49,16 +49,6 @@ def samples(config: Config, pack: Path, step: int) -> SampleBatch:
     batch = make_batch(load_sources(config, pack), config, step)
     assert isinstance(batch, SampleBatch)
     return batch
-
-
-def steps(run: Run, config: Config, pack: Path, until: int) -> list[float]:
-    """Take the steps up to ``until``; returns the total loss of each."""
-    sources, totals = load_sources(config, pack), []
-    while run.step < until:
-        run.sums.clear()
-        take_step(run, make_batch(sources, config, run.step), config)
-        totals.append(run.sums["total"])
-    return totals
 
 
 def mean_colour(

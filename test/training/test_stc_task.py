@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from driving_pack import small_stc, tiny_config, write_pack
+from driving_pack import small_stc, steps, tiny_config, write_pack
 
-from stemseg_ros.config import Config, update_config
+from stemseg_ros.config import update_config
 from stemseg_ros.models.stc.load import load_network
 from stemseg_ros.models.stc.trainable import FramePairs, extract_truth
 from stemseg_ros.training.batches import load_sources, make_batch
 from stemseg_ros.training.checkpoints import export, restore, save
-from stemseg_ros.training.steps import Run, start, take_step
+from stemseg_ros.training.steps import Run, start
 from stemseg_ros.training.train import train
 from stemseg_ros.training.trainables import trainable
 
@@ -23,16 +23,6 @@ from stemseg_ros.training.trainables import trainable
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pack(tmp_path_factory.mktemp("pack"))
-
-
-def steps(run: Run, settings: Config, pack: Path, until: int) -> list[float]:
-    """Take the steps up to ``until``; returns the total loss of each."""
-    sources, totals = load_sources(settings, pack), []
-    while run.step < until:
-        run.sums.clear()
-        take_step(run, make_batch(sources, settings, run.step), settings)
-        totals.append(run.sums["total"])
-    return totals
 
 
 def test_ground_truth_of_a_labelled_frame() -> None:

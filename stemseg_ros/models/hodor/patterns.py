@@ -12,13 +12,17 @@ from torch import Tensor
 
 from stemseg_ros.models.hodor.losses import merge_background
 from stemseg_ros.models.hodor.network import Hodor
-from stemseg_ros.models.hodor.regions import STRIDE, regions_from_given, regions_from_predicted
+from stemseg_ros.models.hodor.regions import (
+    GRID_STRIDE,
+    STRIDE,
+    average_by_4,
+    regions_from_given,
+    regions_from_predicted,
+)
 from stemseg_ros.models.hodor.settings import BACKGROUNDS
 
 FRAMES = 3
 """Frames of a sample: the reference and two others."""
-GRID_STRIDE = 4
-"""Pixels of the input per cell of the logits."""
 
 PatternStep = tuple[tuple[int, ...], int]
 """Source frames and target frame of one prediction."""
@@ -101,7 +105,7 @@ def propagate(clip: ClipPropagation, masks: Tensor, iteration: int) -> list[Pred
     ``FORK``. Returns six predictions: three of frame 0, two of frame 1, one of frame 2.
     """
     size = (masks.shape[-2], masks.shape[-1])
-    clip.describe(0, regions_from_given(masks, size), F.avg_pool2d(masks, GRID_STRIDE))
+    clip.describe(0, regions_from_given(masks, size), average_by_4(masks))
     all_objects = clip.present.new_ones(clip.present[:, 0].shape)
     logits = clip.decode(*SELF[0])
     predictions = [_prediction(0, logits, all_objects)]
@@ -128,7 +132,7 @@ def propagate_forward(clip: ClipPropagation, masks: Tensor) -> list[Prediction]:
     masks: (B, I, H, W) ground truth of frame 0, in which every object is visible.
     """
     size = (masks.shape[-2], masks.shape[-1])
-    clip.describe(0, regions_from_given(masks, size), F.avg_pool2d(masks, GRID_STRIDE))
+    clip.describe(0, regions_from_given(masks, size), average_by_4(masks))
     known = clip.present.new_ones(clip.present[:, 0].shape)
     predictions = []
     for target in range(1, len(clip.features)):

@@ -22,7 +22,9 @@ from stemseg_ros.models.hodor.letterbox import (
 )
 from stemseg_ros.models.hodor.memory import FrameDescriptors, Memory
 from stemseg_ros.models.hodor.regions import (
+    GRID_STRIDE,
     STRIDE,
+    average_by_4,
     downsample_by_8,
     regions_from_given,
     regions_from_predicted,
@@ -34,8 +36,6 @@ from stemseg_ros.tracker import Call
 
 FIRST_OBJECT = BACKGROUNDS + 1
 """Channel of the first object, after the catch-all and the background cells."""
-FINE_STRIDE = 4
-"""Pixels of the padded network input per cell of the logits."""
 GivenMasks = Mapping[int, npt.NDArray[np.bool_]]
 """bool (H, W) by track id."""
 Result = TypeVar("Result")
@@ -189,7 +189,7 @@ class Propagator:
         described = yield from self._describe(encoded, regions, self.state.ids)
         self._store(described, regions)
         if self.config.network.refinement:
-            self._keep_outlines(encoded, shrink(stack))
+            self._keep_outlines(encoded, average_by_4(stack))
         self._anchor(described)
         if self._rules.first_as_given:
             best = np.zeros(encoded.geometry.image_size, np.int32)
@@ -229,7 +229,7 @@ class Propagator:
         self._store((yield from self._describe(encoded, regions, ids)), regions)
         if self.config.network.refinement:
             soft = logits.softmax(0)
-            _set_given(soft, {n: shrink(mask) for n, mask in given.items()}, ids)
+            _set_given(soft, {n: average_by_4(mask) for n, mask in given.items()}, ids)
             self._keep_outlines(encoded, soft[FIRST_OBJECT:])
         output = resize_to_image(self._join_backgrounds(enlarged), geometry)
         first = len(output) - len(ids)
@@ -297,7 +297,7 @@ class Propagator:
     ) -> tuple[Tensor, Tensor]:
         """Return the masks (I, h, w) at stride 4 and the features (C, h, w) of the previous frame;
         new objects as given, whose logits are not used."""
-        masks = self.state.outlines | {n: shrink(mask) for n, mask in encoded.given.items()}
+        masks = self.state.outlines | {n: average_by_4(mask) for n, mask in encoded.given.items()}
         fine = encoded.fine if self.state.fine is None else self.state.fine
         return torch.stack([masks[n] for n in ids]), fine
 
@@ -325,13 +325,6 @@ class Propagator:
         return torch.cat((background, probabilities[FIRST_OBJECT:]))
 
 
-def shrink(masks: Tensor) -> Tensor:
-    """Average masks (..., H, W) at input size to stride 4."""
-    blocks = masks.float().unflatten(-1, (-1, FINE_STRIDE)).unflatten(-3, (-1, FINE_STRIDE))
-    shrunk: Tensor = blocks.mean((-3, -1))
-    return shrunk
-
-
 def _argmax(maps: Tensor) -> Tensor:
     """Return the index of the largest of N maps at each pixel: (N, H, W) -> int64 (H, W); the
     first of equal ones. ``Tensor.argmax`` takes ten times as long on a CPU."""
@@ -345,7 +338,9 @@ def _labels(numbers: npt.NDArray[np.integer], ids: tuple[int, ...]) -> npt.NDArr
 
 def _upsample(maps: Tensor) -> Tensor:
     """Upsample (N, h, w) maps from stride 4 to input size."""
-    return F.interpolate(maps[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(
+        maps[None], scale_factor=GRID_STRIDE, mode="bilinear", align_corners=False
+    )[0]
 
 
 def _set_given(probability: Tensor, masks: Mapping[int, Tensor], ids: tuple[int, ...]) -> None:

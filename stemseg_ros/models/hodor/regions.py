@@ -12,6 +12,8 @@ from stemseg_ros.models.hodor.settings import BACKGROUND_GRID
 
 STRIDE = 8
 """Pixels of the padded network input per cell of the maps that are described."""
+GRID_STRIDE = 4
+"""Pixels of the padded network input per cell of the logits."""
 
 
 def regions_from_given(masks: Tensor, content: tuple[int, int]) -> Tensor:
@@ -54,6 +56,13 @@ def downsample_by_8(maps: Tensor) -> Tensor:
         maps[..., row::STRIDE, column::STRIDE] for row in (near, far) for column in (near, far)
     ]
     return torch.stack(corners).mean(0)
+
+
+def average_by_4(masks: Tensor) -> Tensor:
+    """Average masks (..., H, W) over the cells of the logits: float32 (..., H/4, W/4)."""
+    blocks = masks.float().unflatten(-1, (-1, GRID_STRIDE)).unflatten(-3, (-1, GRID_STRIDE))
+    averaged: Tensor = blocks.mean((-3, -1))
+    return averaged
 
 
 def _in_cell(side: int, content: int, device: torch.device) -> Tensor:
