@@ -173,6 +173,13 @@ def test_a_lost_frame_is_a_failure(tmp_path: Path) -> None:
         demo._summarise(3, out)
 
 
+def test_a_replay_without_a_usable_image_says_why(tmp_path: Path) -> None:
+    out = recorded(tmp_path, [(7, 0), (8, 100)], [])
+    (out / "diagnostics.json").write_text('{"frames_refused": "2"}')
+    with pytest.raises(ReplayError, match=r"0 results .* dropped 0; 2 cannot be read; see .*log"):
+        session.times(out)
+
+
 @pytest.mark.parametrize(
     "stamps, shown, restamped",
     [

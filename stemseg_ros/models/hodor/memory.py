@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stemseg_ros.models.hodor.settings import BACKGROUNDS
@@ -56,6 +57,17 @@ class Memory:
     def anchor(self, frame: FrameDescriptors) -> None:
         """Store descriptors of given masks that never expire."""
         self._anchors.append(frame)
+
+    def likeness(self, frame: FrameDescriptors) -> dict[int, float]:
+        """Compute how much the objects of a frame are like their anchors: cosines of the
+        descriptors, in [-1, 1], by track id; without objects that have none."""
+        anchors = {n: vector for anchor in self._anchors for n, vector in anchor.objects.items()}
+        ids = [track_id for track_id in frame.objects if track_id in anchors]
+        if not ids:
+            return {}
+        found = torch.stack([frame.objects[n] for n in ids]).float()
+        given = torch.stack([anchors[n] for n in ids]).float()
+        return dict(zip(ids, F.cosine_similarity(found, given).tolist(), strict=True))
 
     def drop_before(self, index: int) -> None:
         """Drop frames that have left the window."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stemseg_ros.geometry import Letterbox
+from stemseg_ros.models.hodor.label_map import label_pixels
 from stemseg_ros.models.hodor.letterbox import (
     content_cells,
     letterbox,
@@ -20,7 +21,9 @@ from stemseg_ros.models.hodor.letterbox import (
     letterbox_masks,
     resize_to_image,
 )
-from stemseg_ros.models.hodor.memory import FrameDescriptors, Memory
+from stemseg_ros.models.hodor.memory import FrameDescriptors
+from stemseg_ros.models.hodor.motion import Motion, shrink
+from stemseg_ros.models.hodor.presence import find_absent, keep_from_present
 from stemseg_ros.models.hodor.regions import (
     GRID_STRIDE,
     STRIDE,
@@ -31,7 +34,8 @@ from stemseg_ros.models.hodor.regions import (
 )
 from stemseg_ros.models.hodor.rules import PropagationRules
 from stemseg_ros.models.hodor.settings import BACKGROUNDS, Settings
-from stemseg_ros.models.hodor.sightings import Sighting, limit_to_reach, update_sightings
+from stemseg_ros.models.hodor.sightings import limit_to_reach, update_sightings
+from stemseg_ros.models.hodor.state import State
 from stemseg_ros.tracker import Call
 
 FIRST_OBJECT = BACKGROUNDS + 1
@@ -52,8 +56,11 @@ class PropagationResult:
     labels: npt.NDArray[np.int32]
     """int32 (H, W): id of each pixel of the image, 0 for background; before the first object the
     size may differ (``propagation.empty_frames``)."""
+    confidence: npt.NDArray[np.float32] | None
+    """float32 (H, W) in [0, 1]: probability of the object of each pixel, 0 for background; None
+    until the frame after the first object was given."""
     probabilities: Tensor | None
-    """(I, H, W) in [0, 1] at image size; None until the frame after the first object was given."""
+    """(I, H', W') in [0, 1] at padded input size, with given masks; None as before."""
     logits: Tensor | None
     """(10 + I, h, w) at stride 4, before given masks are written in."""
     regions: Tensor | None
@@ -71,46 +78,6 @@ class _EncodedFrame:
     """(C, h/2, w/2) at stride 8."""
     given: dict[int, Tensor]
     """Masks (H', W') of new objects at padded input size, by ascending id."""
-
-
-@dataclass(slots=True, eq=False)
-class State:
-    """State of the propagation before a frame."""
-
-    memory: Memory = field(default_factory=Memory)
-    ids: tuple[int, ...] = ()
-    """Ids of the followed objects, ascending."""
-    index: int = 0
-    """Position of the frame in the stream."""
-    previous: dict[int, Tensor] = field(default_factory=dict)
-    """Mask of each object in the previous frame, (h, w) at stride 8, by id."""
-    outlines: dict[int, Tensor] = field(default_factory=dict)
-    """The same at stride 4; kept for ``network.refinement``."""
-    fine: Tensor | None = None
-    """(C, h, w), features of the previous frame at stride 4."""
-    sightings: dict[int, Sighting] = field(default_factory=dict)
-    """Last sighting of each object, by id."""
-
-    def copy(self) -> State:
-        """Copy the state, to return to it later."""
-        return replace(
-            self,
-            memory=self.memory.copy(),
-            previous=dict(self.previous),
-            outlines=dict(self.outlines),
-            sightings=dict(self.sightings),
-        )
-
-    def forget(self, ids: Collection[int]) -> None:
-        """Stop following some objects."""
-        self.ids = tuple(n for n in self.ids if n not in ids)
-        if self.ids:
-            self.memory.forget(ids)
-        else:
-            self.memory = Memory()
-        self.previous = {n: mask for n, mask in self.previous.items() if n not in ids}
-        self.outlines = {n: mask for n, mask in self.outlines.items() if n not in ids}
-        self.sightings = {n: sighting for n, sighting in self.sightings.items() if n not in ids}
 
 
 class Propagator:
@@ -137,6 +104,7 @@ class Propagator:
         if self.state.ids or given:
             pixels = torch.from_numpy(image.copy()).to(self._device)
             inputs = letterbox_image(pixels, geometry, self.config.input)
+            self._move(image, geometry)
             fine, coarse = yield Call("encode", (inputs,))
             encoded = _EncodedFrame(geometry, fine, coarse, self._letterbox_given(given, geometry))
             result = yield from self._follow(encoded, given)
@@ -145,6 +113,13 @@ class Propagator:
         self.state.index += 1
         self.state.memory.drop_before(self.state.index - self.config.propagation.window)
         return result
+
+    def _move(self, image: npt.NDArray[np.uint8], geometry: Letterbox) -> None:
+        """Move what is known of the objects from the previous frame to this one."""
+        state, earlier = self.state, self.state.grey
+        state.grey = shrink(image, geometry) if self.config.propagation.motion else None
+        if state.ids and state.grey is not None and earlier is not None:
+            state.move(Motion(state.grey, earlier, self._device))
 
     def _follow(self, encoded: _EncodedFrame, given: GivenMasks) -> Calls[PropagationResult]:
         if self.state.ids:
@@ -155,7 +130,7 @@ class Propagator:
 
     def _empty_result(self, geometry: Letterbox) -> PropagationResult:
         size = geometry.image_size if self._rules.empty_at_image_size else geometry.padded_size
-        return PropagationResult((), np.zeros(size, np.int32), None, None, None)
+        return PropagationResult((), np.zeros(size, np.int32), None, None, None, None)
 
     def _check(self, image: npt.NDArray[np.uint8], given: GivenMasks) -> None:
         for track_id, mask in given.items():
@@ -199,7 +174,7 @@ class Propagator:
             soft = resize_to_image(stack, encoded.geometry)
             best = _argmax(F.pad(soft, (0, 0, 0, 0, 1, 0))).cpu().numpy()
         return PropagationResult(
-            self.state.ids, _labels(best, self.state.ids), None, None, regions
+            self.state.ids, _labels(best, self.state.ids), None, None, None, regions
         )
 
     def _later_frame(self, encoded: _EncodedFrame) -> Calls[PropagationResult]:
@@ -218,23 +193,31 @@ class Propagator:
         if self.config.network.refinement:
             inputs = (*inputs, *self._previous_outlines(ids, encoded))
         (logits,) = yield Call("decode", inputs)
-        logits = self._limit_to_reach(logits.float(), ids)
-        enlarged = _upsample(logits).softmax(0)
-        inner = _upsample(logits.softmax(0))
-        for probability in (enlarged, inner):
-            _set_given(probability, given, ids)
-        masks = downsample_by_8(inner[FIRST_OBJECT:])
+        logits = self._limit(logits.float(), ids)
+        soft = logits.softmax(0)
+        masks = _to_stride_8(soft, given, ids)
         regions = regions_from_predicted(masks, self._content_cells(geometry, STRIDE))
         self.state.ids = ids
-        self._store((yield from self._describe(encoded, regions, ids)), regions)
+        described = yield from self._describe(encoded, regions, ids)
+        hidden = self._store_present(described, regions, given)
+        probabilities = _upsample(logits).softmax(0)
+        _set_given(probabilities, given, ids)
+        for track_id in hidden:
+            probabilities[FIRST_OBJECT + ids.index(track_id)] = 0
         if self.config.network.refinement:
-            soft = logits.softmax(0)
             _set_given(soft, {n: average_by_4(mask) for n, mask in given.items()}, ids)
             self._keep_outlines(encoded, soft[FIRST_OBJECT:])
-        output = resize_to_image(self._join_backgrounds(enlarged), geometry)
-        first = len(output) - len(ids)
-        best = (_argmax(output) - first + 1).clamp(min=0).cpu().numpy()
-        return PropagationResult(ids, _labels(best, ids), output[first:], logits, regions)
+        background = self._join_backgrounds(probabilities[:FIRST_OBJECT])
+        objects = probabilities[FIRST_OBJECT:]
+        found = label_pixels(background, objects, geometry)
+        return PropagationResult(
+            ids,
+            _labels(found.numbers.cpu().numpy(), ids),
+            found.confidence.cpu().numpy(),
+            objects,
+            logits,
+            regions,
+        )
 
     def _add_objects(self, encoded: _EncodedFrame) -> Calls[None]:
         """Compute the descriptors of new objects; known ones count as background, or as objects
@@ -270,18 +253,39 @@ class Propagator:
         self.state.memory.put(described)
         masks = dict(zip(self.state.ids, regions[BACKGROUNDS:], strict=True))
         self.state.previous = masks
-        self.state.sightings = update_sightings(self.state.sightings, masks, self.state.index)
+        self.state.sightings = update_sightings(
+            self.state.sightings, masks, self.state.index, self.state.absent
+        )
+
+    def _store_present(
+        self, described: FrameDescriptors, regions: Tensor, given: Collection[int]
+    ) -> frozenset[int]:
+        """Store a frame without what absent objects cover; returns those that were absent in the
+        previous frame, too."""
+        presence, before = self.config.propagation.presence, self.state.absent
+        absent: frozenset[int] = frozenset()
+        if presence:
+            masks = dict(zip(self.state.ids, regions[BACKGROUNDS:], strict=True))
+            likeness = self.state.memory.likeness(described)
+            sighted = self.state.sightings
+            absent = find_absent(masks, likeness, before, sighted, presence).difference(given)
+        self.state.absent = absent
+        self._store(described.without(absent), regions)
+        return absent & before
 
     def _keep_outlines(self, encoded: _EncodedFrame, masks: Tensor) -> None:
         self.state.outlines = dict(zip(self.state.ids, masks, strict=True))
         self.state.fine = encoded.fine
 
-    def _limit_to_reach(self, logits: Tensor, ids: tuple[int, ...]) -> Tensor:
-        """Lower the logits (10 + I, h, w) of objects that are out of reach."""
-        reach, state = self.config.propagation.reach, self.state
-        if not reach:
+    def _limit(self, logits: Tensor, ids: tuple[int, ...]) -> Tensor:
+        """Lower the logits (10 + I, h, w) of objects where they cannot be: out of reach, or absent
+        where others were."""
+        reach, state, objects = self.config.propagation.reach, self.state, logits[FIRST_OBJECT:]
+        if not reach and not state.absent:
             return logits
-        objects = limit_to_reach(logits[FIRST_OBJECT:], ids, state.sightings, state.index, reach)
+        if reach:
+            objects = limit_to_reach(objects, ids, state.sightings, state.index, reach)
+        objects = keep_from_present(objects, ids, state.absent, state.previous)
         return torch.cat((logits[:FIRST_OBJECT], objects))
 
     def _previous_regions(self, ids: tuple[int, ...], encoded: _EncodedFrame) -> Tensor:
@@ -316,13 +320,9 @@ class Propagator:
         height, width = (side // stride for side in geometry.padded_size)
         return height, width
 
-    def _join_backgrounds(self, probabilities: Tensor) -> Tensor:
-        """Add up the backgrounds of (10 + I, H, W), if they compete with objects as one:
-        (1 + I, H, W)."""
-        if not self._rules.joint_background:
-            return probabilities
-        background = probabilities[:FIRST_OBJECT].sum(0, keepdim=True)
-        return torch.cat((background, probabilities[FIRST_OBJECT:]))
+    def _join_backgrounds(self, background: Tensor) -> Tensor:
+        """Add up the backgrounds (10, H, W), if they compete with objects as one: (1, H, W)."""
+        return background.sum(0, keepdim=True) if self._rules.joint_background else background
 
 
 def _argmax(maps: Tensor) -> Tensor:
@@ -341,6 +341,16 @@ def _upsample(maps: Tensor) -> Tensor:
     return F.interpolate(
         maps[None], scale_factor=GRID_STRIDE, mode="bilinear", align_corners=False
     )[0]
+
+
+def _to_stride_8(soft: Tensor, given: Mapping[int, Tensor], ids: tuple[int, ...]) -> Tensor:
+    """Return the objects (I, h/2, w/2) of probabilities (10 + I, h, w) at stride 4, with given
+    masks written in at input size."""
+    if not given:  # the same as below: upsampling and downsampling cancel out
+        return F.avg_pool2d(soft[FIRST_OBJECT:], STRIDE // GRID_STRIDE)
+    enlarged = _upsample(soft)
+    _set_given(enlarged, given, ids)
+    return downsample_by_8(enlarged[FIRST_OBJECT:])
 
 
 def _set_given(probability: Tensor, masks: Mapping[int, Tensor], ids: tuple[int, ...]) -> None:

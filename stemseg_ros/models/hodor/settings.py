@@ -82,6 +82,14 @@ class PropagationConfig(Switches):
     reach: float = Field(0.0, ge=0, le=100, json_schema_extra=LIVE)
     """Beyond the paper: how far objects can move between two frames, relative to their size (root
     of the area); objects do not compete for pixels out of their reach. 0: no limit."""
+    motion: bool = Field(False, json_schema_extra=LIVE)
+    """Beyond the paper: masks and features of the previous frame are moved along optical flow to
+    where they are in this one (``motion.py``)."""
+    presence: float = Field(0.0, ge=0, lt=1, json_schema_extra=LIVE)
+    """Beyond the paper: least likeness of an object to its given mask (cosine of the descriptors);
+    an object below it is absent: not remembered, not reported from the second such frame on, and
+    found again by its given mask (``presence.py``). Needs ``anchor: corrected``. 0: objects are
+    always present."""
     first_frame: Switch = Field("variant", json_schema_extra=LIVE)
     """reference: masks of the first frame with prompts are returned dilated by interpolation.
     corrected: as they were given."""
@@ -102,6 +110,12 @@ class PropagationConfig(Switches):
     anchor: Switch = Field("variant", json_schema_extra=LIVE)
     """reference: descriptors of given masks leave the history with their frame. corrected: they
     never expire."""
+
+    @model_validator(mode="after")
+    def _presence_is_measured(self) -> PropagationConfig:
+        if self.presence and not self.corrected("anchor"):
+            raise ValueError("presence needs anchor: corrected")
+        return self
 
 
 class StillsConfig(Section):

@@ -15,8 +15,9 @@ from stemseg_ros.config import Config
 from stemseg_ros.errors import PromptError
 from stemseg_ros.masks import decode
 from stemseg_ros.models.hodor.prompts import check_prompts
-from stemseg_ros.models.hodor.propagation import Calls, PropagationResult, Propagator, State
+from stemseg_ros.models.hodor.propagation import Calls, PropagationResult, Propagator
 from stemseg_ros.models.hodor.settings import Settings
+from stemseg_ros.models.hodor.state import State
 from stemseg_ros.records import Frame, FrameResult, Image, Instance, Prompt
 from stemseg_ros.tracker import Latency, Step
 
@@ -139,14 +140,13 @@ class HodorTracker:
         """Build the instances of a frame, by track id; the score is the mean probability in the
         mask."""
         output, instances = self.config.output, []
-        for number, track_id in enumerate(found.ids):
+        for track_id in found.ids:
             mask: npt.NDArray[np.bool_] = found.labels == track_id
             if not mask.any() or np.count_nonzero(mask) < output.min_area:
                 continue
             score = 1.0
-            if found.probabilities is not None:
-                inside = found.probabilities[number].float().cpu().numpy()[mask]
-                score = min(1.0, float(inside.mean(dtype=np.float64)))
+            if found.confidence is not None:
+                score = min(1.0, float(found.confidence[mask].mean(dtype=np.float64)))
             class_id = self._classes[track_id]
             name = self.config.classes[class_id - 1]
             if score >= output.min_score_of(name):
