@@ -18,6 +18,8 @@ class BridgingConfig(Section):
     settings of the detector, including thresholds."""
     checkpoint: str = ""
     """Weights of the detector, as for ``open_model``; empty: those bundled with its preset."""
+    mode: Literal["preset", "offline", "near_online", "online"] = "preset"
+    """Window mode of the detector; preset: that of its own settings."""
     max_gap: int = Field(10, ge=1, le=1000, json_schema_extra=LIVE)
     """Longest gap that is bridged, in frames."""
     min_iou: float = Field(0.3, gt=0, le=1, json_schema_extra=LIVE)
@@ -27,6 +29,9 @@ class BridgingConfig(Section):
     rejected."""
     min_track_frames: int = Field(3, ge=1, le=100, json_schema_extra=LIVE)
     """Number of frames in which the detector must have reported a track for it to be bridged."""
+    min_score: float = Field(0.5, ge=0, le=1, json_schema_extra=LIVE)
+    """Least score of a track, in the last frame in which the detector reported it, for it to be
+    bridged: a detector also stops reporting what was no object."""
     max_objects: int = Field(10, ge=1, le=255, json_schema_extra=LIVE)
     """Most tracks that are bridged at a time, by descending score; bounds the cost of a frame."""
 
@@ -53,7 +58,8 @@ class FollowerConfig(Config):
     @model_validator(mode="after")
     def _load_detector(self) -> FollowerConfig:
         if self.tracking == "own_tracks":
-            self._detector = load_config(self.bridging.detector)
+            detector, mode = load_config(self.bridging.detector), self.bridging.mode
+            self._detector = detector if mode == "preset" else detector.in_mode(mode)
         return self
 
     @property
@@ -75,6 +81,12 @@ class FollowerConfig(Config):
     def mode(self) -> str:
         """See ``Config``."""
         return self._detector.mode if self._detector else super().mode
+
+    def in_mode(self, mode: str) -> Config:
+        """See ``Config``; the mode is the detector's."""
+        if self._detector is None:
+            return super().in_mode(mode)
+        return update_config(self, {"bridging.mode": mode})
 
     @property
     def traits(self) -> dict[str, str]:

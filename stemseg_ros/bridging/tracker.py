@@ -2,9 +2,10 @@
 bridges the gaps in the detector's tracks.
 
 A track is *lost* if the detector reported it in the previous frame but not in this one, after
-reporting it in at least ``min_track_frames`` frames. Its last mask becomes a prompt for the
-follower, in the frame of that mask; the prompt is not repeated while the track is lost. A track
-that is lost again later gets a new prompt. The follower computes only while a track is lost.
+reporting it in at least ``min_track_frames`` frames, the last time with a score of at least
+``min_score``. Its last mask becomes a prompt for the follower, in the frame of that mask; the
+prompt is not repeated while the track is lost. A track that is lost again later gets a new prompt.
+The follower computes only while a track is lost.
 
 A lost track is *recovered* when the detector reports its id again, or a new id of the same class
 whose mask overlaps the follower's mask in that frame (``min_iou``): from then on the new id stands
@@ -143,6 +144,7 @@ class BridgedTracker:
             for detector_id, instance in self._previous.items()
             if detector_id not in here
             and self._tracks[detector_id].frames >= config.min_track_frames
+            and instance.score >= config.min_score
         ]
         lost.sort(key=lambda pair: -pair[1].score)
         begun = []

@@ -124,7 +124,8 @@ def square(index: int) -> Bools:
 
 
 def test_bundled_weights_bridge_a_moving_square() -> None:
-    config = load_config("hodor_lite", {"tracking": "own_tracks", **SMALL})
+    larger = {"input.min_dim": 5 * HEIGHT // 4, "input.max_dim": 5 * WIDTH // 4}
+    config = load_config("hodor_lite", {"tracking": "own_tracks", **SMALL, **larger})
     assert isinstance(config, FollowerConfig)
     follower = open_model(config.alone, device="cpu")
     inner = model_package("hodor").Tracker(config, follower.engine.device)

@@ -30,6 +30,22 @@ def test_a_file_may_be_the_detector(tmp_path: Path) -> None:
     assert load_config(tmp_path / "tree.yaml") == config
 
 
+def test_a_mode_is_that_of_the_detector() -> None:
+    config = load_config("hodor_lite", OWN).in_mode("online")
+    assert config.detector == load_config("lite").in_mode("online")
+    assert (config.mode, config.latency.look_ahead) == ("online", 0)
+    assert config.in_mode("near_online").mode == "near_online"
+
+
+def test_a_mode_that_the_detector_lacks_is_named() -> None:
+    stc = {**OWN, "bridging.detector": "stc_lite"}
+    assert load_config("hodor_lite", stc).in_mode("online").mode == "online"
+    with pytest.raises(ConfigError, match="the model stc has no mode 'offline', only 'online'"):
+        load_config("hodor_lite", stc).in_mode("offline")
+    with pytest.raises(ConfigError, match="the model hodor has no mode 'offline', only 'online'"):
+        load_config("hodor_lite").in_mode("offline")
+
+
 @pytest.mark.parametrize(
     ("detector", "words"),
     [
