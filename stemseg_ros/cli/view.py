@@ -77,10 +77,12 @@ def view(
     host: HostOption = "localhost",
     open: OpenOption = True,
 ) -> None:
-    """Show masks, ids, trails and timings, of a bag or of a running node, in a browser page.
+    """Show masks, ids, trails, prompts and timings of a bag, or of a running node, in a browser.
 
-    The page and its program come from this machine; the server sends no usage statistics. What the
-    page itself may send to rerun.io from the browser is switched off in its menu, under Settings.
+    The page and its program come from this machine; the server sends no usage statistics. The
+    browser asks fonts.googleapis.com and fonts.gstatic.com for the font of the page, which works
+    without it. What the page itself may send to rerun.io from the browser is switched off in its
+    menu, under Settings. A file of --save has no page: 'rerun FILE' shows it without a browser.
     """
     if answers is not None:
         typer.echo("stemseg: --answers is now called --results", err=True)
@@ -142,6 +144,12 @@ def _show_bag(recording: Recording, frames: BagFrames) -> None:
         typer.echo(
             f"stemseg: {frames.without_result} images without a result are not shown; "
             f"{frames.missing} results have no image in the bag",
+            err=True,
+        )
+    if frames.prompts_without_result:
+        typer.echo(
+            f"stemseg: {frames.prompts_without_result} given objects are not shown, as the bag "
+            "has no result of their frames",
             err=True,
         )
     for reason in recording.left_out():

@@ -41,6 +41,9 @@ IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 INSTANCE_ARRAY = "stemseg/msg/InstanceArray"
+PROMPTS = "/prompts"
+"""End of the names of topics with InstanceArrays that are no results but the objects given to the
+node; chosen by their name alone."""
 
 _JPEG_QUALITY = 95
 
@@ -115,7 +118,7 @@ class BagReader:
     """The messages of one topic, in the order of recording; holds one message at a time.
 
     ``types`` are the accepted message types; without ``topic`` there has to be exactly one topic
-    of these. Raises BagError on construction and while iterating.
+    of these, beside those of PROMPTS. Raises BagError on construction and while iterating.
     """
 
     def __init__(self, path: str | Path, types: Collection[str], topic: str | None = None) -> None:
@@ -365,12 +368,16 @@ def _topics(connections: Iterable[Connection]) -> tuple[TopicInfo, ...]:
     return tuple(TopicInfo(name, kind, count) for (name, kind), count in sorted(infos.items()))
 
 
+def _is_meant(name: str, topic: str | None) -> bool:
+    return name == topic if topic is not None else not name.endswith(PROMPTS)
+
+
 def _select(
     path: Path, connections: list[Connection], types: Collection[str], topic: str | None
 ) -> list[Connection]:
     """Find the connections of the requested topic, in all files."""
     topics = _topics(connections)
-    fitting = [t for t in topics if t.type in types and topic in (None, t.name)]
+    fitting = [t for t in topics if t.type in types and _is_meant(t.name, topic)]
     filled = [t for t in fitting if t.messages]
     wanted = " or ".join(sorted(types))
     there = "topics there are: " + (", ".join(map(str, topics)) or "none")

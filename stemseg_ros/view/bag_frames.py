@@ -1,4 +1,4 @@
-"""Frames for the viewer out of bags: images, instances, and the node's diagnostics."""
+"""Frames for the viewer out of bags: images, instances, prompts, and the node's diagnostics."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from stemseg_ros.errors import MediaError
-from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, BagReader, bag_info
+from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, PROMPTS, BagReader, bag_info
 from stemseg_ros.media.messages import bgr_from_message, stamp_ns
 from stemseg_ros.media.result_bag import result_from_message
-from stemseg_ros.records import Image
+from stemseg_ros.records import FrameResult, Image, Instance
 from stemseg_ros.view.recording import Shown
 from stemseg_ros.view.stages import stage_ms
 
@@ -50,12 +50,16 @@ class BagFrames:
         """Images before the last result that have none; known after the iteration."""
         self.missing = 0
         """Results whose image is not in the bag; likewise."""
+        self.prompts_without_result = 0
+        """Objects given in frames whose result is not in the bag; likewise."""
+        self._prompts: dict[tuple[int, int], list[Instance]] = {}
 
     def __iter__(self) -> Iterator[Shown]:
         image_stamps = [stamp_ns(message) for _, message in self._images]
         chosen = match(image_stamps, [stamp_ns(message) for _, message in self._results])
         self.missing = chosen.count(None)
         self.without_result = len(image_stamps) - (len(chosen) - self.missing)
+        self._prompts = self._read_prompts()
         images = enumerate(self._images)
         reports = self._reports()
         report = next(reports, None)
@@ -67,6 +71,7 @@ class BagFrames:
                 report = next(reports, None)
             taken = None if place is None else next(pair for at, pair in images if at == place)
             yield self._shown(index, log_ns, message, taken, stages)
+        self.prompts_without_result = sum(map(len, self._prompts.values()))
 
     def _shown(
         self,
@@ -77,10 +82,12 @@ class BagFrames:
         stages: dict[str, float],
     ) -> Shown:
         result = result_from_message(message, index)
+        prompts = tuple(self._prompts.pop(frame_key(result), ()))
         if taken is None:
-            return Shown(result, None, None, stages)
+            return Shown(result, None, None, stages, prompts)
         latency = (log_ns - taken[0]) / 1e6 if self._one_clock else None
-        return Shown(result, self._decoded(taken[1], result.stamp_ns), latency, stages)
+        image = self._decoded(taken[1], result.stamp_ns)
+        return Shown(result, image, latency, stages, prompts)
 
     def _decoded(self, message: Any, stamp: int) -> Image | None:
         """Decode the pixels; None, and a warning, if they cannot be read."""
@@ -98,12 +105,27 @@ class BagFrames:
 
     def _reports(self) -> Iterator[tuple[int, dict[str, float]]]:
         """(log time, milliseconds by stage) of the node's diagnostics, where the bag has them."""
-        path = self._results.path
-        if not self._one_clock or DIAGNOSTICS not in {t.name for t in bag_info(path).topics}:
-            return
-        with BagReader(path, (DIAGNOSTIC_ARRAY,), DIAGNOSTICS) as bag:
-            for log_ns, message in bag:
+        if self._one_clock:
+            for log_ns, message in self._beside(DIAGNOSTICS, DIAGNOSTIC_ARRAY):
                 yield log_ns, stage_ms(message, self._node)
+
+    def _read_prompts(self) -> dict[tuple[int, int], list[Instance]]:
+        """The objects given in each frame, where the bag of the results has them.
+
+        All at once, since a prompt may come after the result of its frame.
+        """
+        found: dict[tuple[int, int], list[Instance]] = defaultdict(list)
+        for _, message in self._beside(f"{self._node}{PROMPTS}", INSTANCE_ARRAY):
+            given = result_from_message(message, 0)
+            found[frame_key(given)] += given.instances
+        return found
+
+    def _beside(self, topic: str, kind: str) -> Iterator[tuple[int, Any]]:
+        """(log time, message) of a topic of the bag of the results; none without messages."""
+        path = self._results.path
+        if any(t.name == topic and t.messages for t in bag_info(path).topics):
+            with BagReader(path, (kind,), topic) as bag:
+                yield from bag
 
     def close(self) -> None:
         """Release the files."""
@@ -115,6 +137,11 @@ class BagFrames:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def frame_key(result: FrameResult) -> tuple[int, int]:
+    """What tells frames apart: epoch and stamp, since stamps advance within an epoch."""
+    return result.epoch, result.stamp_ns
 
 
 def match(images: Sequence[int], results: Sequence[int]) -> list[int | None]:

@@ -7,6 +7,8 @@
 | camera/masks       | segmentation image, track id of each pixel, 0 background             |
 | camera/boxes       | box of each instance, labelled "id class score"                      |
 | camera/trails      | way of the middle of each track that is seen, pixels                 |
+| camera/prompts/ID  | outline of an object that was given, labelled "prompt id class", in  |
+|                    | the frame that it was given for and in no other                      |
 | timing/latency_ms  | from the image to its result                                         |
 | stage/NAME         | milliseconds of each stage, as the node reports them                 |
 | events             | text: new epochs, frames without an image                            |
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +30,7 @@ import numpy.typing as npt
 import rerun as rr
 import rerun.blueprint as rrb
 
-from stemseg_ros.masks import label_image
+from stemseg_ros.masks import decode, label_image
 from stemseg_ros.media.overlay import track_color
 from stemseg_ros.records import FrameResult, Image, Instance
 from stemseg_ros.view.page_server import LOOPBACK, PageServer, ViewError
@@ -36,6 +38,7 @@ from stemseg_ros.view.page_server import LOOPBACK, PageServer, ViewError
 APPLICATION = "stemseg"
 LEAST_FREE_BYTES = 64 * 2**20
 """On the disk of a file that is written; far more than what rerun has in flight."""
+REMEDY = "make room, or name a file on another disk (--save)"
 FLUSH_TIMEOUT_S = 60.0
 """Patience with the last data."""
 TRAIL_FRAMES = 40
@@ -67,6 +70,8 @@ class Shown:
     """None where image and result have no common clock."""
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     """Stage -> milliseconds; empty where nobody has reported since the frame before."""
+    prompts: tuple[Instance, ...] = ()
+    """Objects that are given in this frame, as far as they are known when it is shown."""
 
 
 class Recording:
@@ -119,9 +124,8 @@ class Recording:
 
     def show(self, frame: Shown) -> None:
         """Append one frame. Raises ViewError if the file cannot be written."""
-        stream, result = self._stream, frame.result
-        stream.set_time("frame", sequence=self.frames)
-        stream.set_time("stamp", timestamp=np.datetime64(result.stamp_ns, "ns"))
+        stream, result, number = self._stream, frame.result, self.frames
+        self._set_times(number, result.stamp_ns)
         self.frames += 1
         if result.epoch != self._epoch:
             self._trails = Trails()
@@ -135,8 +139,35 @@ class Recording:
             stream.log("timing/latency_ms", rr.Scalars(frame.latency_ms))
         for stage, milliseconds in frame.stage_ms.items():
             self._show_stage(stage, milliseconds)
+        self.show_prompts(number, result.stamp_ns, frame.prompts)
         if self._file is not None:
             _check_space(self._file)
+
+    def show_prompts(self, number: int, stamp_ns: int, prompts: Sequence[Instance]) -> None:
+        """Add given objects to a frame that was shown: a client may point at a past image.
+
+        number: of the frame, from 0; stamp_ns: its stamp.
+        """
+        for item in prompts:
+            entity = f"camera/prompts/{item.track_id}"
+            self._set_times(number, stamp_ns)
+            self._stream.log(
+                entity,
+                rr.LineStrips2D(
+                    _outlines(item),
+                    # The context of this frame need not name a track that begins after it.
+                    colors=[_rgb(item)],
+                    radii=1.5,
+                    labels=[f"prompt {_name(item)}"],
+                    show_labels=True,
+                ),
+            )
+            self._set_times(number + 1, stamp_ns + 1)
+            self._stream.log(entity, rr.Clear(recursive=False))
+
+    def _set_times(self, number: int, stamp_ns: int) -> None:
+        self._stream.set_time("frame", sequence=number)
+        self._stream.set_time("stamp", timestamp=np.datetime64(stamp_ns, "ns"))
 
     def _show_event(self, text: str) -> None:
         self._need("events")
@@ -205,7 +236,10 @@ class Recording:
         except (RuntimeError, ValueError) as error:
             if path is not None:
                 _partial(path).unlink(missing_ok=True)
-                raise ViewError(f"cannot write '{path}': {error}") from error
+                raise ViewError(
+                    f"cannot write '{path}': {error}; if the disk is full or a quota used up, "
+                    + REMEDY
+                ) from error
         finally:
             self._stream.disconnect()
             if self._server is not None:
@@ -242,7 +276,7 @@ def _check_space(path: Path) -> None:
     if free < LEAST_FREE_BYTES:
         raise ViewError(
             f"cannot write '{path}': {free / 2**20:.0f} MiB are free on the disk, "
-            f"{LEAST_FREE_BYTES / 2**20:.0f} are needed"
+            f"{LEAST_FREE_BYTES / 2**20:.0f} are needed; {REMEDY}"
         )
 
 
@@ -265,6 +299,14 @@ class Trails:
         for track in [t for t, seen in self._seen.items() if self._frame - seen >= TRAIL_FRAMES]:
             del self._ways[track], self._seen[track]
         return [list(self._ways[item.track_id]) for item in instances]
+
+
+def _outlines(item: Instance) -> list[npt.NDArray[np.float32]]:
+    """Closed lines, (N, 2) of x, y, around the parts of a mask and its holes."""
+    mask = decode(item.rle).astype(np.uint8)
+    lines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    # Contours run through the middles of pixels; pixel n covers n to n + 1.
+    return [np.concatenate([line, line[:1]])[:, 0].astype(np.float32) + 0.5 for line in lines]
 
 
 def _class_id(item: Instance) -> int:

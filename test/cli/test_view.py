@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 pytest.importorskip("rerun", reason="needs the extra view")
-from view.bags import frame, write_drive
+from view.bags import frame, given, square, write_drive
 from view.rrd import read, values
 
 from stemseg_ros.cli.main import app
@@ -44,6 +44,23 @@ def test_a_bag_becomes_a_file(files: Path, tmp_path: Path) -> None:
     for entity in ("image", "masks", "boxes", "trails"):
         assert sorted(rows[f"/camera/{entity}"]) == [0, 1, 2], entity
     assert values(rows, "/timing/latency_ms") == dict.fromkeys(range(3), 25.0)
+
+
+def test_prompts_of_a_bag_are_shown(tmp_path: Path) -> None:
+    """Their topic has the type of the results, and is not taken for them."""
+    bag = write_drive(
+        tmp_path / "drive.mcap",
+        [frame(i) for i in range(3)],
+        prompts=(given(1, square(3, 7, 4)), given(8, square(5, 7, 4), square(6, 30, 4))),
+    )
+    done = view(bag, "--save", tmp_path / "a.rrd")
+    assert done.exit_code == 0, done.output
+    assert "2 given objects are not shown, as the bag has no result of their frames" in done.stderr
+    rows = read(tmp_path / "a.rrd")
+    assert sorted(rows["/camera/masks"]) == [0, 1, 2]
+    prompts = [entity for entity in rows if entity.startswith("/camera/prompts")]
+    assert prompts == ["/camera/prompts/3"]
+    assert rows[prompts[0]][1]["LineStrips2D:labels"] == ["prompt 3 car"]
 
 
 @pytest.mark.parametrize("option", ["--results", "--answers"])
@@ -108,4 +125,5 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(
     done = view(files / "drive.mcap", "--save", out)
     assert done.exit_code == 2, done.output
     assert f"stemseg: cannot write '{out}': 10 MiB are free on the disk" in done.stderr
+    assert "make room, or name a file on another disk (--save)" in done.stderr
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("drive.rrd", "old")]

@@ -151,6 +151,30 @@ def test_objects_are_followed_from_the_image_of_the_request_on(fresh: Peer) -> N
     assert refused.message == "object 40: the id is in use; choose another"
 
 
+def test_what_is_followed_is_published_as_it_was_given(fresh: Peer) -> None:
+    """Under its id and class, with the header of the request; what is refused is not."""
+    given: list[InstanceArray] = []
+    topic = fresh.subscribe(InstanceArray, "stemseg/prompts", given)
+    assert fresh.spin_until(topic.get_publisher_count)
+    fresh.connect_answers()
+    send(fresh, 10, 11)
+    assert not track(fresh, 11, labels=labels()).success
+    mask = labels(8)
+    box = Region(kind=Region.BOX, x=50.0, y=16.0, width=20.0, height=24.0)
+    answer = track(fresh, 10, labels=mask, regions=[box], track_ids=[40, 0])
+    assert answer.success, answer.message
+    assert fresh.spin_until(lambda: given)
+    (message,) = given
+    assert (message.header.stamp.sec, message.epoch) == (10, answer.epoch)
+    assert [i.track_id for i in message.instances] == [*answer.track_ids] == [40, 1]
+    assert [i.class_name for i in message.instances] == ["object"] * 2
+    first, second = (decode(bytes(i.mask_rle), (HEIGHT, WIDTH)) for i in message.instances)
+    assert (first == np.frombuffer(mask.data, np.uint8).reshape(HEIGHT, WIDTH)).all()
+    roi = message.instances[1].roi
+    assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == (50, 16, 20, 24)
+    assert second.sum() < 20 * 24  # the ellipse that stands for the box
+
+
 def test_a_reset_frees_the_ids(fresh: Peer) -> None:
     send(fresh, 1)
     first = track(fresh, 1, labels=labels(8))

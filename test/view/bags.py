@@ -30,8 +30,20 @@ def frame(index: int) -> FrameResult:
     return FrameResult(index, stamp, *SIZE, 1, instances)
 
 
-def write_drive(path: Path, results: list[FrameResult], *, encoding: str = "bgr8") -> Path:
-    """Images of grey levels 40, 50, ...; each has its result and diagnostics 25 ms later."""
+def given(index: int, *instances: Instance, epoch: int = 1) -> FrameResult:
+    """Prompts for the frame of this number."""
+    return FrameResult(0, STAMP + 100 * MS * index, *SIZE, epoch, instances)
+
+
+def write_drive(
+    path: Path,
+    results: list[FrameResult],
+    *,
+    prompts: tuple[FrameResult, ...] = (),
+    encoding: str = "bgr8",
+) -> Path:
+    """Images of grey levels 40, 50, ...; each has its result and diagnostics 25 ms later. The
+    prompts come after them all."""
     types = message_types().types
     with ImageBagWriter(path, encoding=encoding) as bag:
         results_topic = bag.second_topic("/stemseg/instances", INSTANCE_ARRAY)
@@ -51,4 +63,8 @@ def write_drive(path: Path, results: list[FrameResult], *, encoding: str = "bgr8
             )
             report(stamp + 20 * MS, array)
             results_topic(stamp + 25 * MS, message_from_result(result, "camera"))
+        if prompts:
+            prompts_topic = bag.second_topic("/stemseg/prompts", INSTANCE_ARRAY)
+            for given in prompts:
+                prompts_topic(STAMP + 10**10, message_from_result(given, "camera"))
     return path

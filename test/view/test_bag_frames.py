@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rerun", reason="needs the extra view")
-from view.bags import MS, STAMP, frame, write_drive
+from view.bags import MS, STAMP, frame, given, square, write_drive
 
-from stemseg_ros.media.bags import BagError, write_bag
-from stemseg_ros.media.result_bag import InstanceBagWriter
+from stemseg_ros.media.bags import INSTANCE_ARRAY, BagError, ImageBagWriter, write_bag
+from stemseg_ros.media.result_bag import InstanceBagWriter, message_from_result
 from stemseg_ros.view.bag_frames import BagFrames, match
 from stemseg_ros.view.stages import stage_ms
 
@@ -62,6 +62,45 @@ def test_results_in_a_bag_of_their_own(tmp_path: Path) -> None:
     assert [s.image[0, 0, 0] for s in shown if s.image is not None] == [0, 2]
     assert {s.latency_ms for s in shown} == {None}
     assert (frames.without_result, frames.missing) == (1, 1)
+
+
+def test_prompts_belong_to_the_frame_of_their_stamp_and_epoch(tmp_path: Path) -> None:
+    """Also where they come after its result, by two requests, or for a frame that is not here."""
+    first, second, other = square(3, 2, 4), square(300, 40, 30), square(9, 2, 30)
+    prompts = (
+        given(1, first),
+        given(1, second),
+        given(2, other, epoch=2),  # an image with the stamp of frame 2, in another epoch
+        given(7, other),
+    )
+    bag = write_drive(tmp_path / "drive.mcap", [frame(i) for i in range(3)], prompts=prompts)
+    with BagFrames(bag) as frames:
+        shown = list(frames)
+    assert [[i.track_id for i in s.prompts] for s in shown] == [[], [3, 300], []]
+    assert shown[1].prompts[1].rle == second.rle
+    assert frames.prompts_without_result == 2
+
+
+def test_prompts_are_beside_the_results(tmp_path: Path) -> None:
+    prompted = write_drive(tmp_path / "a.mcap", [frame(0)], prompts=(given(0, square(3, 2, 4)),))
+    plain = write_drive(tmp_path / "b.mcap", [frame(0)])
+    for images, results, expected in ((plain, prompted, 1), (prompted, plain, 0)):
+        with BagFrames(images, results=results) as frames:
+            (shown,) = frames
+        assert len(shown.prompts) == expected
+
+
+def test_a_topic_of_reports_may_be_empty(tmp_path: Path) -> None:
+    """As recorders write it that did not hear the node in time."""
+    with ImageBagWriter(tmp_path / "a.mcap") as bag:
+        bag.second_topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
+        bag.second_topic("/stemseg/prompts", INSTANCE_ARRAY)
+        results = bag.second_topic("/stemseg/instances", INSTANCE_ARRAY)
+        bag.write(frame(0).stamp_ns, _pictures(1)[0])
+        results(frame(0).stamp_ns, message_from_result(frame(0), "camera"))
+    with BagFrames(tmp_path / "a.mcap") as frames:
+        (shown,) = frames
+    assert (shown.stage_ms, shown.prompts) == ({}, ())
 
 
 def _pictures(number: int) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import socket
 import urllib.request
 from pathlib import Path
@@ -15,8 +16,9 @@ pytest.importorskip("rerun", reason="needs the extra view")
 from view.bags import MS, SIZE, STAMP, frame, square
 from view.rrd import Rows, labels, read, values
 
+from stemseg_ros.cli.view import view
 from stemseg_ros.media.overlay import track_color
-from stemseg_ros.records import FrameResult
+from stemseg_ros.records import FrameResult, Instance
 from stemseg_ros.view.recording import TRAIL_FRAMES, Recording, Shown, Trails, ViewError
 
 
@@ -105,6 +107,63 @@ def test_a_result_without_image_does_not_lie_on_the_one_before(tmp_path: Path) -
     assert rows["/events"][1]["TextLog:text"] == ["a result whose image is not there"]
 
 
+def prompts_of(rows: Rows) -> dict[str, dict[int, list[str] | None]]:
+    """Entity -> {frame: labels; None where it ends}."""
+    return {
+        entity: {at: row.get("LineStrips2D:labels") for at, row in frames.items()}
+        for entity, frames in rows.items()
+        if entity.startswith("/camera/prompts")
+    }
+
+
+def test_a_prompt_is_outlined_in_its_frame_alone(tmp_path: Path) -> None:
+    item = square(3, 7, 4)  # 10x8 pixels
+    shown = [
+        Shown(frame(i), grey(1), prompts=(item, square(70_000, 40, 30)) if i == 1 else ())
+        for i in range(3)
+    ]
+    rows = recorded(tmp_path / "a.rrd", *shown)
+    assert prompts_of(rows) == {
+        "/camera/prompts/3": {1: ["prompt 3 car"], 2: None},
+        "/camera/prompts/70000": {1: ["prompt 70000 car"], 2: None},
+    }
+    row, after = (rows["/camera/prompts/3"][index] for index in (1, 2))
+    assert after["Clear:is_recursive"] == [False]
+    assert row["stamp"] == frame(1).stamp_ns
+    assert row["stamp"] < after["stamp"] <= frame(2).stamp_ns
+    (line,) = row["LineStrips2D:strips"]
+    assert sorted(map(tuple, line[1:])) == [(7.5, 4.5), (7.5, 11.5), (16.5, 4.5), (16.5, 11.5)]
+    assert line[0] == line[-1]
+    blue, green, red = track_color(3)
+    assert row["LineStrips2D:colors"] == [red << 24 | green << 16 | blue << 8 | 255]
+
+
+def test_prompts_may_come_after_their_frame_was_shown(tmp_path: Path) -> None:
+    path = tmp_path / "a.rrd"
+    with Recording("test") as recording:
+        recording.save(path)
+        for index in range(3):
+            recording.show(Shown(frame(index), grey(1)))
+        recording.show_prompts(1, frame(1).stamp_ns, [square(3, 7, 4)])
+        recording.show_prompts(0, frame(0).stamp_ns, [square(4, 30, 4)])
+        recording.show(Shown(frame(3), grey(1)))
+    rows = read(path)
+    assert prompts_of(rows) == {
+        "/camera/prompts/3": {1: ["prompt 3 car"], 2: None},
+        "/camera/prompts/4": {0: ["prompt 4 car"], 1: None},
+    }
+    assert rows["/camera/image"][3]["stamp"] == frame(3).stamp_ns
+
+
+def test_parts_and_holes_have_lines_of_their_own(tmp_path: Path) -> None:
+    mask = np.zeros(SIZE, bool)
+    mask[4:20, 4:20] = mask[30:40, 30:40] = True
+    mask[8:12, 8:12] = False
+    item = Instance.from_mask(mask, 1, 1, "car")
+    rows = recorded(tmp_path / "a.rrd", Shown(frame(0), grey(1), prompts=(item,)))
+    assert len(rows["/camera/prompts/1"][0]["LineStrips2D:strips"]) == 3
+
+
 def test_nothing_is_seen(tmp_path: Path) -> None:
     empty = FrameResult(0, STAMP, *SIZE, 1, ())
     rows = recorded(tmp_path / "a.rrd", Shown(frame(0), grey(1)), Shown(empty, grey(2)))
@@ -147,8 +206,8 @@ def free_ports() -> int:
 def test_the_page_is_served_from_and_to_this_machine_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Page, program and WebAssembly come from the package: no network is needed. Nobody else can
-    connect, and rerun keeps no statistics to send."""
+    """Page, program and WebAssembly come from the package: no network is needed, though the page
+    asks for a font. Nobody else can connect, and rerun keeps no statistics to send."""
     port = free_ports()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     with Recording("test") as recording:
@@ -159,11 +218,23 @@ def test_the_page_is_served_from_and_to_this_machine_alone(
         recording.show(Shown(frame(0), grey(1)))
         page = urllib.request.urlopen(address).read()
         assert b"re_viewer.js" in page
+        assert asked_by(page) == ["fonts.googleapis.com", "fonts.gstatic.com"]
         program = urllib.request.urlopen(f"http://localhost:{port}/re_viewer_bg.wasm").read(4)
         assert program == b"\0asm"
         assert listening(port) == listening(port + 1) == {"0100007F"}
     assert listening(port) == listening(port + 1) == set()
     assert list(tmp_path.rglob("analytics*")) == []
+
+
+def asked_by(page: bytes) -> list[str]:
+    """Hosts that the tags of a page load something from, beside its own."""
+    return sorted(set(re.findall(r'(?:href|src)="https?://([^/"]+)', page.decode())))
+
+
+def test_help_and_docs_name_the_hosts_that_the_page_asks() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "node.md"
+    for text in (view.__doc__ or "", docs.read_text(encoding="utf-8")):
+        assert "fonts.googleapis.com" in text and "fonts.gstatic.com" in text
 
 
 def listening(port: int) -> set[str]:

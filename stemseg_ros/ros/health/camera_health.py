@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import get_args
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from stemseg_ros.ros.health.statistics import DropCause, StreamStatistics
 from stemseg_ros.ros.health.throttled_log import ThrottledLog, counted
-from stemseg_ros.stamps import Event
+from stemseg_ros.stamps import Dropped, Event
 
 SLOW = "images arrive faster than the device processes them"
 DROPPED: dict[DropCause, tuple[str, str]] = {
@@ -33,6 +34,7 @@ DROPPED: dict[DropCause, tuple[str, str]] = {
 """Log texts for a cause of drops: first event, total."""
 TOTALS = {
     "epoch": "restarts of tracking",
+    "prompts": "prompts refused",
     "duplicate": "frames dropped, duplicate",
     "out_of_order": "frames dropped, out_of_order",
 }
@@ -106,13 +108,11 @@ class CameraHealth:
     # From the model on
 
     def reported(self, event: Event) -> None:
-        """Count an event of a stream: a new epoch, or a frame dropped because of its stamp."""
-        total = TOTALS[event.kind]
-        if event.kind == "epoch":
-            self._notes.add(event.kind, event.text, total)
-        else:
+        """Log an event of a stream, and count the frame that was dropped because of its stamp."""
+        log = self._notes if event.kind == "epoch" else self._warnings
+        log.add(event.kind, event.text, TOTALS[event.kind])
+        if event.kind in get_args(Dropped):
             self.statistics.count(f"frames_{event.kind}")
-            self._warnings.add(event.kind, event.text, total)
 
     def encoding_changed(self, before: str, after: str) -> None:
         """Log that the encoding of the images changed."""

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from stemseg_ros.config import Config
+from stemseg_ros.masks import decode
 from stemseg_ros.media.messages import stamp_ns
-from stemseg_ros.records import Frame, FrameResult, Image
+from stemseg_ros.records import Frame, FrameResult, Image, Instance
 from stemseg_ros.ros.health.camera_health import CameraHealth
 from stemseg_ros.ros.input.frame_queue import FrameQueue, Waiting
 from stemseg_ros.ros.input.image_messages import ImageMessageError, bgr_image
@@ -141,7 +142,8 @@ class CameraStream:
     # Prompts
 
     def track(self, request: Any) -> tuple[int, tuple[int, ...]]:
-        """Follow the objects of a stemseg/srv/TrackMasks request; the epoch and their ids.
+        """Follow the objects of a stemseg/srv/TrackMasks request, and publish them as they were
+        given; the epoch and their ids.
 
         Raises PromptError for what cannot be followed, which changes nothing.
         """
@@ -151,6 +153,14 @@ class CameraStream:
         classes = self.stream.config.classes
         prompts = read_prompts(request, (size[0], size[1]), classes, tracker.free_ids)
         self.stream.track(stamp, prompts)
+        instances = tuple(
+            Instance.from_mask(
+                decode(prompt.rle), prompt.track_id, prompt.class_id, classes[prompt.class_id - 1]
+            )
+            for prompt in prompts
+        )
+        given = FrameResult(0, stamp, size[0], size[1], self.epoch, instances)
+        self._results.publish_prompts(request.header, given)
         return self.epoch, tuple(prompt.track_id for prompt in prompts)
 
     def untrack(self, ids: Sequence[int]) -> int:

@@ -44,8 +44,8 @@ class Source:
 
 
 class ResultPublishers:
-    """Publishes ``~/instances``, and the other views of a result, each only while it has a
-    subscriber.
+    """Publishes ``~/instances``, ``~/prompts``, and the other views of a result, each only while
+    it has a subscriber.
 
     These are ``~/label_image``, ``~/overlay``, ``~/overlay/compressed`` and, where vision_msgs is
     installed, ``~/detections``; for a camera with a name, ``~/NAME/instances`` etc.
@@ -61,6 +61,7 @@ class ResultPublishers:
         self._qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
         self._all: list[Any] = []
         self._instances = self._publisher(InstanceArray, "instances")
+        self._prompts = self._publisher(InstanceArray, "prompts")
         self._labels = self._publisher(Image, "label_image")
         self._overlay = self._publisher(Image, "overlay")
         self._compressed = self._publisher(CompressedImage, "overlay/compressed")
@@ -96,6 +97,10 @@ class ResultPublishers:
             self._publish_labels(source, result)
         if source.image is not None and self.overlay_wanted:
             self._publish_overlay(source, source.image, result)
+
+    def publish_prompts(self, header: Header, prompts: FrameResult) -> None:
+        """Publish objects that are followed from an image on, as they were given."""
+        self._prompts.publish(instances_message(prompts, header))
 
     def _publish_overlay(self, source: Source, image: Pixels, result: FrameResult) -> None:
         settings = self._config.node

@@ -11,12 +11,15 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from stemseg.msg import InstanceArray
 
 from stemseg_ros.config import Config, update_config
+from stemseg_ros.media.bags import PROMPTS
 from stemseg_ros.media.messages import ImageMessageError, stamp_ns
 from stemseg_ros.media.result_bag import result_from_message
+from stemseg_ros.records import FrameResult
 from stemseg_ros.ros.health.throttled_log import counted
 from stemseg_ros.ros.input.image_messages import bgr_image
 from stemseg_ros.ros.input.subscription import ImageSubscription
 from stemseg_ros.ros.programs.program import Program, Stopped, ros_program
+from stemseg_ros.view.bag_frames import frame_key
 from stemseg_ros.view.recording import Recording, Shown
 from stemseg_ros.view.stages import stage_ms
 
@@ -25,6 +28,10 @@ KEPT_IMAGES = 64
 """Images kept until their result comes: more than the largest window has in flight."""
 IMAGE_PATIENCE_S = 1.0
 """Seconds that a result waits for an image that arrives later than itself."""
+KEPT_NUMBERS = 100
+"""Frames to which prompts may come late: the most that propagation.kept_frames allows."""
+PROMPT_PATIENCE_S = 5.0
+"""Seconds that a prompt waits for the result of its image."""
 REPORT_S = 5.0
 
 
@@ -39,9 +46,14 @@ class Viewer:
         self._images: OrderedDict[int, tuple[float, Any]] = OrderedDict()
         self._results: deque[tuple[float, InstanceArray]] = deque()
         self._stages: dict[str, float] = {}
+        self._numbers: OrderedDict[tuple[int, int], int] = OrderedDict()
+        """Of the last frames that were shown, to which prompts may come late."""
+        self._prompts: list[tuple[float, FrameResult]] = []
         reliable = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
         node = program.node
         node.create_subscription(InstanceArray, topic, self._on_result, reliable)
+        prompts = f"{self._node_name}{PROMPTS}"
+        node.create_subscription(InstanceArray, prompts, self._on_prompts, reliable)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def show(self) -> None:
@@ -65,6 +77,7 @@ class Viewer:
                 while True:
                     self._program.spin_for(0.1)
                     self._show_ready()
+                    self._show_prompts()
             finally:
                 subscription.close()
         except Stopped:
@@ -96,6 +109,9 @@ class Viewer:
         self._results.append((time.monotonic(), message))
         self._show_ready()
 
+    def _on_prompts(self, message: InstanceArray) -> None:
+        self._prompts.append((time.monotonic(), result_from_message(message, 0)))
+
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self._stages |= stage_ms(message, self._node_name)
 
@@ -121,7 +137,25 @@ class Viewer:
                 pixels = bgr_image(image[1])
             except ImageMessageError as error:
                 self._program.node.get_logger().warning(f"image refused: {error}")
+        self._numbers[frame_key(result)] = self._recording.frames
+        while len(self._numbers) > KEPT_NUMBERS:
+            self._numbers.popitem(last=False)
         self._recording.show(Shown(result, pixels, latency, stages))
+
+    def _show_prompts(self) -> None:
+        """Show the prompts whose frame was shown; drop those that wait too long for theirs."""
+        waiting, self._prompts = self._prompts, []
+        for arrived, given in waiting:
+            number = self._numbers.get(frame_key(given))
+            if number is not None:
+                self._recording.show_prompts(number, given.stamp_ns, given.instances)
+            elif time.monotonic() - arrived < PROMPT_PATIENCE_S:
+                self._prompts.append((arrived, given))
+            else:
+                objects = counted(len(given.instances), "given object")
+                self._program.node.get_logger().warning(
+                    f"{objects} not shown: the result of their image did not arrive here"
+                )
 
 
 def run(recording: Recording, image_topic: str, topic: str) -> None:

@@ -9,12 +9,15 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rerun", reason="needs the extra view")
-from ros.harness import Peer, message, process, scene, toy_node
+from ros.harness import Peer, message, process, ros_arguments, scene, toy_node
+from stemseg.msg import Region
+from stemseg.srv import TrackMasks
 from view.rrd import labels, read, values
 
 pytestmark = pytest.mark.ros
 
 ALL = ("output.min_area:=0",)
+HODOR = ("config:=hodor_lite", "checkpoint:=random", "input.min_dim:=64", "input.max_dim:=96")
 
 
 def test_a_live_stream_is_shown(peer: Peer, tmp_path: Path) -> None:
@@ -45,3 +48,34 @@ def test_a_live_stream_is_shown(peer: Peer, tmp_path: Path) -> None:
     assert all(0 < milliseconds < 60_000 for milliseconds in latency.values())
     stages = values(rows, "/stage/network")
     assert stages and all(0 < milliseconds < 60_000 for milliseconds in stages.values())
+
+
+def test_prompts_are_shown_in_the_image_that_they_are_given_for(
+    peer: Peer, tmp_path: Path
+) -> None:
+    """Which is a past one, when a client points at it."""
+    out = tmp_path / "live.rrd"
+    viewer = process("view_live.py", "--image-topic", "/image", "--save", str(out))
+    with process("prompt_node.py", *ros_arguments(*HODOR)) as node, viewer as child:
+        peer.connect()
+        assert peer.spin_until(lambda: peer.publisher.get_subscription_count() == 2), child.log
+        assert peer.spin_until(lambda: peer.node.count_subscribers("/stemseg/instances") == 2)
+        assert peer.spin_until(lambda: peer.node.count_subscribers("/stemseg/prompts") == 1)
+        for second in range(100, 108):
+            peer.publisher.publish(message(scene(size=(64, 96)), second))
+            peer.spin_for(0.3)
+        peer.expect(8)
+        peer.spin_for(1.5)  # the viewer waits a second for images that it may have missed
+        request = TrackMasks.Request(regions=[Region(kind=Region.POINT, x=20.0, y=30.0)])
+        request.header.stamp.sec, request.track_ids = 106, [40]
+        answer = peer.call(TrackMasks, "stemseg/track_masks", request)
+        assert answer.success, answer.message
+        peer.spin_for(1.0)
+        assert child.stop(signal.SIGINT)[0] == 0, child.log
+        assert "Traceback" not in child.log + node.log
+    rows = read(out)
+    assert [name for name in rows if name.startswith("/camera/prompts")] == ["/camera/prompts/40"]
+    (shown, row), (end, _) = rows["/camera/prompts/40"].items()
+    assert row["LineStrips2D:labels"] == ["prompt 40 object"]
+    assert row["stamp"] == 106 * 10**9 == rows["/camera/image"][shown]["stamp"]
+    assert end == shown + 1
