@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from stemseg_ros.records import Frame, Prompt
 
@@ -23,23 +23,25 @@ at the end of a very short bag that is played in a loop."""
 JUMPED_IN_A_ROW = 2
 """The same for frames that are farther behind or ahead."""
 
-Kind = Literal["epoch", "duplicate", "out_of_order"]
+Dropped = Literal["duplicate", "out_of_order"]
+Kind = Literal["epoch", "prompts", Dropped]
 
 
 class Event(NamedTuple):
     """Something that a stream did besides returning results."""
 
     kind: Kind
-    """A new epoch began, or a frame was dropped because of its stamp."""
+    """A new epoch began, a prompt was refused after its frame had been pushed, or a frame was
+    dropped because of its stamp."""
     text: str
     """A sentence for the log."""
     prompts: tuple[Prompt, ...] = ()
-    """Prompts of the dropped frame: their objects are not followed."""
+    """Prompts of a dropped frame, which the stream forgets; a caller may give them again."""
 
 
 def count_dropped(events: Iterable[Event], held: int) -> dict[str, int]:
     """Count dropped frames by reason; held: frames whose stamps were never confirmed."""
-    dropped = Counter(event.kind for event in events if event.kind != "epoch")
+    dropped = Counter(event.kind for event in events if event.kind in get_args(Dropped))
     dropped["out_of_order"] += held
     return {kind: number for kind, number in dropped.items() if number}
 
@@ -134,9 +136,9 @@ class StampOrder:
             self._drop(frame, "out_of_order", what)
         self.held = []
 
-    def _drop(self, frame: Frame, kind: Kind, what: str) -> None:
+    def _drop(self, frame: Frame, kind: Dropped, what: str) -> None:
         text = f"{what}: dropped"
         if frame.prompts:
             ids = ", ".join(str(prompt.track_id) for prompt in frame.prompts)
-            text += f" with its prompts, whose objects are not followed: {ids}"
+            text += f" with its prompts, objects {ids}"
         self.events.append(Event(kind, text, frame.prompts))

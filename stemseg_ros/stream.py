@@ -124,7 +124,8 @@ class Stream:
 
     Frames whose stamp repeats or is a glitch are dropped, with their prompts, and reported in
     ``events``; a lasting jump of the stamps, and another image size, finish what is pending and
-    start a new epoch (``stamps.py``).
+    start a new epoch (``stamps.py``). Prompts that ``push`` took and that cannot be followed when
+    a held frame is processed at last are left out, and reported, too.
     """
 
     def __init__(self, model: Model, config: Config | None = None) -> None:
@@ -176,6 +177,23 @@ class Stream:
         stream before the next frame then.
         """
         return self._finished(self._model.push_all([(self, frame)])[0])
+
+    def with_late(self, frame: Frame, late: Sequence[Prompt]) -> tuple[Frame, list[Event]]:
+        """Add prompts of earlier frames to a frame, as far as they can be followed beside its own;
+        an event for each of the others.
+
+        Raises PromptError if the model follows no prompts.
+        """
+        tracker, events = self._tracker_for(frame), list[Event]()
+        for prompt in late:
+            with_one_more = replace(frame, prompts=(*frame.prompts, prompt))
+            try:
+                tracker.check(with_one_more)
+                frame = with_one_more
+            except PromptError as error:
+                text = f"a prompt came too late and is not followed: {error}"
+                events.append(Event("prompts", text))
+        return frame, events
 
     def track(self, stamp_ns: int, prompts: tuple[Prompt, ...]) -> None:
         """Follow objects from an earlier frame on (``PromptTracker.track``). Raises
@@ -236,20 +254,21 @@ class Stream:
         """The generator behind ``push``, for ``Model.push_all``."""
         check_image(frame.image)
         if frame.prompts:
-            self._check_prompts(frame)
+            self._tracker_for(frame).check(frame)
         self._clear_events()
         results: list[FrameResult] = []
         for admitted, jump in self._order.admit(frame):
             results += yield from self._advance(admitted, jump)
         return results
 
-    def _check_prompts(self, frame: Frame) -> None:
+    def _tracker_for(self, frame: Frame) -> PromptTracker:
+        """What checks the prompts of the next frame. Raises PromptError if nothing does."""
         tracker = self.prompt_tracker
         if self._size not in (None, frame.image.shape[:2]):  # a new epoch, with new ids
             fresh = self._model.tracker(self.config)
             assert isinstance(fresh, PromptTracker)
             tracker = fresh
-        tracker.check(frame)
+        return tracker
 
     def _advance(self, frame: Frame, jump: str) -> Step:
         height, width = frame.image.shape[:2]
@@ -266,6 +285,9 @@ class Stream:
                 raise
             self._order.newest = newest
         self._size = (height, width)
+        if frame.prompts:  # a held frame's were checked before those of the frames in front of it
+            frame, refused = self.with_late(replace(frame, prompts=()), frame.prompts)
+            self._order.events += refused
         self._sources.append(frame.source)
         return results + self._published((yield from self._tracker.step(frame)))
 

@@ -177,18 +177,22 @@ def push_all(
     """Yield the results of each push and of the flush at the end, timed.
 
     prompts: by frame number; those of an unreadable frame, or of one that is dropped because of
-    its stamp, are given in the next one. keep_images: whether results carry their images
-    (``pushed_frame``). on_event: called with the events of the stream, such as dropped frames.
+    its stamp, are given in the next one, as far as they can be followed beside its own. Raises
+    PromptError for a frame's own. keep_images: whether results carry their images
+    (``pushed_frame``). on_event: called with the events of the stream, such as dropped frames and
+    prompts that came too late.
     """
-    waiting, again = 0, list[Prompt]()
+    waiting, late = 0, list[Prompt]()
     for number, stamp_ns, image in numbered_frames(source):
-        due = *again, *(p for n in range(waiting, number + 1) for p in prompts.get(n, ()))
+        late += [p for n in range(waiting, number) for p in prompts.get(n, ())]
         waiting = number + 1
         pushed = Pushed(number, image if keep_images else None, time.perf_counter())
-        frame = Frame(image, stamp_ns, due, pushed)
+        frame, refused = Frame(image, stamp_ns, prompts.get(number, ()), pushed), list[Event]()
+        if late:
+            frame, refused = stream.with_late(frame, late)
         yield timings.measure(partial(stream.push, frame), stream)
-        again = [prompt for event in stream.events for prompt in event.prompts]
-        for event in stream.events:
+        late = [prompt for event in stream.events for prompt in event.prompts]
+        for event in (*refused, *stream.events):
             on_event(event)
     yield timings.measure(stream.flush, stream)
     for event in stream.events:

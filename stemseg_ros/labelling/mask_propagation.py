@@ -75,18 +75,20 @@ class _PendingPrompts:
     """Ids of new objects by frame number."""
     notes: list[str] = field(default_factory=list)
 
-    def pop(self, number: int, name: str) -> tuple[Prompt, ...]:
-        """Take the prompts for a frame: its own, and those of unreadable frames before it."""
-        prompts = []
-        for frame in sorted(frame for frame in self.ids if frame <= number):
-            ids = self.ids.pop(frame)
-            labels = self.masks.labels[frame]
-            prompts += [Prompt(n, 1, encode(labels == n)) for n in ids]
-            if frame < number:
-                self.notes.append(
-                    f"{self.masks.files[frame]}: its frame is unreadable; used for frame {name}"
-                )
-        return tuple(prompts)
+    def pop(self, number: int) -> tuple[Prompt, ...]:
+        """Take the prompts of a frame."""
+        ids = self.ids.pop(number, ())
+        return tuple(Prompt(n, 1, encode(self.masks.labels[number] == n)) for n in ids)
+
+    def pop_late(self, number: int, name: str) -> list[Prompt]:
+        """Take the prompts of the unreadable frames before a frame."""
+        prompts = list[Prompt]()
+        for frame in sorted(frame for frame in self.ids if frame < number):
+            prompts += self.pop(frame)
+            self.notes.append(
+                f"{self.masks.files[frame]}: its frame is unreadable; used for frame {name}"
+            )
+        return prompts
 
 
 def frame_names(source: FrameSource) -> list[str] | None:
@@ -174,11 +176,14 @@ def _push(
     name: str,
     timings: Timings,
 ) -> FrameResult:
-    prompts = pending.pop(number, name)
     # Recorded stamps may repeat or go back; frame numbers ensure a result for every frame.
     stamp_ns = 1 + number
-    frame = Frame(image, stamp_ns, prompts, Pushed(number, None, time.perf_counter()))
+    pushed = Pushed(number, None, time.perf_counter())
+    frame = Frame(image, stamp_ns, pending.pop(number), pushed)
     try:
+        if late := pending.pop_late(number, name):
+            frame, refused = stream.with_late(frame, late)
+            pending.notes += [f"frame {name}: {event.text}" for event in refused]
         (result,) = timings.measure(partial(stream.push, frame), stream)
     except PromptError as error:
         raise PromptError(f"masks of frame {name}: {error}") from error

@@ -20,7 +20,7 @@ from typing import Any
 
 from stemseg_ros.config import Config
 from stemseg_ros.errors import StemsegError
-from stemseg_ros.replay.node_counts import unusable
+from stemseg_ros.replay.node_counts import UNUSABLE, unusable
 from stemseg_ros.replay.processes import ChildProcess, ros_environment
 
 PROGRAMS = "stemseg_ros.ros"
@@ -260,10 +260,12 @@ def times(out: Path) -> Times:
         if waiting:
             pairs.append((waiting.popleft()["published_ns"], entry["received_ns"]))
     missing = len(published) - len(pairs)
-    if not pairs or len(pairs) < len(results) or missing > sum(unusable(values).values()):
+    bad = unusable(values)
+    if not pairs or len(pairs) < len(results) or missing > sum(bad.values()):
+        reasons = "".join(f"; {number} {UNUSABLE[key]}" for key, number in bad.items())
         raise ReplayError(
             f"{len(published)} frames went in, {len(results)} results came out; the node "
-            f"dropped {values.get('frames_dropped', '0')}; see {out / 'node.log'}"
+            f"dropped {values.get('frames_dropped', '0')}{reasons}; see {out / 'node.log'}"
         )
     first = min(entry["published_ns"] for entry in published)
     return Times(

@@ -15,7 +15,7 @@ import pytest
 from colour_engine import colour_model
 
 from stemseg_ros.config import load_config
-from stemseg_ros.errors import MediaError
+from stemseg_ros.errors import MediaError, PromptError
 from stemseg_ros.formats.kitti_lines import read_results
 from stemseg_ros.labelling.job import Timings, percentiles, push_all, run_source, write_json
 from stemseg_ros.masks import encode
@@ -221,16 +221,64 @@ def test_frames_dropped_because_of_their_stamps_are_counted(tmp_path: Path) -> N
     assert summary.dropped == {"duplicate": 1, "out_of_order": 2}
 
 
+SMALL_HODOR = {"input.min_dim": 32, "input.max_dim": 64}
+
+
+def given(track_id: int, index: int = 0) -> tuple[Prompt, ...]:
+    return (Prompt(track_id, 1, moving_car(index).rle),)
+
+
 @pytest.mark.parametrize("stamps", [[50, 50, 51, 52], [50, 9, 51, 52], [50, 9, 90, 51]])
 def test_prompts_of_a_dropped_frame_are_given_in_the_next(stamps: list[float]) -> None:
-    config = load_config("hodor_lite", {"input.min_dim": 32, "input.max_dim": 64})
-    stream = open_model(config, "random", "cpu").stream()
+    stream = open_model(load_config("hodor_lite", SMALL_HODOR), "random", "cpu").stream()
     events: list[Event] = []
-    prompts = {1: (Prompt(7, 1, moving_car(0).rle),)}
+    prompts = {1: given(7)}
     source = Stamped(stamps)
     list(push_all(source, stream, Timings(), prompts=prompts, on_event=events.append))
     assert [event.prompts for event in events if event.prompts] == [prompts[1]]
     assert stream.prompt_tracker.followed == (7,)
+
+
+@pytest.mark.parametrize("end", ["the stamps jump", "restart"])
+def test_held_frames_that_give_one_id_twice_are_processed_and_the_second_is_reported(
+    end: str,
+) -> None:
+    stream = open_model(load_config("hodor_lite", SMALL_HODOR), "random", "cpu").stream()
+    image = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+    stamps = [50.0, 49.5, 49.6]  # two late ones are held, a third shows a jump
+    results = []
+    for n, stamp in enumerate(stamps):
+        prompts = given(7, index=30 * (n - 1)) if n else ()
+        results += stream.push(Frame(image, round(stamp * 1e9), prompts))
+    if end == "restart":
+        results += stream.restart("the clock jumped")
+    else:
+        results += stream.push(Frame(image, round(49.7 * 1e9), given(8, index=40)))
+    assert len(results) == len(stamps) + (end != "restart") and not stream.pending
+    epoch, refused = stream.events
+    assert (epoch.kind, refused.kind, refused.prompts) == ("epoch", "prompts", ())
+    assert "object 7: the id is in use" in refused.text
+    assert stream.prompt_tracker.followed == ((7,) if end == "restart" else (7, 8))
+    assert stream.push(Frame(image, round(49.8 * 1e9)))
+
+
+@pytest.mark.parametrize("own", [given(7, 20), given(8)], ids=["one id", "overlapping masks"])
+def test_late_prompts_yield_to_those_of_the_frame(own: tuple[Prompt, ...]) -> None:
+    stream = open_model(load_config("hodor_lite", SMALL_HODOR), "random", "cpu").stream()
+    events: list[Event] = []
+    prompts = {1: given(7), 2: own}
+    source = Stamped([50, 50, 51, 52])
+    list(push_all(source, stream, Timings(), prompts=prompts, on_event=events.append))
+    assert [event.kind for event in events] == ["duplicate", "prompts"]
+    assert events[1].text.startswith("a prompt came too late and is not followed: object 7: ")
+    assert stream.prompt_tracker.followed == (own[0].track_id,)
+
+
+def test_a_wrong_prompt_of_a_frame_itself_is_an_error() -> None:
+    stream = open_model(load_config("hodor_lite", SMALL_HODOR), "random", "cpu").stream()
+    prompts = {0: given(7), 1: given(7, 20)}
+    with pytest.raises(PromptError, match="object 7: the id is in use"):
+        list(push_all(Stamped([50, 51]), stream, Timings(), prompts=prompts))
 
 
 def test_nan_and_infinities_become_null(tmp_path: Path) -> None:
