@@ -15,18 +15,23 @@ Tensors = tuple[Tensor, ...]
 
 
 class RecordingEngine:
-    """Engine that keeps the first inputs of every function."""
+    """Engine that keeps the inputs of every function."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.device, self.precision = engine.device, engine.precision
         self.description = engine.description
-        self.inputs: dict[str, Tensors] = {}
-        """Of one item, without the batch dimension, by function."""
+        self.recorded: dict[str, list[Tensors]] = {}
+        """Of all items, without the batch dimension, by function."""
+
+    @property
+    def inputs(self) -> dict[str, Tensors]:
+        """The first inputs of every function, of one item."""
+        return {function: items[0] for function, items in self.recorded.items()}
 
     def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
         """See ``Engine``."""
-        self.inputs.setdefault(function, batch[0])
+        self.recorded.setdefault(function, []).extend(batch)
         return self._engine.run(function, batch)
 
 

@@ -38,7 +38,7 @@ class FunctionFiles(Protocol):
 
     @property
     def precision(self) -> str:
-        """Precision of the arithmetic in the files: float32 or float16."""
+        """Precision of the arithmetic in the files: float32, float16 or int8."""
         ...
 
     def find(self, function: str, inputs: Tensors) -> Path:
@@ -161,7 +161,7 @@ class CachedExports:
                 return content
         except ExportError:  # missing or damaged: exported again
             pass
-        return describe(self._network, self._name, (), torch.float32, self._fingerprint)
+        return describe(self._network, self._name, (), "float32", self._fingerprint)
 
     def _export(self, function: str, inputs: Tensors, number: int) -> FunctionFile:
         begin = time.perf_counter()
@@ -177,7 +177,7 @@ def describe(
     network: nn.Module,
     name: str,
     classes: Sequence[str],
-    dtype: torch.dtype,
+    precision: str,
     identity: str | None = None,
     opset: int = OPSET,
     versions: dict[str, str] | None = None,
@@ -185,7 +185,6 @@ def describe(
     """Describe a network, without files. identity: its fingerprint, computed if None; versions: of
     other packages that affect the export."""
     known = identity or fingerprint(network)
-    precision = str(dtype).removeprefix("torch.")
     all_versions = {"torch": torch.__version__, **(versions or {})}
     return Content(name, tuple(classes), known, precision, opset, all_versions)
 

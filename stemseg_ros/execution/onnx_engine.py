@@ -76,13 +76,19 @@ class OnnxRuntimeEngine:
     def _choose_precision(self, written: str) -> str:
         """Choose the precision of the arithmetic. written: that of the files, which TensorRT may
         reduce."""
+        if written == "int8" and self._provider != CPU:
+            raise DeviceError(
+                "these functions are exported in int8 for CPUs; use runtime.device cpu, or export "
+                "them with --precision float16"
+            )
         reducible = self._provider == TENSORRT and written == "float32"
         supported = [written, "float16"] if reducible else [written]
         configured = self._config.precision
         if configured not in ("auto", *supported):
+            choices = "auto" if written == "int8" else f"auto or {written}"  # int8 is no setting
             raise DeviceError(
                 f"runtime.precision {configured}: runtime.engine {self._config.engine} computes "
-                f"these functions in {' or '.join(supported)}; use auto or {supported[0]}, or "
+                f"these functions in {' or '.join(supported)}; use {choices}, or "
                 "runtime.engine torch"
             )
         return supported[-1] if configured == "auto" else configured

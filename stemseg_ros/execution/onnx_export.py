@@ -20,8 +20,6 @@ from stemseg_ros.execution.comparison import relative_difference
 Tensors = tuple[Tensor, ...]
 OPSET = 20
 """Oldest opset with all operators that the networks need."""
-CLOSE = 1e-3
-"""Largest accepted difference from PyTorch's outputs, relative to their largest value."""
 
 
 class ExportError(StemsegError):

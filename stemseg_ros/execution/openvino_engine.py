@@ -79,7 +79,10 @@ class OpenVinoEngine:
         self.precision = resolve_precision(config.precision, device)
         self._properties = self._choose(config)
         self._compiled: dict[tuple[str, Shapes], _Compiled] = {}
-        self.description = f"OpenVINO {self._version.split('-')[0]} on the CPU"
+        int8 = not isinstance(source, nn.Module) and source.precision == "int8"
+        self.description = (
+            f"OpenVINO {self._version.split('-')[0]} on the CPU{', int8 convolutions' * int8}"
+        )
 
     def run(self, function: str, batch: Sequence[Tensors]) -> list[Tensors]:
         """See ``Engine``."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from stemseg_ros.cli.main import app
@@ -54,6 +57,66 @@ def found(engine: str, checkpoint: Path | str, size: tuple[int, int]) -> list[ob
     results = [r for n, image in enumerate(scene) for r in stream.push(Frame(image, 1 + n))]
     results += stream.flush()
     return [[(i.track_id, i.rle) for i in result.instances] for result in results]
+
+
+@pytest.fixture(scope="module")
+def int8_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("int8")
+    random = np.random.default_rng(5)
+    (home / "frames").mkdir()
+    for number in range(6):
+        noise = random.integers(0, 255, (16, 20, 3), np.uint8)
+        image = cv2.resize(noise, (160, 128), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(home / "frames" / f"{number:03}.png"), image)
+    done = CliRunner().invoke(
+        app,
+        ["export", "lite", "--size", "160x128", "--out", str(home / "out")]
+        + ["--precision", "int8", "--calibration", str(home / "frames")]
+        + [f"--set={name}={value}" for name, value in SMALL.items()],
+    )
+    assert done.exit_code == 0, done.output
+    return home / "out"
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_int8_is_close_to_the_weights(int8_folder: Path, engine: str) -> None:
+    image = torch.rand(3, 128, 160, generator=torch.Generator().manual_seed(1))
+    settings = {**SMALL, "runtime.precision": "float32"}
+    exact = open_model(load_config("lite", {**settings, "runtime.engine": "torch"})).engine
+    settings = {**SMALL, "runtime.engine": engine}
+    reduced = open_model(load_config("lite", settings), int8_folder).engine
+    assert "int8" in f"{reduced.description}, {reduced.precision}"
+    pairs = zip(
+        exact.run("encode", [(image,)])[0], reduced.run("encode", [(image,)])[0], strict=True
+    )
+    for wanted, got in pairs:
+        deviation = float((wanted - got).square().mean().sqrt() / wanted.std())
+        assert 1e-3 < deviation < 0.3  # not the float32 file, and no other network
+
+
+def test_int8_file_has_its_description(int8_folder: Path) -> None:
+    assert json.loads((int8_folder / "export.json").read_text())["precision"] == "int8"
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(int8_folder / "encode.onnx"))
+    assert {"stemseg.precision", "stemseg.fingerprint"} <= {p.key for p in model.metadata_props}
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert kinds["QuantizeLinear"] > 20
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--precision", "int8"], "int8 needs --calibration"),
+        (["--calibration", "drive.mp4"], "int8 needs --calibration"),
+        (["--precision", "int8", "--calibration", "/none.mp4"], "/none.mp4"),
+    ],
+)
+def test_wrong_calibration_is_refused(tmp_path: Path, options: list[str], words: str) -> None:
+    command = ["export", "lite", "--size", "160x128", "--out", str(tmp_path / "out"), *options]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code != 0
+    assert words in done.output + str(done.exception)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])

@@ -396,6 +396,7 @@ def test_precision_that_onnx_runtime_does_not_support_is_refused(
 @OPENVINO
 def test_hodor_follows_a_prompt_in_openvino() -> None:
     small = {"input.min_dim": 128, "input.max_dim": 160, "runtime.precision": "float32"}
+    small["propagation.presence"] = 0.0  # to random weights nothing looks like what was given
     ids = {}
     for kind in ("torch", "openvino"):
         from stemseg_ros.config import load_config
@@ -410,3 +411,4 @@ def test_hodor_follows_a_prompt_in_openvino() -> None:
         ]
         ids[kind] = [[(i.track_id, i.box) for i in r.instances] for (r,) in results]
     assert ids["openvino"] == ids["torch"]
+    assert all(ids["torch"])

@@ -41,7 +41,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     written = export_function(
         network, "add", PAIR, folder / "add.onnx", metadata={"stemseg.config": "toy"}
     )
-    content = describe(network, "toy", ("car",), torch.float32)
+    content = describe(network, "toy", ("car",), "float32")
     for_folder = type(content)(
         content.config,
         content.classes,
