@@ -7,7 +7,7 @@ A mistake of the user ends in one line on standard error and exit code 2.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -30,11 +30,9 @@ from stemseg_ros.cli.options import (
     frame_size,
 )
 from stemseg_ros.cli.propagate import propagate
+from stemseg_ros.cli.pseudo_label import pseudo_label
 from stemseg_ros.cli.view import view
 from stemseg_ros.errors import StemsegError, needs_extra
-
-if TYPE_CHECKING:
-    pass
 
 
 class ErrorBoundary(TyperGroup):
@@ -62,6 +60,7 @@ app.command()(convert)
 app.command()(export)
 app.command()(propagate)
 app.command()(view)
+data_app.command("pseudo-label")(pseudo_label)
 
 DataOption = Annotated[
     Path, typer.Option("--data", help="Folder that the roots of training.mix are relative to.")
