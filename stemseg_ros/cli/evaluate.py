@@ -164,7 +164,13 @@ def evaluate(
         from stemseg_ros.evaluation.report.page import write_page
         from stemseg_ros.evaluation.runs import stored_masks
         from stemseg_ros.evaluation.variants import STORED, LinkingVariant
+        from stemseg_ros.formats.sequence_masks import EvaluationError
     given = read_input(ground_truth, format.value, images, sequence or (), topic)
+    if pixel_scores and given.format != "youtube_vis":
+        raise EvaluationError(
+            f"--pixel-scores: the measures of {given.format} take no scores of tracks, only those "
+            "of --format youtube_vis do; leave it out"
+        )
     sources = [STORED] if results else [m.value for m in mode or ()] or [tree.mode]
     wanted = [
         LinkingVariant(source, filtered, pixel_scores, through_ros and results is None, link.value)

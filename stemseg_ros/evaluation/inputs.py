@@ -11,7 +11,7 @@ from stemseg_ros.evaluation.bag_stamps import NO_FRAME, frames_of, read_stamps
 from stemseg_ros.evaluation.lost_frames import LostFrames
 from stemseg_ros.formats import format_named
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks, from_results
-from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, bag_info
+from stemseg_ros.media.bags import IMAGE_TYPES, INSTANCE_ARRAY, PROMPTS, bag_info
 from stemseg_ros.media.damage import Damage, SkippedFrame
 from stemseg_ros.media.result_bag import InstanceBagReader
 from stemseg_ros.media.sources import (
@@ -205,7 +205,9 @@ def read_results_bag(
     max_gap: ``stream.max_gap`` of the node. Raises EvaluationError, MediaError.
     """
     topics = [
-        t.name for t in bag_info(path).topics if t.type == INSTANCE_ARRAY and t.name != TRUTH_TOPIC
+        t.name
+        for t in bag_info(path).topics
+        if t.type == INSTANCE_ARRAY and t.name != TRUTH_TOPIC and not t.name.endswith(PROMPTS)
     ]
     topic = topics[0] if len(topics) == 1 else None
     stamps = read_stamps(truth_bag, (INSTANCE_ARRAY,), TRUTH_TOPIC)

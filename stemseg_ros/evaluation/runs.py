@@ -23,6 +23,7 @@ from stemseg_ros.errors import MediaError
 from stemseg_ros.evaluation.bag_stamps import NO_FRAME
 from stemseg_ros.evaluation.inputs import Images
 from stemseg_ros.evaluation.lost_frames import LostFrames
+from stemseg_ros.execution.function_files import CONTENT
 from stemseg_ros.formats.kitti_lines import (
     IDS_PER_CLASS,
     ResultRow,
@@ -157,9 +158,10 @@ def stored_masks(out: Path, name: str) -> SequenceMasks:
 
 
 def _digest(config: Config, checkpoint: str | None) -> str:
-    """Hash of weights; of what is no file its name."""
+    """Hash of weights, or of the description of exported ones, which has their digests; of what is
+    neither its name."""
     weights = checkpoint or str(bundled_checkpoint(config))
-    file = Path(weights)
+    file = Path(weights) / CONTENT if Path(weights).is_dir() else Path(weights)
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else weights
 
 
@@ -197,6 +199,7 @@ def _compute(
                     scores.setdefault((result.epoch, instance.track_id), []).append(instance.score)
             progress(len(timings.latency))
         lost = images.lost(source.damage, count_dropped(events, held=stream.reset()))
+        lost = replace(lost, prompts=[e.text for e in events if e.kind == "prompts"])
     spent = sum(sum(values) for values in timings.stages_ms.values())
     rows = collector.prompted_rows() if images.prompts else collector.rows()
     means = {}

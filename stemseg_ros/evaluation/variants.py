@@ -142,9 +142,10 @@ def numbered_as_prompted(result: SequenceMasks) -> SequenceMasks:
 
 
 def scored_by_pixels(result: SequenceMasks) -> SequenceMasks:
-    """Compute scores in (0, 1]: pixels of a track over those of the largest."""
+    """Compute scores in [0, 1]: pixels of a track over those of the largest; 0 where all masks
+    are empty."""
     pixels = _pixels(result)
-    most = max(pixels.values(), default=1)
+    most = max([1, *pixels.values()])
     scores = {id_: pixels[id_] / most for id_ in (*pixels, *result.unseen)}
     return replace(result, scores=scores)
 

@@ -28,11 +28,12 @@ pytest.importorskip("trackeval")
 
 from stemseg_ros.cli.main import app
 from stemseg_ros.config import Config
-from stemseg_ros.evaluation.inputs import read_bag, read_input
+from stemseg_ros.evaluation.inputs import TRUTH_TOPIC, read_bag, read_input
 from stemseg_ros.formats import FORMATS, kitti_mots_text
 from stemseg_ros.masks import encode
+from stemseg_ros.media.bags import INSTANCE_ARRAY, BagWriter
 from stemseg_ros.media.image_bag import ImageBagReader
-from stemseg_ros.media.result_bag import InstanceBagWriter
+from stemseg_ros.media.result_bag import InstanceBagReader, InstanceBagWriter, message_from_result
 from stemseg_ros.models.stemseg.settings import load_settings
 from stemseg_ros.records import Frame, FrameResult, Image
 
@@ -140,6 +141,19 @@ def record_results(config: Config, bag: Path, first: int = 0) -> None:
             answers.write(result)
 
 
+def record_all(answers: Path, bag: Path) -> None:
+    """The same results beside other topics of their type: the ground truth and prompts."""
+    with InstanceBagReader(answers) as results, BagWriter(bag, "/x", INSTANCE_ARRAY) as writer:
+        others = [
+            writer.second_topic(name, INSTANCE_ARRAY) for name in (TRUTH_TOPIC, "/stemseg/prompts")
+        ]
+        for result in results:
+            message = message_from_result(result, "camera")
+            writer.write(result.stamp_ns, message)
+            for write in others:
+                write(result.stamp_ns, message)
+
+
 def test_recorded_results_to_benchmark_files(
     dataset: Path, engines: list[ColourEngine], tmp_path: Path
 ) -> None:
@@ -170,6 +184,27 @@ def test_recorded_results_are_scored_against_a_bag(
     evaluate("--ground-truth", truth, "--results", answers, "--out", out)
     report = json.loads((out / "report.json").read_text())
     assert report["runs"][0]["measures"] == expected
+    record_all(answers, tmp_path / "all.mcap")
+    evaluate("--ground-truth", truth, "--results", tmp_path / "all.mcap", "--out", out)
+    assert json.loads((out / "report.json").read_text())["runs"] == report["runs"]
     record_results(engines[0].config, tmp_path / "late.mcap", first=1)
     late = ["--ground-truth", truth, "--results", tmp_path / "late.mcap", "--out", out]
     assert "same stamps; they differ from frame 0 on (8 and 9 messages)" in evaluate(*late, code=2)
+
+
+@pytest.mark.parametrize(
+    ("topics", "words"),
+    [
+        ([], "no images of drive; name their folder (--images), or give results (--results)"),
+        (["/camera/image_raw"], "has no message on /camera/image_raw; topics there are:"),
+    ],
+    ids=["ground truth alone", "a topic without images"],
+)
+def test_a_bag_without_images_cannot_be_run(topics: list[str], words: str, tmp_path: Path) -> None:
+    bag = tmp_path / "drive.mcap"
+    with BagWriter(bag, TRUTH_TOPIC, INSTANCE_ARRAY) as writer:
+        for topic in topics:
+            writer.second_topic(topic, "sensor_msgs/msg/Image")
+        writer.write(10**9, message_from_result(FrameResult(0, 10**9, 4, 4, 0, ()), "camera"))
+    base = ["--ground-truth", bag, "--out", tmp_path / "out", "--checkpoint", "random"]
+    assert words in evaluate(*base, "--device", "cpu", code=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -87,3 +88,45 @@ def test_who_cannot_be_given_masks_says_so(davis: Path, options: list[str], reas
     ran = CliRunner().invoke(app, ["evaluate", *arguments, "--checkpoint", "random", *options])
     assert ran.exit_code != 0
     assert reason in f"{ran.output} {ran.exception}"
+
+
+@pytest.fixture
+def overlapping(davis: Path) -> Path:
+    """The first image cannot be read, and object 2 begins where its mask of object 5 is."""
+    (davis / "JPEGImages" / "480p" / "dance" / "00000.png").write_bytes(b"damaged")
+    file = davis / "Annotations" / "480p" / "dance" / "00001.png"
+    labels = np.zeros((64, 96), np.uint8)
+    labels[8:40, 10:40] = 2
+    PillowImage.fromarray(labels).save(file)
+    return davis
+
+
+REFUSED = (
+    "a prompt came too late and is not followed: object 5: its mask overlaps that of object 2"
+)
+
+
+def test_a_late_mask_in_the_place_of_another_is_reported(overlapping: Path) -> None:
+    out, masks = overlapping / "out", overlapping / "Annotations" / "480p"
+    arguments = ["--ground-truth", str(masks), "--images", str(overlapping), "--out", str(out)]
+    arguments += ["--format", "davis2017_semi", "--device", "cpu"]
+    arguments += ["--config", "hodor_lite", "--checkpoint", "random", *SMALL]
+    for _ in range(2):  # the second time, the stored run is scored
+        ran = CliRunner().invoke(app, ["evaluate", *arguments])
+        assert ran.exit_code == 0, ran.output
+        assert f"sequence dance: {REFUSED}" in ran.stderr
+        assert REFUSED in (out / "report.json").read_text()
+        assert {row.id for row in runs.stored_masks(out / "results" / "online", "dance").rows} <= {
+            1002
+        }
+
+
+def test_so_it_is_by_propagate(overlapping: Path) -> None:
+    out = overlapping / "propagated"
+    images = overlapping / "JPEGImages" / "480p" / "dance"
+    masks = overlapping / "Annotations" / "480p" / "dance"
+    arguments = [str(images), "--masks", str(masks), "--out", str(out), "--device", "cpu"]
+    ran = CliRunner().invoke(app, ["propagate", *arguments, "--checkpoint", "random", *SMALL])
+    assert ran.exit_code == 0, ran.output
+    notes = json.loads((out / "summary.json").read_text())["notes"]
+    assert f"frame 00001: {REFUSED}" in notes

@@ -140,6 +140,23 @@ def test_a_fingerprint_holds_for_one_device_and_version(
     assert setup.fingerprint("0000", images) != first
 
 
+@pytest.mark.parametrize("exported", [False, True], ids=["weights", "exported functions"])
+def test_a_fingerprint_holds_for_one_content_of_a_checkpoint(
+    dataset: Path, tmp_path: Path, exported: bool
+) -> None:
+    checkpoint = tmp_path / "weights"
+    if exported:
+        checkpoint.mkdir()
+    file = checkpoint / "export.json" if exported else checkpoint
+    setup = runs.Setup(load_config("lite"), str(checkpoint), "cpu")
+    images = read_input(dataset, "kitti_mots", None).images["0000"]
+    found = []
+    for content in ("one", "one", "another"):
+        file.write_text(content)
+        found.append(setup.fingerprint("0000", images))
+    assert found[0] == found[1] != found[2]
+
+
 def test_the_network_itself(dataset: Path, tmp_path: Path) -> None:
     """Random weights find nothing useful, but everything runs."""
     report = run(dataset, tmp_path / "out", "--config", "lite")
@@ -183,6 +200,7 @@ def test_results_of_a_run_score_the_same_when_stored(
         (["--results", "{tmp}"], "no results for sequences 0000, 0001"),
         (["--format", "davis"], "no label images"),
         (["--ground-truth", "{tmp}/none"], "no ground truth at"),
+        (["--pixel-scores"], "the measures of kitti_mots take no scores of tracks"),
         (["--set", "window.overlap=9"], "overlap 9 is not below length"),
     ],
 )

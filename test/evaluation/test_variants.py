@@ -66,6 +66,13 @@ def test_scores_by_pixels() -> None:
     assert prepare(variant, "youtube_vis", two_cars(2), result)[1].scores == {1001: 0.5, 1002: 1.0}
 
 
+def test_scores_by_pixels_of_empty_masks() -> None:
+    variant = LinkingVariant(STORED, pixel_scores=True)
+    for rows, scores in (([], {}), ([row(0, 1, 0, 0)], {1001: 0.0})):
+        result = prepare(variant, "youtube_vis", two_cars(2), sequence(rows, 2))[1]
+        assert result.scores == scores
+
+
 def test_post_filter_drops_small_masks_and_short_tracks() -> None:
     """Cars need 150 px and 3 frames: columns of 20 px, so 8 are enough and 7 are not."""
     rows = [
