@@ -37,15 +37,19 @@ PARAMETER_FILE = Path(__file__).resolve().parents[2] / "config" / "stemseg.param
 def declare() -> Iterator[Declare]:
     """declare("input.min_dim:=96", ...) gives a node with these values and what it read."""
     context = Context()
+    nodes: list[Node] = []
 
     def start(*values: str, file: Path | None = None) -> tuple[Node, NodeParameters]:
         words = [word for value in values for word in ("-p", value)]
         files = ["--params-file", str(file)] if file else []
         rclpy.init(args=["--ros-args", *words, *files], context=context)
-        node = Node("stemseg", context=context)
-        return node, declare_parameters(node)
+        nodes.append(Node("stemseg", context=context))
+        return nodes[0], declare_parameters(nodes[0])
 
     yield start
+    # Else it stays in the graph, where later tests of this process would take it for theirs.
+    for node in nodes:
+        node.destroy_node()
     rclpy.try_shutdown(context=context)
 
 
