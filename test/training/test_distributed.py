@@ -37,6 +37,12 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pack(tmp_path_factory.mktemp("pack"))
 
 
+def last_row(out: Path) -> dict[str, float]:
+    """Of a run's log: the means of its losses by name."""
+    header, *_, last = (line.split(",") for line in losses(out))
+    return {name: float(value) for name, value in zip(header, last, strict=True)}
+
+
 def largest_difference(one: Path, other: Path) -> float:
     """Of the weights, without the running statistics of batch norms: each process has its own."""
     a, b = checkpoint(one)["average"], checkpoint(other)["average"]
@@ -55,8 +61,11 @@ def test_two_processes_equal_one_with_twice_the_batch(pack: Path, tmp_path: Path
     other = largest_difference(tmp_path / "one", tmp_path / "half")
     # Rounding differs between processors; another batch differs by far more.
     assert same < 0.1 * other and same < 1e-5
-    ours, theirs = (losses(tmp_path / run)[-1].split(",") for run in ("two", "one"))
-    assert [float(x) for x in ours] == pytest.approx([float(x) for x in theirs], rel=1e-3)
+    ours, theirs = last_row(tmp_path / "two"), last_row(tmp_path / "one")
+    # The gradient jumps where rounding turns the order of two errors (Lovász loss) or a sign: by
+    # up to 0.24 %, as seen between batches of 4 and of 2 x 2 clips in one process.
+    assert ours.pop("gradient") == pytest.approx(theirs.pop("gradient"), rel=1e-2)
+    assert ours == pytest.approx(theirs, rel=1e-4)
     assert "2 process(es)" in (tmp_path / "two/train.log").read_text()
 
 
