@@ -47,7 +47,8 @@ class PageServer:
         self.data = f"rerun+http://{_in_url(near)}:{port + 1}/proxy"
         """Where recordings go."""
         shown = f"rerun+http://{host}:{port + 1}/proxy"
-        self.address = f"http://{host}:{port}/?url={quote(shown, safe='')}"
+        # Labels are written in the bright colours of tracks, which a light page makes unreadable.
+        self.address = f"http://{host}:{port}/?url={quote(shown, safe='')}&theme=dark"
         """Of the page."""
         # Kept until the end: the reason of one that does not start.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)

@@ -45,6 +45,8 @@ TRAIL_FRAMES = 40
 """Length of a trail; a track unseen for so long starts a new one."""
 JPEG_QUALITY = 85
 MASK_OPACITY = 0.45
+LEAST_LUMA = 140.0
+"""Of the colours of labels, 0 to 255."""
 MAX_CLASS_ID = 2**16 - 1
 """Highest one that rerun takes."""
 
@@ -156,7 +158,7 @@ class Recording:
                 rr.LineStrips2D(
                     _outlines(item),
                     # The context of this frame need not name a track that begins after it.
-                    colors=[_rgb(item)],
+                    colors=[bright_color(item.track_id)],
                     radii=1.5,
                     labels=[f"prompt {_name(item)}"],
                     show_labels=True,
@@ -178,8 +180,8 @@ class Recording:
         if stage not in self._stages:
             self._need("stage")
             self._stages.append(stage)
-            blue, green, red = track_color(len(self._stages))
-            line = rr.SeriesLines(names=f"{stage}, ms", colors=[(red, green, blue)])
+            color = bright_color(len(self._stages))
+            line = rr.SeriesLines(names=f"{stage}, ms", colors=[color])
             self._stream.log(entity, line, static=True)
         self._stream.log(entity, rr.Scalars(milliseconds))
 
@@ -206,7 +208,7 @@ class Recording:
         items = result.instances
         ids = [_class_id(item) for item in items]
         tracks = [
-            rr.AnnotationInfo(number, _name(item), _rgb(item))
+            rr.AnnotationInfo(number, _name(item), bright_color(item.track_id))
             for number, item in zip(ids, items, strict=True)
         ]
         stream = self._stream
@@ -325,8 +327,13 @@ def _name(item: Instance) -> str:
     return f"{item.track_id} {item.class_name}"
 
 
-def _rgb(item: Instance) -> tuple[int, int, int]:
-    blue, green, red = track_color(item.track_id)
+def bright_color(track_id: int) -> tuple[int, int, int]:
+    """The colour of a track, red, green, blue, blended with white as far as its label needs to be
+    readable on the dark page."""
+    blue, green, red = track_color(track_id)
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    white = max(0.0, (LEAST_LUMA - luma) / (255 - luma))
+    red, green, blue = (round(value + white * (255 - value)) for value in (red, green, blue))
     return red, green, blue
 
 

@@ -17,9 +17,15 @@ from view.bags import MS, SIZE, STAMP, frame, square
 from view.rrd import Rows, labels, read, values
 
 from stemseg_ros.cli.view import view
-from stemseg_ros.media.overlay import track_color
 from stemseg_ros.records import FrameResult, Instance
-from stemseg_ros.view.recording import TRAIL_FRAMES, Recording, Shown, Trails, ViewError
+from stemseg_ros.view.recording import (
+    TRAIL_FRAMES,
+    Recording,
+    Shown,
+    Trails,
+    ViewError,
+    bright_color,
+)
 
 
 def recorded(path: Path, *frames: Shown) -> Rows:
@@ -78,8 +84,16 @@ def test_each_frame_has_ids_boxes_and_colours(drive: Rows) -> None:
         background, *tracks = infos
         assert (background["id"], background["color"]) == (0, 0)  # transparent
         assert [info["label"] for info in tracks] == [f"{number} car" for number in ids]
-        blue, green, red = track_color(3)
+        red, green, blue = bright_color(3)
         assert tracks[0]["color"] == red << 24 | green << 16 | blue << 8 | 255
+
+
+def test_colours_are_bright_enough_for_labels_on_a_dark_page() -> None:
+    for track_id in range(1, 100):
+        red, green, blue = bright_color(track_id)
+        assert 0.2126 * red + 0.7152 * green + 0.0722 * blue > 139
+        assert max(red, green, blue) <= 255
+    assert bright_color(1) != bright_color(2)
 
 
 def test_each_frame_has_the_trails_of_its_tracks(drive: Rows) -> None:
@@ -134,7 +148,7 @@ def test_a_prompt_is_outlined_in_its_frame_alone(tmp_path: Path) -> None:
     (line,) = row["LineStrips2D:strips"]
     assert sorted(map(tuple, line[1:])) == [(7.5, 4.5), (7.5, 11.5), (16.5, 4.5), (16.5, 11.5)]
     assert line[0] == line[-1]
-    blue, green, red = track_color(3)
+    red, green, blue = bright_color(3)
     assert row["LineStrips2D:colors"] == [red << 24 | green << 16 | blue << 8 | 255]
 
 
@@ -212,9 +226,8 @@ def test_the_page_is_served_from_and_to_this_machine_alone(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     with Recording("test") as recording:
         address = recording.serve(port)
-        assert address == (
-            f"http://localhost:{port}/?url=rerun%2Bhttp%3A%2F%2Flocalhost%3A{port + 1}%2Fproxy"
-        )
+        data = f"rerun%2Bhttp%3A%2F%2Flocalhost%3A{port + 1}%2Fproxy"
+        assert address == f"http://localhost:{port}/?url={data}&theme=dark"
         recording.show(Shown(frame(0), grey(1)))
         page = urllib.request.urlopen(address).read()
         assert b"re_viewer.js" in page
