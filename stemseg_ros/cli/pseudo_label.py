@@ -18,6 +18,7 @@ from stemseg_ros.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from stemseg_ros.config import Config
     from stemseg_ros.labelling.pseudo_labels import View
     from stemseg_ros.media.sources import FrameSource
     from stemseg_ros.stream import Stream
@@ -64,8 +65,9 @@ def pseudo_label(
     from stemseg_ros.media.sources import open_source
 
     _check(out, models, scales, agree, ignore or [])
+    configs = _read_configs(models)
     with appear_together(out, last=FIRST_LABELS) as partial, open_source(source, topic) as frames:
-        views = _take_views(frames, _open_streams(models, scales, device))
+        views = _take_views(frames, _open_streams(configs, scales, device))
         labelled = label_frames(views, agree, ignore or [])
         written = write_clip(partial, (image for _, image in frames), labelled)
         damage = frames.damage
@@ -78,18 +80,16 @@ def pseudo_label(
 
 
 def _open_streams(
-    models: Sequence[str], scales: Sequence[float], device: str
+    configs: Mapping[str, Config], scales: Sequence[float], device: str
 ) -> dict[tuple[str, float], Stream]:
     """Open every model at every scale, so that mistakes show before the work begins."""
-    from stemseg_ros.config import load_config
     from stemseg_ros.labelling.pseudo_labels import scale_input
     from stemseg_ros.stream import open_model
 
     streams = {}
-    for text, scale in product(models, scales):
-        name, _, weights = text.partition(":")
-        config = scale_input(load_config(name), scale)
-        streams[text, scale] = open_model(config, weights or None, device).stream()
+    for (text, config), scale in product(configs.items(), scales):
+        weights = text.partition(":")[2] or None
+        streams[text, scale] = open_model(scale_input(config, scale), weights, device).stream()
     return streams
 
 
@@ -114,7 +114,6 @@ def _check(
     ignore: Sequence[str],
 ) -> None:
     """Raises UsageError for options that do not fit."""
-    from stemseg_ros.config import load_config
     from stemseg_ros.labelling.pseudo_labels import CLASS_IDS
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -128,8 +127,16 @@ def _check(
     for name in ignore:
         if name not in CLASS_IDS:
             raise UsageError(f"--ignore {name}: the classes are {', '.join(CLASS_IDS)}")
-    for text in models:
-        config = load_config(text.partition(":")[0])
+
+
+def _read_configs(models: Sequence[str]) -> dict[str, Config]:
+    """Read the settings of each model, by its text. Raises ConfigError, and UsageError for models
+    that cannot label."""
+    from stemseg_ros.config import load_config
+    from stemseg_ros.labelling.pseudo_labels import CLASS_IDS
+
+    configs = {text: load_config(text.partition(":")[0]) for text in models}
+    for text, config in configs.items():
         if config.model == "hodor":
             raise UsageError(f"--model {text}: follows objects; name models that detect them")
         unknown = [name for name in config.classes if name not in CLASS_IDS]
@@ -138,3 +145,4 @@ def _check(
                 f"--model {text}: the class '{unknown[0]}' is none of the driving pack: "
                 f"{', '.join(CLASS_IDS)}"
             )
+    return configs
