@@ -19,6 +19,7 @@ import numpy as np
 
 from stemseg_ros.errors import needs_extra
 from stemseg_ros.evaluation.official import (
+    Bdd100kClear,
     DavisDataset,
     DavisJAndF,
     YouTubeVisMAP,
@@ -42,7 +43,7 @@ ALL_CLASSES = "all classes"
 """All classes pooled, weighted by their detections (TrackEval's det_averaged; for AP and AR the
 mean)."""
 MEAN_CLASSES = "mean of classes"
-"""Mean over classes (TrackEval's class_averaged)."""
+"""Mean over classes (TrackEval's class_averaged), in BDD100K over all 8."""
 COUNTS = ("IDS", "TP", "FP", "FN", "MT", "ML", "Frag")
 """Measures that are numbers, not percent."""
 SHORTEST_BINARY = 3
@@ -68,6 +69,8 @@ class Protocol:
     measure."""
     by_object: bool = False
     """Whether ids of results are those of the ground truth, so that nothing is matched."""
+    absent_classes: bool = False
+    """Whether classes that do not occur enter the mean of classes, as 0."""
 
 
 def score_sequence(
@@ -127,8 +130,8 @@ def class_data(
 
 
 def combine(protocol: Protocol, scores: Mapping[str, SequenceScores]) -> dict[str, Measures]:
-    """Measures over all sequences, by class; with several classes also ALL_CLASSES and
-    MEAN_CLASSES.
+    """Measures over all sequences, by class; with several classes, absent ones included where they
+    count, also ALL_CLASSES and MEAN_CLASSES.
 
     Classes that neither ground truth nor results contain are left out.
     """
@@ -142,7 +145,7 @@ def combine(protocol: Protocol, scores: Mapping[str, SequenceScores]) -> dict[st
         for name in names
     }
     table = {name: protocol.summary(raw[name]) for name in names}
-    if sum(map(bool, table.values())) > 1:
+    if protocol.absent_classes or sum(map(bool, table.values())) > 1:
         by_tool = {tool: {name: raw[name][tool] for name in names} for tool in tools}
         table[ALL_CLASSES] = protocol.summary(
             {
@@ -153,7 +156,7 @@ def combine(protocol: Protocol, scores: Mapping[str, SequenceScores]) -> dict[st
         table[MEAN_CLASSES] = protocol.summary(
             {
                 tool: metric.combine_classes_class_averaged(
-                    by_tool[tool], ignore_empty_classes=True
+                    by_tool[tool], ignore_empty_classes=not protocol.absent_classes
                 )
                 for tool, metric in tools.items()
             }
@@ -180,7 +183,7 @@ def _silent() -> Iterator[None]:
 
 def _text_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
     """KITTI-MOTS rules for any classes: masks that no true object claims and that lie mostly in
-    ignored pixels do not count. MOTSChallenge and BDD100K have the same rules."""
+    ignored pixels do not count. MOTSChallenge has the same rules."""
     (folder / "truth").mkdir()
     (folder / _TRACKER).mkdir()
     rows = [_numbered(row) for row in truth.rows]
@@ -279,6 +282,10 @@ def _mots_metrics() -> dict[str, Any]:
     }
 
 
+def _bdd100k_metrics() -> dict[str, Any]:
+    return {**_mots_metrics(), "CLEAR": Bdd100kClear(_QUIET)}
+
+
 def _mots_summary(raw: Mapping[str, Raw]) -> Measures:
     clear, hota, identity = raw["CLEAR"], raw["HOTA"], raw["Identity"]
     if not clear["CLR_TP"] + clear["CLR_FN"] + clear["CLR_FP"]:
@@ -348,6 +355,7 @@ def _percent(shares: Mapping[str, Any]) -> Measures:
 
 
 MOTS = Protocol("mots", _text_dataset, _mots_metrics, _mots_summary)
+BDD100K = Protocol("bdd100k", _text_dataset, _bdd100k_metrics, _mots_summary, absent_classes=True)
 DAVIS = Protocol("davis", _objects_dataset, _davis_metrics, _davis_summary)
 DAVIS_BINARY = Protocol("davis2016", _binary_dataset, _davis_metrics, _davis_summary)
 DAVIS_SEMI = Protocol(
@@ -357,7 +365,7 @@ YOUTUBE_VIS = Protocol("youtube_vis", _track_dataset, _track_metrics, _track_sum
 PROTOCOLS = {
     "kitti_mots": MOTS,
     "mots_challenge": MOTS,
-    "bdd100k": MOTS,
+    "bdd100k": BDD100K,
     "davis": DAVIS,
     "davis2016": DAVIS_BINARY,
     "davis2016_semi": DAVIS_BINARY,

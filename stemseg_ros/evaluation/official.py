@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pycocotools import mask as coco_mask
+from scipy.optimize import linear_sum_assignment
 
 from stemseg_ros.errors import needs_extra
 from stemseg_ros.formats.sequence_masks import SequenceMasks
@@ -89,6 +92,81 @@ def _largest(mask: Rle, others: Sequence[Rle], *, alone: bool = False) -> float:
     if not others:
         return 0.0
     return float(coco_mask.iou([mask], list(others), [int(alone)] * len(others)).max())
+
+
+class Bdd100kClear(metrics.CLEAR):  # type: ignore[misc]  # TrackEval is untyped
+    """Counts as BDD100K's own code does. An object keeps the result that it matched last, however
+    long ago that was (TrackEval: in the frame before); one that is found in 80 % of its frames is
+    mostly tracked (TrackEval: in more); a gap is one of the matches alone, also where a frame has
+    no result at all, not where the object is out of sight. Without true masks there is no MOTSA,
+    and without matches no MOTSP: NaN, and 0 in the mean of classes, which all classes enter."""
+
+    def eval_sequence(self, data: dict[str, Any]) -> dict[str, Any]:
+        """See TrackEval."""
+        matched = _lasting_matches(data, self.threshold - EPSILON)
+        found = _found(data, matched)
+        res: dict[str, Any] = super().eval_sequence({**data, "similarity_scores": matched})
+        shares = np.array([np.mean(frames) for frames in found])
+        res["MT"] = int(np.sum(shares >= 0.8))
+        res["ML"] = int(np.sum(shares < 0.2))
+        res["PT"] = len(found) - res["MT"] - res["ML"]
+        res["Frag"] = sum(map(_gaps, found))
+        return self._compute_final_fields(res)
+
+    @staticmethod
+    def _compute_final_fields(res: dict[str, Any]) -> dict[str, Any]:
+        res = metrics.CLEAR._compute_final_fields(res)
+        if not res["CLR_TP"] + res["CLR_FN"]:
+            res["MOTA"] = res["sMOTA"] = np.nan
+        if not res["CLR_TP"]:
+            res["MOTP"] = np.nan
+        return res
+
+    def combine_classes_class_averaged(
+        self, all_res: dict[str, dict[str, Any]], ignore_empty_classes: bool = False
+    ) -> dict[str, Any]:
+        """See TrackEval."""
+        classes = {
+            name: {field: np.nan_to_num(value) for field, value in res.items()}
+            for name, res in all_res.items()
+        }
+        mean: dict[str, Any] = super().combine_classes_class_averaged(
+            classes, ignore_empty_classes
+        )
+        return mean
+
+
+def _lasting_matches(data: dict[str, Any], threshold: float) -> list[npt.NDArray[np.float64]]:
+    """IoUs of the matches of each frame (true masks, results); 0 elsewhere."""
+    last: dict[int, int] = {}
+    frames = []
+    for ids, results, iou in zip(
+        data["gt_ids"], data["tracker_ids"], data["similarity_scores"], strict=True
+    ):
+        before = np.array([last.get(id_, -1) for id_ in ids])
+        score = np.where(iou >= threshold, iou + 1000 * (before[:, None] == results[None]), 0)
+        matches = np.zeros(iou.shape)
+        for i, j in zip(*linear_sum_assignment(score, maximize=True), strict=True):
+            if score[i, j]:
+                matches[i, j] = iou[i, j]
+                last[ids[i]] = results[j]
+        frames.append(matches)
+    return frames
+
+
+def _found(data: dict[str, Any], matched: list[npt.NDArray[np.float64]]) -> list[list[bool]]:
+    """Whether each object was found, in every frame that shows it."""
+    found: dict[int, list[bool]] = {}
+    for ids, matches in zip(data["gt_ids"], matched, strict=True):
+        for id_, row in zip(ids, matches, strict=True):
+            found.setdefault(id_, []).append(bool(row.any()))
+    return list(found.values())
+
+
+def _gaps(found: list[bool]) -> int:
+    """Number of gaps between the first and the last match."""
+    starts = sum(now and not before for before, now in pairwise([False, *found]))
+    return max(starts - 1, 0)
 
 
 class YouTubeVisMAP(metrics.TrackMAP):  # type: ignore[misc]  # TrackEval is untyped

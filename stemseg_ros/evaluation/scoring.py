@@ -17,6 +17,7 @@ from stemseg_ros.evaluation.inputs import BAG, PROMPTED, EvaluationInput, read_r
 from stemseg_ros.evaluation.lost_frames import LostFrames
 from stemseg_ros.evaluation.matches import MatchDiagnostics, diagnose
 from stemseg_ros.evaluation.measures import (
+    BDD100K,
     MOTS,
     PROTOCOLS,
     Measures,
@@ -259,7 +260,7 @@ def _score(
     variant, format_name, truth, results = task
     truth, result = prepare(variant, format_name, truth, results())
     protocol = protocol_of(format_name)
-    diagnostics = diagnose(truth, result) if protocol is MOTS else None
+    diagnostics = diagnose(truth, result) if protocol in (MOTS, BDD100K) else None
     return score_sequence(protocol, truth, result), diagnostics
 
 

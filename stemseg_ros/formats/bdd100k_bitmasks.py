@@ -1,14 +1,15 @@
 """BDD100K segmentation tracking: one RGBA PNG ("bitmask") per frame in a folder per video.
 
 R category 1 to 8, G attributes (truncated * 8 + occluded * 4 + crowd * 2 + ignored), B * 256 + A
-object id. Ground truth pixels with crowd or ignored set are ignored; results with ignored set are
-left out.
+object id, 0 for background. Objects with crowd or ignored set are ignored in the ground truth and
+left out of results. An id may change its class, since each class is scored by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ CLASSES = {
     7: "motorcycle",
     8: "bicycle",
 }
+NUMBERS = {name: class_id for class_id, name in CLASSES.items()}
 CROWD, IGNORED = 2, 1
 """Bits of the attributes."""
 
@@ -58,33 +60,30 @@ def read_results(path: Path, truths: Mapping[str, SequenceMasks]) -> dict[str, S
 def write(path: Path, sequences: Iterable[SequenceMasks], truth: bool = False) -> None:
     """Bitmasks; classes are found by name, those that BDD100K lacks are left out. Raises
     EvaluationError."""
-    numbers = {name: class_id for class_id, name in CLASSES.items()}
     for sequence in sequences:
-        kept = {
-            class_id: numbers[name]
-            for class_id, name in sequence.classes.items()
-            if name in numbers
-        }
         ids = {id_: n for n, id_ in enumerate(sorted({row.id for row in sequence.rows}), start=1)}
-        if len(ids) > 0xFFFF:
+        regions = [_regions(sequence, frame) for frame in range(sequence.frames)]
+        if len(ids) + max(map(len, regions), default=0) > 0xFFFF:
             raise EvaluationError(
                 f"sequence {sequence.name}: {len(ids)} objects, a bitmask holds 65535"
             )
-        for frame, (name, rows) in enumerate(
-            zip(frame_names(sequence), sequence.by_frame(), strict=True)
-        ):
+        frames = zip(frame_names(sequence), sequence.by_frame(), regions, strict=True)
+        for name, rows, ignored in frames:
             pixels = np.zeros((*sequence.size, 4), np.uint8)
             for row in rows:
-                if row.class_id in kept:
-                    pixels[decode(row.rle)] = (
-                        kept[row.class_id],
-                        0,
-                        ids[row.id] >> 8,
-                        ids[row.id] & 0xFF,
-                    )
-            if frame in sequence.ignored:
-                pixels[decode(sequence.ignored[frame])] = (1, IGNORED, 0, 0)
+                class_id = NUMBERS.get(sequence.classes[row.class_id], 0)
+                if class_id:
+                    pixels[decode(row.rle)] = (class_id, 0, *divmod(ids[row.id], 256))
+            for id_, mask in enumerate(ignored, start=len(ids) + 1):
+                pixels[decode(mask)] = (1, IGNORED, *divmod(id_, 256))
             save_png(path / sequence.name / f"{name}.png", PillowImage.fromarray(pixels))
+
+
+def _regions(sequence: SequenceMasks, frame: int) -> tuple[Rle, ...]:
+    """Ignored objects of a frame; one for all ignored pixels where they are not told apart."""
+    if frame not in sequence.ignored:
+        return ()
+    return sequence.ignored_apart.get(frame) or (sequence.ignored[frame],)
 
 
 def _read(name: str, files: list[Path], truth: bool) -> SequenceMasks:
@@ -95,13 +94,12 @@ def _read(name: str, files: list[Path], truth: bool) -> SequenceMasks:
     for frame, file, pixels in read_pngs(files, ("RGBA",)):
         size = (pixels.shape[0], pixels.shape[1])
         category, skip, ids = unpack(pixels)
+        skip &= ids > 0
         if truth and skip.any():
             ignored[frame] = encode(skip)
             apart[frame] = _objects(skip, category, ids)
-        left_out = skip if truth else (pixels[..., 1] & IGNORED) > 0
-        rows += _rows(frame, file, np.where(left_out, 0, category), ids)
-    _check_tracks(files[0].parent, rows)
-    sequence = SequenceMasks.of_files(name, size, files, CLASSES, rows, ignored)
+        rows += _rows(frame, file, np.where(skip | (ids == 0), 0, category), ids)
+    sequence = SequenceMasks.of_files(name, size, files, CLASSES, _of_one_class(rows), ignored)
     return replace(sequence, ignored_apart=apart)
 
 
@@ -134,11 +132,13 @@ def _rows(
     return rows
 
 
-def _check_tracks(folder: Path, rows: list[ResultRow]) -> None:
+def _of_one_class(rows: list[ResultRow]) -> list[ResultRow]:
+    """Rows with a new id wherever an id has another class than at first."""
+    new = count(max((row.id for row in rows), default=0) + 1)
+    ids: dict[tuple[int, int], int] = {}
     classes: dict[int, int] = {}
     for row in rows:
-        if classes.setdefault(row.id, row.class_id) != row.class_id:
-            raise EvaluationError(
-                f"{folder}: object {row.id} is a {CLASSES[classes[row.id]]} first and a "
-                f"{CLASSES[row.class_id]} in frame {row.frame}"
-            )
+        first = classes.setdefault(row.id, row.class_id)
+        if (row.id, row.class_id) not in ids:
+            ids[row.id, row.class_id] = row.id if row.class_id == first else next(new)
+    return [replace(row, id=ids[row.id, row.class_id]) for row in rows]

@@ -80,16 +80,41 @@ def test_davis_2016_takes_the_masks_of_the_dataset(tmp_path: Path) -> None:
     assert (read.ignored, len(read.rows), read.size) == ({}, 1, (2, 2))
 
 
-def test_bdd100k_results_with_the_ignored_bit_are_left_out(tmp_path: Path) -> None:
-    pixels = np.zeros((2, 4, 4), np.uint8)
-    pixels[:, 0], pixels[:, 1], pixels[:, 2] = (3, 1, 0, 1), (3, 2, 0, 2), (3, 0, 0, 3)
-    (tmp_path / "v").mkdir()
-    PillowImage.fromarray(pixels).save(tmp_path / "v" / "0.png")
+def write_bitmask(folder: Path, name: str, columns: list[tuple[int, int, int, int]]) -> None:
+    """One pixel wide objects beside each other: category, attributes, object id on two bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    PillowImage.fromarray(np.uint8([columns, columns])).save(folder / f"{name}.png")
+
+
+def test_bdd100k_crowds_and_ignored_objects_are_left_out(tmp_path: Path) -> None:
+    """As in BDD100K's code, of the ground truth and of results."""
+    write_bitmask(tmp_path / "v", "0", [(3, 1, 0, 1), (3, 2, 0, 2), (3, 0, 0, 3), (0, 0, 0, 0)])
     truth = bdd100k_bitmasks.read_truth(tmp_path)
     assert [row.id for row in truth["v"].rows] == [3]
     assert [len(masks) for masks in truth["v"].ignored_apart.values()] == [2]
     results = bdd100k_bitmasks.read_results(tmp_path, truth)
-    assert [row.id for row in results["v"].rows] == [2, 3]
+    assert [row.id for row in results["v"].rows] == [3]
+
+
+def test_bdd100k_id_0_is_background(tmp_path: Path) -> None:
+    write_bitmask(tmp_path / "v", "0", [(3, 0, 0, 0), (3, 1, 0, 0), (3, 0, 0, 1)])
+    truth = bdd100k_bitmasks.read_truth(tmp_path)["v"]
+    assert ([row.id for row in truth.rows], truth.ignored) == ([1], {})
+
+
+def test_bdd100k_an_id_may_change_its_class(tmp_path: Path) -> None:
+    """Each class is scored by itself, so the car 1 and the truck 1 are two tracks; 2 is taken."""
+    for name, category in (("0", 3), ("1", 4), ("2", 3)):
+        write_bitmask(tmp_path / "v", name, [(category, 0, 0, 1), (1, 0, 0, 2)])
+    rows = bdd100k_bitmasks.read_truth(tmp_path)["v"].rows
+    assert [(r.frame, r.id) for r in rows if r.class_id != 1] == [(0, 1), (1, 3), (2, 1)]
+
+
+def test_bdd100k_ignored_pixels_are_written_as_objects(tmp_path: Path) -> None:
+    FORMATS["bdd100k"].write(tmp_path, [people("a")], truth=True)
+    pixels = np.asarray(PillowImage.open(tmp_path / "a" / "00001.png"))
+    ignored = pixels[pixels[..., 1] == bdd100k_bitmasks.IGNORED]
+    assert {int(id_) for id_ in ignored[:, 3]} == {len({r.id for r in people().rows}) + 1}
 
 
 def test_bdd100k_bits(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ MEANINGS = {
     "TP": "True masks that were found (IoU of 0.5 or more).",
     "FP": "False masks.",
     "FN": "True masks that were missed.",
-    "MT": "Objects found in more than 80 % of their frames.",
+    "MT": "Objects found in more than 80 % of their frames (BDD100K: in 80 % or more).",
     "ML": "Objects found in less than 20 % of their frames.",
     "Frag": "How often an object was found, then not found, then found again.",
     "J&F": "Mean of J and F.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -78,6 +79,9 @@ def _template() -> jinja2.Template:
 
 
 def _number(name: str, value: float) -> str:
+    """A dash for what is not defined."""
+    if math.isnan(value):
+        return "–"
     return f"{value:g}" if name in COUNTS else f"{value:.1f}"
 
 
