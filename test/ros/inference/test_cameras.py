@@ -14,13 +14,14 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("stemseg.msg", reason="needs the built messages")
 
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros.harness import LocalNode, Peer, message, scene
+from ros.harness import ROOT, LocalNode, Peer, message, scene
 from ros.health.test_diagnostics import OK, WARN, Listener
 from ros.toy_node import POISON
 from sensor_msgs.msg import Image
 from stemseg.msg import InstanceArray
 
 from stemseg_ros.config import Config
+from stemseg_ros.media.sources import open_source
 from stemseg_ros.models.stemseg.settings import own_settings
 from stemseg_ros.records import Frame
 from stemseg_ros.stream import Model, open_model
@@ -36,6 +37,7 @@ WINDOW = (
     "window.overlap:=2",
 )
 NO_PAUSE = "stream.flush_after:=0.0"
+HIGHWAY = ROOT / "media" / "highway_1280x720_25fps.mp4"
 
 
 class Eye:
@@ -110,6 +112,41 @@ def test_each_camera_gives_what_it_gives_alone(
         ]
         assert expected[-1].instances
     assert not node.lines("failed")
+
+
+def test_each_camera_of_stc_gives_what_it_gives_alone(
+    local_node: Start, peer: Peer, eyes: tuple[Eye, Eye]
+) -> None:
+    """With the bundled weights, in images of two sizes."""
+    models: list[Model] = []
+
+    def open_once(config: Config, checkpoint: str | None, device: str) -> Model:
+        models.append(open_model(config, checkpoint, device))
+        return models[-1]
+
+    small = ("config:=stc_lite", "device:=cpu", "input.min_dim:=224")
+    local_node(*small, CAMERAS, NO_PAUSE, model_opener=open_once)
+    with open_source(HIGHWAY) as source:
+        road = [image for (_, image), _ in zip(source, range(7), strict=False)]
+    streams = [road[:5], [image[300:600, 700:1200] for image in road[3:]]]
+    for eye in eyes:
+        eye.connect()
+    for eye, images in zip(eyes, streams, strict=True):
+        for t, image in enumerate(images):
+            eye.send(t, image=image)
+    for eye, images in zip(eyes, streams, strict=True):
+        assert eye.expect(len(images)) == list(range(len(images)))
+        alone = models[0].stream()
+        results = [r for t, image in enumerate(images) for r in alone.push(Frame(image, t))]
+        assert [[seen(i, bytes(i.mask_rle)) for i in m.instances] for m in eye.received] == [
+            [seen(i, i.rle["counts"]) for i in result.instances] for result in results
+        ]
+        assert results[-1].instances
+        assert {m.epoch for m in eye.received} == {0}
+
+
+def seen(instance: Any, mask: bytes) -> tuple[int, int, bytes]:
+    return instance.track_id, instance.class_id, mask
 
 
 def test_every_frame_of_both_has_its_result(
