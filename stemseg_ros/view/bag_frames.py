@@ -104,10 +104,10 @@ class BagFrames:
             return None
 
     def _reports(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """(log time, milliseconds by stage) of the node's diagnostics, where the bag has them."""
-        if self._one_clock:
-            for log_ns, message in self._beside(DIAGNOSTICS, DIAGNOSTIC_ARRAY):
-                yield log_ns, stage_ms(message, self._node)
+        """(log time, milliseconds by stage) of the node's diagnostics, where the bag of the
+        results has them."""
+        for log_ns, message in self._beside(DIAGNOSTICS, DIAGNOSTIC_ARRAY):
+            yield log_ns, stage_ms(message, self._node)
 
     def _read_prompts(self) -> dict[tuple[int, int], list[Instance]]:
         """The objects given in each frame, where the bag of the results has them.

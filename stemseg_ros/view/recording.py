@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,29 +34,23 @@ from stemseg_ros.masks import decode, label_image
 from stemseg_ros.media.overlay import track_color
 from stemseg_ros.records import FrameResult, Image, Instance
 from stemseg_ros.view.page_server import LOOPBACK, PageServer, ViewError
+from stemseg_ros.view.panels import PANELS, latency_line, layout, stage_line
+from stemseg_ros.view.recording_file import REMEDY, RecordingFile
 
 APPLICATION = "stemseg"
 LEAST_FREE_BYTES = 64 * 2**20
-"""On the disk of a file that is written; far more than what rerun has in flight."""
-REMEDY = "make room, or name a file on another disk (--save)"
+"""On the disk of a file that is written: other programs need some, too."""
 FLUSH_TIMEOUT_S = 60.0
 """Patience with the last data."""
 TRAIL_FRAMES = 40
 """Length of a trail; a track unseen for so long starts a new one."""
 JPEG_QUALITY = 85
 MASK_OPACITY = 0.45
-LEAST_LUMA = 140.0
-"""Of the colours of labels, 0 to 255."""
+LEAST_LUMA = 175.0
+"""Of the colours of labels, 0 to 255, on translucent black: grey where the image is light."""
 MAX_CLASS_ID = 2**16 - 1
 """Highest one that rerun takes."""
 
-
-PANELS = {
-    "timing": "no panel of latencies: images and results were not recorded by one clock",
-    "stage": "no panel of stages: nobody reported them on /diagnostics",
-    "events": "no panel of events: there were none",
-}
-"""Panels beside the frame, by the entity that they show, and why one may be missing."""
 BACKGROUND = rr.AnnotationInfo(0, None, (0, 0, 0, 0))
 """Not tinted."""
 
@@ -86,7 +80,7 @@ class Recording:
         self._follow = follow
         self._trails = Trails()
         self._epoch: int | None = None
-        self._file: Path | None = None
+        self._file: RecordingFile | None = None
         self._server: PageServer | None = None
         self._panels: list[str] = []
         self._stages: list[str] = []
@@ -97,8 +91,9 @@ class Recording:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _check_space(path)
-            self._stream.save(_partial(path), default_blueprint=self._blueprint())
-            self._file = path
+            self._file = RecordingFile(path)
+            self._stream.save(self._file.pipe, default_blueprint=self._blueprint())
+            self._file.opened()
         except (OSError, RuntimeError) as error:
             raise ViewError(f"cannot write '{path}': {error}") from error
 
@@ -137,13 +132,16 @@ class Recording:
         self._show_image(frame.image)
         self._show_instances(result)
         if frame.latency_ms is not None:
-            self._need("timing")
+            if "timing" not in self._panels:
+                self._need("timing")
+                stream.log("timing/latency_ms", latency_line(), static=True)
             stream.log("timing/latency_ms", rr.Scalars(frame.latency_ms))
         for stage, milliseconds in frame.stage_ms.items():
             self._show_stage(stage, milliseconds)
         self.show_prompts(number, result.stamp_ns, frame.prompts)
         if self._file is not None:
-            _check_space(self._file)
+            self._file.check()
+            _check_space(self._file.path)
 
     def show_prompts(self, number: int, stamp_ns: int, prompts: Sequence[Instance]) -> None:
         """Add given objects to a frame that was shown: a client may point at a past image.
@@ -179,10 +177,8 @@ class Recording:
         entity = f"stage/{stage}"
         if stage not in self._stages:
             self._need("stage")
+            self._stream.log(entity, stage_line(stage, len(self._stages)), static=True)
             self._stages.append(stage)
-            color = bright_color(len(self._stages))
-            line = rr.SeriesLines(names=f"{stage}, ms", colors=[color])
-            self._stream.log(entity, line, static=True)
         self._stream.log(entity, rr.Scalars(milliseconds))
 
     def _need(self, panel: str) -> None:
@@ -192,7 +188,7 @@ class Recording:
             self._stream.send_blueprint(self._blueprint())
 
     def _blueprint(self) -> rrb.Blueprint:
-        return _layout(self._follow, self._panels)
+        return layout(self._follow, self._panels)
 
     def _show_image(self, image: Image | None) -> None:
         if image is None:
@@ -232,30 +228,33 @@ class Recording:
 
     def close(self) -> None:
         """Finish the file, or end the server; a second call does nothing. Raises ViewError."""
-        path, self._file = self._file, None
+        file, self._file = self._file, None
+        try:
+            self._end()
+        except ViewError:
+            if file is not None:
+                file.abandon()
+                raise
+        if file is not None:
+            file.finish()
+
+    def abandon(self) -> None:
+        """End without a file; one of that name stays as it was."""
+        file, self._file = self._file, None
+        self.close()
+        if file is not None:
+            file.abandon()
+
+    def _end(self) -> None:
         try:
             self._stream.flush(timeout_sec=FLUSH_TIMEOUT_S)
         except (RuntimeError, ValueError) as error:
-            if path is not None:
-                _partial(path).unlink(missing_ok=True)
-                raise ViewError(
-                    f"cannot write '{path}': {error}; if the disk is full or a quota used up, "
-                    + REMEDY
-                ) from error
+            raise ViewError(f"the last frames are lost: {error}") from error
         finally:
             self._stream.disconnect()
             if self._server is not None:
                 self._server.close()
                 self._server = None
-        if path is not None:
-            _partial(path).replace(path)
-
-    def abandon(self) -> None:
-        """End without a file; one of that name stays as it was."""
-        path, self._file = self._file, None
-        self.close()
-        if path is not None:
-            _partial(path).unlink(missing_ok=True)
 
     def __enter__(self) -> Recording:
         return self
@@ -267,13 +266,8 @@ class Recording:
             self.abandon()
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.partial{path.suffix}")
-
-
 def _check_space(path: Path) -> None:
-    """Raises ViewError before the disk is full: rerun's writer only logs that, and may then wait
-    for ever."""
+    """Raises ViewError before the disk is full."""
     free = shutil.disk_usage(path.parent).free
     if free < LEAST_FREE_BYTES:
         raise ViewError(
@@ -335,23 +329,3 @@ def bright_color(track_id: int) -> tuple[int, int, int]:
     white = max(0.0, (LEAST_LUMA - luma) / (255 - luma))
     red, green, blue = (round(value + white * (255 - value)) for value in (red, green, blue))
     return red, green, blue
-
-
-def _layout(follow: bool, panels: Collection[str]) -> rrb.Blueprint:
-    """The frame on the left; on the right the panels that have something to show."""
-    time = rrb.TimePanel(state="collapsed", timeline="frame")
-    if follow:
-        time = rrb.TimePanel(state="collapsed", timeline="frame", play_state="following")
-    views = {
-        "timing": rrb.TimeSeriesView(origin="timing", name="latency of the results, ms"),
-        "stage": rrb.TimeSeriesView(origin="stage", name="stages, ms"),
-        "events": rrb.TextLogView(origin="events", name="events"),
-    }
-    right = [view for name, view in views.items() if name in panels]
-    frame = rrb.Spatial2DView(origin="camera", name="masks, ids, trails")
-    return rrb.Blueprint(
-        rrb.Horizontal(frame, rrb.Vertical(*right), column_shares=[3, 1]) if right else frame,
-        rrb.BlueprintPanel(state="collapsed"),
-        rrb.SelectionPanel(state="collapsed"),
-        time,
-    )

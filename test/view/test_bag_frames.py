@@ -90,6 +90,17 @@ def test_prompts_are_beside_the_results(tmp_path: Path) -> None:
         assert len(shown.prompts) == expected
 
 
+def test_stages_are_beside_the_results(tmp_path: Path) -> None:
+    """A bag of results and diagnostics has one clock for both, whatever that of the images is."""
+    images = tmp_path / "images.mcap"
+    write_bag(iter([(frame(i).stamp_ns, s) for i, s in enumerate(_pictures(2))]), images)
+    results = write_drive(tmp_path / "results.mcap", [frame(0), frame(1)])
+    with BagFrames(images, results=results) as frames:
+        shown = list(frames)
+    assert [s.stage_ms for s in shown] == [{"cluster": 0.5}, {"cluster": 1.5}]
+    assert {s.latency_ms for s in shown} == {None}
+
+
 def test_a_topic_of_reports_may_be_empty(tmp_path: Path) -> None:
     """As recorders write it that did not hear the node in time."""
     with ImageBagWriter(tmp_path / "a.mcap") as bag:

@@ -91,7 +91,7 @@ def test_each_frame_has_ids_boxes_and_colours(drive: Rows) -> None:
 def test_colours_are_bright_enough_for_labels_on_a_dark_page() -> None:
     for track_id in range(1, 100):
         red, green, blue = bright_color(track_id)
-        assert 0.2126 * red + 0.7152 * green + 0.0722 * blue > 139
+        assert 0.2126 * red + 0.7152 * green + 0.0722 * blue > 174
         assert max(red, green, blue) <= 255
     assert bright_color(1) != bright_color(2)
 
