@@ -165,6 +165,11 @@ class Stream:
         return len(self._order.held)
 
     @property
+    def held_prompts(self) -> list[Prompt]:
+        """Prompts of the held frames."""
+        return [prompt for frame in self._order.held for prompt in frame.prompts]
+
+    @property
     def newest_ns(self) -> int | None:
         """Stamp of the newest frame of the epoch; None before the first."""
         return self._order.newest

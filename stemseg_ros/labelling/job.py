@@ -177,8 +177,8 @@ def push_all(
     """Yield the results of each push and of the flush at the end, timed.
 
     prompts: by frame number; those of an unreadable frame, or of one that is dropped because of
-    its stamp, are given in the next one, as far as they can be followed beside its own. Raises
-    PromptError for a frame's own. keep_images: whether results carry their images
+    its stamp, are given in the next one, as far as they can be followed beside its own; an event
+    names those that no frame is left for. Raises PromptError for a frame's own. keep_images: whether results carry their images
     (``pushed_frame``). on_event: called with the events of the stream, such as dropped frames and
     prompts that came too late.
     """
@@ -197,6 +197,12 @@ def push_all(
     yield timings.measure(stream.flush, stream)
     for event in stream.events:
         on_event(event)
+    if prompts:
+        late += stream.held_prompts
+        late += [p for n, given in prompts.items() if n >= waiting for p in given]
+    if late:
+        ids = ", ".join(str(prompt.track_id) for prompt in late)
+        on_event(Event("prompts", f"no frame is left for the prompts of objects {ids}"))
 
 
 def _summarise_tracks(collector: TrackCollector) -> list[TrackSummary]:

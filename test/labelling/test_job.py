@@ -274,6 +274,20 @@ def test_late_prompts_yield_to_those_of_the_frame(own: tuple[Prompt, ...]) -> No
     assert stream.prompt_tracker.followed == (own[0].track_id,)
 
 
+@pytest.mark.parametrize(
+    "stamps",
+    [[50, 51, 51], [50, 51, 9], [50, 51]],
+    ids=["of a repeated frame", "of a held frame", "of an unreadable frame"],
+)
+def test_prompts_at_the_end_that_no_frame_is_left_for_are_reported(stamps: list[float]) -> None:
+    stream = open_model(load_config("hodor_lite", SMALL_HODOR), "random", "cpu").stream()
+    events: list[Event] = []
+    prompts = {0: given(7), 2: given(8, 20)}
+    list(push_all(Stamped(stamps), stream, Timings(), prompts=prompts, on_event=events.append))
+    assert events[-1] == Event("prompts", "no frame is left for the prompts of objects 8")
+    assert [event.kind for event in events].count("prompts") == 1
+
+
 def test_a_wrong_prompt_of_a_frame_itself_is_an_error() -> None:
     stream = open_model(load_config("hodor_lite", SMALL_HODOR), "random", "cpu").stream()
     prompts = {0: given(7), 1: given(7, 20)}
