@@ -37,6 +37,7 @@ class FormatName(str, Enum):
     davis2016_semi = "davis2016_semi"
     davis2017_semi = "davis2017_semi"
     youtube_vis = "youtube_vis"
+    youtube_vos = "youtube_vos"
     bdd100k = "bdd100k"
 
 

@@ -28,7 +28,7 @@ BAG = "bag"
 """Format name of ROS 2 bags with /ground_truth/instances; scored like KITTI-MOTS, by the bag's
 classes."""
 TRUTH_TOPIC = "/ground_truth/instances"
-PROMPTED = ("davis2016_semi", "davis2017_semi")
+PROMPTED = ("davis2016_semi", "davis2017_semi", "youtube_vos")
 """Formats whose runs are given the first mask of every object."""
 IGNORE = "ignore"
 """Class name of instances in a ground truth bag whose pixels are ignored."""
@@ -167,10 +167,10 @@ def chosen(
     return {name: truth for name, truth in truths.items() if not names or name in names}
 
 
-BESIDE_TRUTH = ("image_02/{}", "training/image_02/{}", "{}/img1")
+BESIDE_TRUTH = ("image_02/{}", "training/image_02/{}", "{}/img1", "JPEGImages/{}")
 """Where benchmarks keep the images of a sequence: in the folder that also holds the ground
 truth,"""
-IMAGE_ROOTS = ("{}", "JPEGImages/480p/{}", "JPEGImages/{}", "{}.mcap", "{}.db3")
+IMAGE_ROOTS = ("{}", "JPEGImages/480p/{}", "{}.mcap", "{}.db3")
 """or in one of their own; also a bag per sequence."""
 
 

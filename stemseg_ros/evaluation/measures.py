@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,19 @@ from typing import Any
 import numpy as np
 
 from stemseg_ros.errors import needs_extra
+from stemseg_ros.evaluation.given_objects import (
+    ObjectMasks,
+    SplitObjects,
+    davis_objects,
+    inner_frames,
+    scored_objects,
+    youtube_vos_objects,
+)
 from stemseg_ros.evaluation.official import (
     Bdd100kClear,
     DavisDataset,
     DavisJAndF,
     YouTubeVisMAP,
-    scored_objects,
 )
 from stemseg_ros.formats import davis_pngs, youtube_vis_json
 from stemseg_ros.formats.kitti_lines import ResultRow, write_results
@@ -67,8 +74,9 @@ class Protocol:
     summary: Callable[[Mapping[str, Raw]], Measures]
     """The benchmark's numbers from the raw results by metric; None where there is nothing to
     measure."""
-    by_object: bool = False
-    """Whether ids of results are those of the ground truth, so that nothing is matched."""
+    split: SplitObjects | None = None
+    """Splits sequences by object, where ids of results are those of the ground truth, so that
+    nothing is matched."""
     absent_classes: bool = False
     """Whether classes that do not occur enter the mean of classes, as 0."""
 
@@ -78,8 +86,8 @@ def score_sequence(
 ) -> SequenceScores:
     """Raw scores of one sequence by class. Raises EvaluationError if result and truth do not
     fit."""
-    if protocol.by_object:
-        return _score_objects(protocol, truth, result)
+    if protocol.split:
+        return _score_objects(protocol, protocol.split(truth, result))
     tools = protocol.metrics()
     return {
         name: {tool: metric.eval_sequence(data) for tool, metric in tools.items()}
@@ -87,33 +95,20 @@ def score_sequence(
     }
 
 
-def _score_objects(
-    protocol: Protocol, truth: SequenceMasks, result: SequenceMasks
-) -> SequenceScores:
-    """Each object of the ground truth against the masks of its id, then all together. Objects of
-    the first frame count as in davis2017-evaluation, though they may never be there again, and
-    those that appear later, which it refuses."""
-    single = replace(protocol, by_object=False)
-    inner = _inner_frames(truth), _inner_frames(result)
-    given = {*range(1, truth.objects + 1), *(row.id for row in scored_objects(truth).rows)}
-    objects = {
-        str(track_id): score_sequence(single, *(_only(sequence, track_id) for sequence in inner))
-        for track_id in given | inner[0].by_track().keys() or {0}
-    }
-    names = dict.fromkeys(name for scores in objects.values() for name in scores)
+def _score_objects(protocol: Protocol, objects: Iterable[ObjectMasks]) -> SequenceScores:
+    """Each object against the masks of its id, then those of a group together."""
+    single, tools = replace(protocol, split=None), protocol.metrics()
+    groups: dict[str, dict[str, dict[str, Raw]]] = {}
+    for number, one in enumerate(objects):
+        for name, raw in score_sequence(single, one.truth, one.result).items():
+            groups.setdefault(one.group or name, {})[str(number)] = raw
     return {
-        name: {
-            tool: metric.combine_sequences({n: raw[name][tool] for n, raw in objects.items()})
-            for tool, metric in protocol.metrics().items()
+        group: {
+            tool: metric.combine_sequences({n: raw[tool] for n, raw in found.items()})
+            for tool, metric in tools.items()
         }
-        for name in names
+        for group, found in groups.items()
     }
-
-
-def _only(sequence: SequenceMasks, track_id: int) -> SequenceMasks:
-    """One object; 0 for none."""
-    rows = tuple(row for row in sequence.rows if row.id == track_id)
-    return replace(sequence, rows=rows, objects=int(track_id > 0))
 
 
 def class_data(
@@ -239,16 +234,7 @@ def _binary_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -
             f"sequence {truth.name}: {truth.frames} frames; DAVIS 2016 leaves out the first and "
             f"the last one, so it takes {SHORTEST_BINARY}"
         )
-    return _davis_dataset(folder, *(_inner_frames(davis_pngs.united(s)) for s in (truth, result)))
-
-
-def _inner_frames(sequence: SequenceMasks) -> SequenceMasks:
-    rows = tuple(
-        replace(row, frame=row.frame - 1)
-        for row in sequence.rows
-        if 0 < row.frame < sequence.frames - 1
-    )
-    return replace(sequence, rows=rows, frames=max(sequence.frames - 2, 0), files=(), ignored={})
+    return _davis_dataset(folder, *(inner_frames(davis_pngs.united(s)) for s in (truth, result)))
 
 
 def _track_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
@@ -359,7 +345,10 @@ BDD100K = Protocol("bdd100k", _text_dataset, _bdd100k_metrics, _mots_summary, ab
 DAVIS = Protocol("davis", _objects_dataset, _davis_metrics, _davis_summary)
 DAVIS_BINARY = Protocol("davis2016", _binary_dataset, _davis_metrics, _davis_summary)
 DAVIS_SEMI = Protocol(
-    "davis2017_semi", _davis_dataset, _davis_metrics, _davis_summary, by_object=True
+    "davis2017_semi", _davis_dataset, _davis_metrics, _davis_summary, davis_objects
+)
+YOUTUBE_VOS = Protocol(
+    "youtube_vos", _davis_dataset, _davis_metrics, _davis_summary, youtube_vos_objects
 )
 YOUTUBE_VIS = Protocol("youtube_vis", _track_dataset, _track_metrics, _track_summary)
 PROTOCOLS = {
@@ -371,5 +360,6 @@ PROTOCOLS = {
     "davis2016_semi": DAVIS_BINARY,
     "davis2017_semi": DAVIS_SEMI,
     "youtube_vis": YOUTUBE_VIS,
+    "youtube_vos": YOUTUBE_VOS,
 }
 """By name of the format."""

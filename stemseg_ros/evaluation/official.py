@@ -65,12 +65,20 @@ class DavisJAndF(metrics.JAndF):  # type: ignore[misc]  # TrackEval is untyped
         measured: dict[str, Any] = super().eval_sequence(data)
         return measured
 
+    def combine_classes_class_averaged(
+        self, all_res: dict[str, dict[str, Any]], ignore_empty_classes: bool = False
+    ) -> dict[str, Any]:
+        """See TrackEval, which counts a class without objects as 0."""
+        filled = {
+            n: r for n, r in all_res.items() if r["num_gt_tracks"] or not ignore_empty_classes
+        }
+        measured: dict[str, Any] = super().combine_classes_class_averaged(filled)
+        return measured
 
-def scored_objects(truth: SequenceMasks) -> SequenceMasks:
-    """The objects that davis2017-evaluation scores: ids up to the largest of the first frame.
-    Others, which appear later, are background to it."""
-    largest = max((row.id for row in truth.rows if row.frame == 0), default=0)
-    return replace(truth, rows=tuple(row for row in truth.rows if row.id <= largest))
+    def combine_classes_det_averaged(self, all_res: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """The mean over objects; TrackEval: over classes."""
+        measured: dict[str, Any] = self.combine_sequences(all_res)
+        return measured
 
 
 def without_ignored(truth: SequenceMasks, result: SequenceMasks) -> SequenceMasks:

@@ -20,6 +20,7 @@ from stemseg_ros.formats import (
     kitti_mots_text,
     mots_challenge_text,
     youtube_vis_json,
+    youtube_vos_pngs,
 )
 from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 
@@ -47,6 +48,7 @@ FORMATS: dict[str, Format] = {
     "davis2016_semi": davis_pngs.BINARY,
     "davis2017_semi": davis_pngs.FOLLOWED,
     "youtube_vis": youtube_vis_json,
+    "youtube_vos": youtube_vos_pngs,
     "bdd100k": bdd100k_bitmasks,
 }
 

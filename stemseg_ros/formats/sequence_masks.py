@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from stemseg_ros.errors import StemsegError
 from stemseg_ros.formats.kitti_lines import IDS_PER_CLASS, ResultRow, TrackCollector
@@ -15,6 +16,14 @@ from stemseg_ros.records import FrameResult, Rle
 class EvaluationError(StemsegError):
     """Ground truth or results are missing, malformed or do not belong together; the message names
     the place."""
+
+
+class GivenObject(NamedTuple):
+    """An object whose first mask is given (YouTube-VOS)."""
+
+    category: str
+    frames: tuple[int, ...]
+    """Frames in which it is scored, except for that of the given mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,8 @@ class SequenceMasks:
     false."""
     objects: int = 0
     """Number of objects where values without a mask count, too (DAVIS); 0 elsewhere."""
+    given: Mapping[int, GivenObject] = field(default_factory=dict)
+    """By id, where a file lists the objects (YouTube-VOS)."""
 
     @classmethod
     def of_files(

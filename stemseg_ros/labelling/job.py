@@ -178,9 +178,9 @@ def push_all(
 
     prompts: by frame number; those of an unreadable frame, or of one that is dropped because of
     its stamp, are given in the next one, as far as they can be followed beside its own; an event
-    names those that no frame is left for. Raises PromptError for a frame's own. keep_images: whether results carry their images
-    (``pushed_frame``). on_event: called with the events of the stream, such as dropped frames and
-    prompts that came too late.
+    names those that no frame is left for. Raises PromptError for a frame's own. keep_images:
+    whether results carry their images (``pushed_frame``). on_event: called with the events of the
+    stream, such as dropped frames and prompts that came too late.
     """
     waiting, late = 0, list[Prompt]()
     for number, stamp_ns, image in numbered_frames(source):

@@ -38,7 +38,7 @@ def path_for(name: str, folder: Path) -> Path:
     return folder / "file.json" if name == "youtube_vis" else folder
 
 
-FOLLOWED = ("davis2016_semi", "davis2017_semi")
+FOLLOWED = ("davis2016_semi", "davis2017_semi", "youtube_vos")
 """Formats of given objects: their ids are those of the prompts, 1 to 254."""
 
 
