@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from stemseg_ros.formats.sequence_masks import SequenceMasks
+from stemseg_ros.formats.sequence_masks import EvaluationError, SequenceMasks
 from stemseg_ros.formats.youtube_vos_pngs import SEEN
+
+SHORTEST = 3
+"""Frames of a sequence of which the first and the last do not count."""
 
 
 class ObjectMasks(NamedTuple):
@@ -28,8 +31,8 @@ SplitObjects = Callable[[SequenceMasks, SequenceMasks], Iterable[ObjectMasks]]
 def davis_objects(truth: SequenceMasks, result: SequenceMasks) -> Iterator[ObjectMasks]:
     """The objects of DAVIS 2017, without the first and the last frame. Objects of the first frame
     count as in davis2017-evaluation, though they may never be there again, and those that appear
-    later, which it refuses."""
-    inner = inner_frames(truth), inner_frames(result)
+    later, which it refuses. Raises EvaluationError."""
+    inner = inner_frames(truth, "DAVIS 2017"), inner_frames(result, "DAVIS 2017")
     given = {*range(1, truth.objects + 1), *(row.id for row in scored_objects(truth).rows)}
     for track_id in given | inner[0].by_track().keys() or {0}:
         yield ObjectMasks("", *(_only(sequence, track_id) for sequence in inner))
@@ -55,8 +58,14 @@ def scored_objects(truth: SequenceMasks) -> SequenceMasks:
     return replace(truth, rows=tuple(row for row in truth.rows if row.id <= largest))
 
 
-def inner_frames(sequence: SequenceMasks) -> SequenceMasks:
-    """A sequence without its first and its last frame."""
+def inner_frames(sequence: SequenceMasks, benchmark: str) -> SequenceMasks:
+    """A sequence without its first and its last frame, which the benchmark leaves out. Raises
+    EvaluationError if no frame is left."""
+    if sequence.frames < SHORTEST:
+        raise EvaluationError(
+            f"sequence {sequence.name}: {sequence.frames} frames; {benchmark} leaves out the first "
+            f"and the last one, so it takes {SHORTEST}"
+        )
     return _at_frames(sequence, range(1, sequence.frames - 1))
 
 

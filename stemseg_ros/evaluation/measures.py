@@ -53,8 +53,6 @@ MEAN_CLASSES = "mean of classes"
 """Mean over classes (TrackEval's class_averaged), in BDD100K over all 8."""
 COUNTS = ("IDS", "TP", "FP", "FN", "MT", "ML", "Frag")
 """Measures that are numbers, not percent."""
-SHORTEST_BINARY = 3
-"""Frames of a sequence of which the first and the last do not count."""
 _TRACKER = "results"
 _QUIET = {"PRINT_CONFIG": False}
 _TEXT_CLASS = 100
@@ -229,12 +227,9 @@ def _davis_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) ->
 def _binary_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:
     """One foreground object, and as in the DAVIS 2016 toolkit neither the first nor the last
     frame. Raises EvaluationError."""
-    if truth.frames < SHORTEST_BINARY:
-        raise EvaluationError(
-            f"sequence {truth.name}: {truth.frames} frames; DAVIS 2016 leaves out the first and "
-            f"the last one, so it takes {SHORTEST_BINARY}"
-        )
-    return _davis_dataset(folder, *(inner_frames(davis_pngs.united(s)) for s in (truth, result)))
+    return _davis_dataset(
+        folder, *(inner_frames(davis_pngs.united(s), "DAVIS 2016") for s in (truth, result))
+    )
 
 
 def _track_dataset(folder: Path, truth: SequenceMasks, result: SequenceMasks) -> Any:

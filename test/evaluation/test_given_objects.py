@@ -11,6 +11,7 @@ pytest.importorskip("trackeval")
 
 from stemseg_ros.evaluation.measures import (
     ALL_CLASSES,
+    DAVIS_SEMI,
     MEAN_CLASSES,
     YOUTUBE_VOS,
     Measures,
@@ -18,7 +19,7 @@ from stemseg_ros.evaluation.measures import (
     score_sequence,
 )
 from stemseg_ros.formats.kitti_lines import ResultRow
-from stemseg_ros.formats.sequence_masks import GivenObject, SequenceMasks
+from stemseg_ros.formats.sequence_masks import EvaluationError, GivenObject, SequenceMasks
 
 FRAMES = range(10)
 ALL = tuple(FRAMES)
@@ -103,3 +104,9 @@ def test_what_is_not_listed_behind_its_first_mask_does_not_count() -> None:
     assert measures((late, wrong), (never, wrong)) == {}
     found = measures((late, wrong), (whole, sequence(whole.rows)))
     assert list(found) == ["seen"] and found["seen"]["J&F"] == 100
+
+
+def test_davis_takes_three_frames() -> None:
+    short = sequence([strip(0, 1), strip(1, 1)], 2)
+    with pytest.raises(EvaluationError, match="2 frames; DAVIS 2017 leaves out the first and the"):
+        score_sequence(DAVIS_SEMI, short, short)
