@@ -63,8 +63,8 @@ def inner_frames(sequence: SequenceMasks, benchmark: str) -> SequenceMasks:
     EvaluationError if no frame is left."""
     if sequence.frames < SHORTEST:
         raise EvaluationError(
-            f"sequence {sequence.name}: {sequence.frames} frames; {benchmark} leaves out the first "
-            f"and the last one, so it takes {SHORTEST}"
+            f"sequence {sequence.name}: {sequence.frames} frames; {benchmark} leaves out the "
+            f"first and the last one, so it takes {SHORTEST}"
         )
     return _at_frames(sequence, range(1, sequence.frames - 1))
 
