@@ -105,6 +105,15 @@ def test_padding_slots_do_not_count() -> None:
     assert link("reference", *windows) == ["11.."] * 4
 
 
+def test_ties_without_overlap_go_to_the_lowest_number() -> None:
+    """The released code, whose order is that of a Python set, gives the new cluster number 8."""
+    windows = (
+        ([0, 1], rows("12345678.", "1......8.")),
+        ([1, 2], rows("xxxxxxxx1", "1........")),
+    )
+    assert link("reference", *windows)[2] == "1........"
+
+
 def clusters(labels: np.ndarray, *logits: list[float]) -> WindowClusters:
     """With the logits of two classes for each; that of the background is 1."""
     count = int(labels.max())
